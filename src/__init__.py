@@ -1,0 +1,1 @@
+"""tuneoff: full fine-tuning or LoRA, here, at my budget? See README.md."""

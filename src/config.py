@@ -1,0 +1,269 @@
+"""What a run is made of: the typed schema behind `conf/`, and the checks that Hydra cannot make.
+
+Hydra composes the YAML files of `conf/` into these dataclasses, so that a misspelt key or a wrong
+type is refused before anything is loaded. `python -m src.train --cfg job` prints the result.
+Nothing here imports torch: a mistake in the command line is answered in under a second.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.errors import MissingConfigException
+from omegaconf import MISSING, Container, DictConfig, OmegaConf
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+class UserError(Exception):
+    """A mistake the user can mend. Its message (what, where, what to do) is all that is shown; exit status 1."""
+
+
+@dataclass
+class ModelConfig:
+    name: str = MISSING
+    path: str | None = None  # hub name, folder, or pkg://PACKAGE/FOLDER; null: random weights
+    revision: str | None = None  # branch, tag or commit on the hub
+    sha256: str | None = None  # of model.safetensors, checked before it is loaded
+    pretrained: bool = True  # false: random weights in the shape of `model_type` and `config`
+    model_type: str | None = None  # the architecture's name in transformers, for random weights
+    config: dict[str, Any] = field(default_factory=dict)  # overrides of the model's own configuration
+    tokenizer: str | None = None  # where it differs from `path`
+    max_length: int = 384  # tokens in a window: question, context and special tokens
+    doc_stride: int = 128  # context tokens that neighbouring windows share
+    trust_remote_code: bool = False
+
+
+@dataclass
+class DatasetConfig:
+    name: str = MISSING
+    source: str = MISSING  # sample | hub | file
+    path: str | None = None  # hub name or file; for hub also a folder of Parquet files
+    validation_path: str | None = None  # file: validation questions of their own
+    root: str | None = None  # folder that relative paths start from; null: the current one
+    train_size: int | None = None  # questions; null: all there are
+    validation_size: int | None = None
+    subset: str = "random"  # first | random
+    split: str = "given"  # given | article (no title on both sides) | random
+    seed: int = 0  # draws the subset and the split; train.seed does not touch the data
+    answer: str = "first"  # which of several human answers to train on: first | majority | shortest
+    unanswerable: bool | None = None  # whether "no answer" may be given; null: as the training questions show
+    extra_validation: dict[str, str] = field(default_factory=dict)  # name -> file, scored at the end
+
+
+@dataclass
+class MethodConfig:
+    name: str = MISSING
+    learning_rate: float = MISSING
+    trainable: list[str] | None = None  # globs over parameter names, or the words `head`, `backbone`
+    peft: dict[str, Any] | None = None  # a peft config, in peft's own words
+
+
+@dataclass
+class HardwareConfig:
+    name: str = MISSING
+    device: str = "auto"  # auto | cpu | gpu
+    precision: str = "auto"  # auto | fp32 | bf16 | fp16
+    threads: int | None = None  # CPU threads; null: as many as torch finds physical cores
+    processes: int | None = 1  # null: as many as the launcher started
+    compile: bool = False  # torch.compile
+
+
+@dataclass
+class TrainConfig:
+    epochs: int = 3
+    learning_rate: float = MISSING
+    batch_size: int = 16  # windows per forward pass, over all processes together
+    gradient_accumulation_steps: int = 1
+    weight_decay: float = 0.01  # on matrices; never on biases and norms
+    warmup_ratio: float = 0.1  # share of all optimizer steps
+    scheduler: str = "linear"  # linear | cosine | constant, each after the warm-up
+    max_grad_norm: float = 1.0
+    seed: int = 0  # new weights, order of the batches, dropout
+    eval_every_epochs: int = 1
+    early_stopping_patience: int | None = None  # evaluations without a better F1
+    keep: str = "last"  # last | best: the epoch whose weights are reported and stored
+    hidden_dropout: float = 0.1
+    attention_dropout: float = 0.0  # above 0 rules out the fast attention kernels on a CPU
+
+
+@dataclass
+class EvaluationConfig:
+    batch_size: int = 32  # windows
+    max_answer_length: int = 30  # tokens
+    n_best: int = 20
+    null_threshold: float = 0.0  # answer "none" where null score - best span score is above it
+
+
+@dataclass
+class TrackingConfig:
+    folder: str = "mlruns"
+    uri: str | None = None  # null: SQLite in `folder`
+    experiment: str = "tuneoff"
+
+
+@dataclass
+class Config:
+    model: ModelConfig = field(default_factory=ModelConfig)
+    dataset: DatasetConfig = field(default_factory=DatasetConfig)
+    method: MethodConfig = field(default_factory=MethodConfig)
+    hardware: HardwareConfig = field(default_factory=HardwareConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+
+
+def register() -> None:
+    """Make the schema and the resolvers known to Hydra; call it before composing."""
+    ConfigStore.instance().store(name="schema", node=Config)
+    # Named after what they point at, so that a table says which file or model a number is about.
+    OmegaConf.register_new_resolver("stem", lambda path: Path(str(path)).stem if path else "file", replace=True)
+    OmegaConf.register_new_resolver("tuneoff_root", lambda: str(ROOT), replace=True)
+
+
+def problems(config: Config) -> list[str]:
+    """Everything wrong with the values, each as one sentence that names its key; empty when all is well."""
+    model, data, method, train = config.model, config.dataset, config.method, config.train
+    hardware, evaluation = config.hardware, config.evaluation
+    found: list[str] = []
+
+    def check(ok: bool, sentence: str) -> None:
+        if not ok:
+            found.append(sentence)
+
+    def choice(key: str, value: str, options: tuple[str, ...]) -> None:
+        check(value in options, f"{key}={value} is none of {', '.join(options)}{nearest(value, options)}.")
+
+    for section in fields(config):  # Hydra lets `+train.epohcs=3` add any key
+        values = getattr(config, section.name)
+        known = [key.name for key in fields(values)]
+        for key in sorted(vars(values).keys() - set(known)):
+            found.append(f"There is no key '{section.name}.{key}'{nearest(key, known)}; leave out the '+'.")
+    for key in sorted(vars(config).keys() - {section.name for section in fields(config)}):
+        found.append(f"There is no key '{key}'; leave it out.")
+
+    choice("dataset.source", data.source, ("sample", "hub", "file"))
+    choice("dataset.subset", data.subset, ("first", "random"))
+    choice("dataset.split", data.split, ("given", "article", "random"))
+    choice("dataset.answer", data.answer, ("first", "majority", "shortest"))
+    choice("hardware.device", hardware.device, ("auto", "cpu", "gpu"))
+    choice("hardware.precision", hardware.precision, ("auto", "fp32", "bf16", "fp16"))
+    choice("train.scheduler", train.scheduler, ("linear", "cosine", "constant"))
+    choice("train.keep", train.keep, ("last", "best"))
+
+    for key, value in {
+        "train.epochs": train.epochs,
+        "train.batch_size": train.batch_size,
+        "train.gradient_accumulation_steps": train.gradient_accumulation_steps,
+        "train.eval_every_epochs": train.eval_every_epochs,
+        "train.early_stopping_patience": train.early_stopping_patience,
+        "dataset.train_size": data.train_size,
+        "dataset.validation_size": data.validation_size,
+        "evaluation.batch_size": evaluation.batch_size,
+        "evaluation.max_answer_length": evaluation.max_answer_length,
+        "evaluation.n_best": evaluation.n_best,
+        "hardware.threads": hardware.threads,
+        "hardware.processes": hardware.processes,
+    }.items():
+        check(value is None or value >= 1, f"{key}={value} must be at least 1.")
+    for key, number in {"train.learning_rate": train.learning_rate, "train.max_grad_norm": train.max_grad_norm}.items():
+        check(number > 0, f"{key}={number} must be above 0.")
+    check(train.weight_decay >= 0, f"train.weight_decay={train.weight_decay} must not be negative.")
+    for key, share in {
+        "train.warmup_ratio": train.warmup_ratio,
+        "train.hidden_dropout": train.hidden_dropout,
+        "train.attention_dropout": train.attention_dropout,
+    }.items():
+        check(0 <= share < 1, f"{key}={share} must be at least 0 and below 1.")
+
+    check(
+        model.max_length >= 16 and 0 <= model.doc_stride <= model.max_length - 16,
+        f"model.doc_stride={model.doc_stride} with model.max_length={model.max_length} leaves too little room: "
+        "a window needs at least 16 tokens more than its overlap.",
+    )
+    check(
+        bool(model.path or model.model_type),
+        "model.path and model.model_type are both empty: name a folder or a hub model in model.path.",
+    )
+    check(
+        model.path is not None or model.tokenizer is not None,
+        "model.tokenizer is empty: a model without model.path needs to know whose tokenizer to use.",
+    )
+    check(
+        model.pretrained or model.model_type is not None,
+        "model.pretrained=false needs model.model_type, the architecture's name in transformers (bert, ...).",
+    )
+
+    if data.source in ("file", "hub"):
+        check(
+            data.path is not None,
+            f"dataset={data.name} needs dataset.path, " + ("a file." if data.source == "file" else "a hub name."),
+        )
+    check(
+        data.validation_path is None or data.split == "given",
+        f"dataset.validation_path brings its own validation questions, dataset.split={data.split} draws others: "
+        "leave one of them out.",
+    )
+    check(
+        not (data.source == "file" and data.split == "given" and data.validation_path is None),
+        "dataset.split=given needs dataset.validation_path; with one file choose dataset.split=article.",
+    )
+    for name in data.extra_validation:
+        check(
+            re.fullmatch(r"[\w.-]+", name) is not None,
+            f"dataset.extra_validation.{name}: use letters, digits, '_', '-' and '.' in a name.",
+        )
+
+    check(
+        (method.trainable is None) != (method.peft is None),
+        f"method={method.name} must have either `trainable` (parameter patterns) or `peft` (a peft config), "
+        + ("not both." if method.peft is not None else "and has neither."),
+    )
+    check(method.trainable is None or len(method.trainable) > 0, f"method={method.name}: `trainable` is empty.")
+    check(
+        method.peft is None or "peft_type" in method.peft,
+        f"method={method.name}: the peft block names no `peft_type` (LORA, IA3, ...).",
+    )
+    return found
+
+
+def validate(config: Config) -> None:
+    """Raise one UserError that names every problem of the values at once."""
+    found = problems(config)
+    if found:
+        raise UserError("\n".join(found))
+
+
+def nearest(word: str, options: Any) -> str:
+    """` (did you mean 'x'?)` for the option closest to a misspelt word, or nothing."""
+    close = difflib.get_close_matches(str(word), [str(option) for option in options], n=1)
+    return f" (did you mean '{close[0]}'?)" if close else ""
+
+
+def explain(error: BaseException) -> str:
+    """One sentence for an error that the user can mend: what is wrong, where, and what was probably meant."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, MissingConfigException):
+        group, _, name = str(error.missing_cfg_file).rpartition("/")
+        names = sorted(set(error.options or []))
+        there_are = f"there are: {', '.join(names)}" if names else "there is none in that group"
+        return f"{group}={name} does not exist{nearest(name, names)}; {there_are}."
+    if isinstance(error, OSError):
+        where = f": {error.filename}" if error.filename else ""
+        return f"{error.strerror or error}{where}. Check that the place exists, is writable and has room."
+    sentence = str(error)
+    for cause in (error, error.__cause__, error.__context__):
+        if isinstance(cause, ConfigKeyError | ConfigAttributeError) and isinstance(cause.parent_node, Container):
+            key, parent = str(cause.key), cause.parent_node
+            known = [str(k) for k in parent if k != "hydra"] if isinstance(parent, DictConfig) else []
+            return f"There is no key '{cause.full_key or key}'{nearest(key, known)}; there are: {', '.join(known)}."
+        if isinstance(cause, OmegaConfBaseException):
+            sentence = f"{cause.full_key}: {str(cause.msg or cause).splitlines()[0]}" if cause.full_key else str(cause)
+    return " ".join(sentence.split())

@@ -1,0 +1,235 @@
+"""Questions in, batches out: windows over long passages, gold spans as token positions, batches of like length.
+
+A passage longer than a window is cut into windows that overlap by `doc_stride` tokens, so that every character
+of it is in one. Tokenising is done once: the windows are cached by the content of everything they depend on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from datasets import Dataset, Features, List, Value
+
+from src.config import ModelConfig, UserError
+from src.data.sources import training_answer
+
+WINDOW_SCHEMA = Features(
+    {
+        "question": Value("int32"),  # row of the question in its data set
+        "length": Value("int32"),  # tokens
+        "input_ids": List(Value("int32")),
+        "token_type_ids": List(Value("int8")),  # empty where the model knows none
+        "context_start": Value("int32"),  # first context token; they stand in one piece
+        "char_start": List(Value("int32")),  # of each context token: its characters in the passage
+        "char_end": List(Value("int32")),
+        "start": Value("int32"),  # gold span, first and last token; both 0 ([CLS]) where it is not in the window
+        "end": Value("int32"),
+        "labelled": Value("bool"),  # false: the question's answers have no known place
+    }
+)
+# Few distinct lengths let the CPU's kernels be reused: a third more examples a second with 32 than with 1 or 8.
+LENGTH_MULTIPLE = 32
+CACHE_VERSION = 1  # part of the cache key: raise it when the code below makes other windows
+
+
+class SlowTokenizerError(UserError):
+    """Raised for a tokenizer that cannot say which characters a token covers."""
+
+
+def make_windows(questions: Dataset, tokenizer: Any, model: ModelConfig, answer: str) -> tuple[Dataset, list[str]]:
+    """Tokenise questions into windows, or take them from the cache.
+
+    Args:
+        questions: in the schema of `src.data.sources`.
+        tokenizer: a fast tokenizer.
+        model: for `max_length` and `doc_stride`, in tokens.
+        answer: which of several answers is labelled; see `training_answer`.
+
+    Returns:
+        Windows in `WINDOW_SCHEMA`, and notes for the person at the terminal.
+
+    Raises:
+        SlowTokenizerError: the tokenizer gives no offsets.
+    """
+    if not tokenizer.is_fast:
+        raise SlowTokenizerError(
+            f"The tokenizer of {model.path or model.tokenizer} is a slow one ({type(tokenizer).__name__}) and gives no "
+            "character offsets; answers cannot be located without them. Use a model with a tokenizer.json."
+        )
+    questions, notes = _shorten_questions(questions, tokenizer, model)
+    key = _cache_key(questions, tokenizer, model, answer)
+    folder = Path(datasets.config.HF_DATASETS_CACHE) / "tuneoff"
+    folder.mkdir(parents=True, exist_ok=True)
+    windows = questions.map(
+        _tokenize,
+        batched=True,
+        with_indices=True,
+        remove_columns=questions.column_names,
+        features=WINDOW_SCHEMA,
+        fn_kwargs={"tokenizer": tokenizer, "model": model, "answer": answer},
+        cache_file_name=str(folder / f"windows-{key}.arrow"),
+        new_fingerprint=key,
+        desc=None,
+    )
+    return windows.with_format("numpy"), notes
+
+
+def _shorten_questions(questions: Dataset, tokenizer: Any, model: ModelConfig) -> tuple[Dataset, list[str]]:
+    """Cut questions that would leave no room for a passage beside them."""
+    special = tokenizer.num_special_tokens_to_add(pair=True)
+    limit = model.max_length - model.doc_stride - special - 1
+    texts = questions["question"]
+    # A token is a byte at least, a character at most four bytes: shorter texts cannot be over the limit.
+    candidates = [i for i, text in enumerate(texts) if len(text) * 4 > limit]
+    shortened: dict[int, str] = {}
+    if candidates:
+        encoded = tokenizer(
+            [texts[i] for i in candidates], add_special_tokens=False, return_offsets_mapping=True, verbose=False
+        )
+        for i, offsets in zip(candidates, encoded["offset_mapping"], strict=True):
+            if len(offsets) > limit:
+                shortened[i] = texts[i][: offsets[limit - 1][1]]
+    if not shortened:
+        return questions, []
+    first = questions[min(shortened)]["id"]
+    note = (
+        f"{len(shortened)} questions (the first has id {first}) are longer than model.max_length - model.doc_stride "
+        f"allows and were cut to {limit} tokens."
+    )
+    new_texts = [shortened.get(i, text) for i, text in enumerate(texts)]
+    return questions.remove_columns("question").add_column("question", new_texts), [note]
+
+
+def _cache_key(questions: Dataset, tokenizer: Any, model: ModelConfig, answer: str) -> str:
+    digest = hashlib.sha256()
+    facts = (CACHE_VERSION, model.max_length, model.doc_stride, answer, type(tokenizer).__name__)
+    digest.update(json.dumps(facts).encode())
+    digest.update(tokenizer.backend_tokenizer.to_str().encode())
+    for column in ("question", "context", "answers"):
+        for value in questions[column]:
+            digest.update(json.dumps(value).encode())
+    return digest.hexdigest()[:32]
+
+
+def _tokenize(
+    batch: dict[str, list[Any]], indices: list[int], tokenizer: Any, model: ModelConfig, answer: str
+) -> dict[str, list[Any]]:
+    """One batch of questions to windows, in WINDOW_SCHEMA."""
+    encoded = tokenizer(
+        batch["question"],
+        batch["context"],
+        truncation="only_second",
+        max_length=model.max_length,
+        stride=model.doc_stride,
+        padding=False,
+        return_overflowing_tokens=True,
+        return_offsets_mapping=True,
+        return_attention_mask=False,
+    )
+    columns: dict[str, list[Any]] = {name: [] for name in WINDOW_SCHEMA}
+    for w, row in enumerate(encoded["overflow_to_sample_mapping"]):
+        is_context = np.array([part == 1 for part in encoded.sequence_ids(w)])
+        context_start = int(is_context.argmax())
+        offsets = np.array(encoded["offset_mapping"][w], dtype=np.int32).reshape(-1, 2)[is_context]
+        char_start, char_end = offsets[:, 0], offsets[:, 1]
+        gold = training_answer(batch["answers"][row], answer)
+        start = end = 0
+        if gold is not None and len(offsets):
+            text, first_char = gold
+            last_char = first_char + len(text)
+            if char_start[0] <= first_char and last_char <= char_end[-1]:
+                start = context_start + int(np.searchsorted(char_start, first_char, side="right")) - 1
+                end = context_start + int(np.searchsorted(char_end, last_char, side="left"))
+        columns["question"].append(indices[row])
+        columns["length"].append(len(encoded["input_ids"][w]))
+        columns["input_ids"].append(encoded["input_ids"][w])
+        columns["token_type_ids"].append(encoded["token_type_ids"][w] if "token_type_ids" in encoded else [])
+        columns["context_start"].append(context_start)
+        columns["char_start"].append(char_start)
+        columns["char_end"].append(char_end)
+        columns["start"].append(start)
+        columns["end"].append(end)
+        columns["labelled"].append(gold is not None or not batch["answers"][row]["text"])
+    return columns
+
+
+def batch_order(sizes: np.ndarray, batch_size: int, seed: int, epoch: int) -> list[list[int]]:
+    """Batches of windows of like length, in random order: little padding, and no curriculum from short to long.
+
+    Depends on the lengths, the seed and the epoch alone, so that every method sees the same batches.
+
+    Args:
+        sizes: tokens of each window, shape (windows,).
+        batch_size: windows a batch; the last one may be smaller.
+
+    Returns:
+        Lists of window rows; each row stands in exactly one.
+    """
+    generator = random.Random(f"{seed} {epoch}")
+    order = list(range(len(sizes)))
+    generator.shuffle(order)
+    # Sorted within stretches of 50 batches, so that a window meets other neighbours in every epoch.
+    stretch = batch_size * 50
+    batches = []
+    for i in range(0, len(order), stretch):
+        by_length = sorted(order[i : i + stretch], key=lambda row: sizes[row])
+        batches += [by_length[j : j + batch_size] for j in range(0, len(by_length), batch_size)]
+    generator.shuffle(batches)
+    return batches
+
+
+class Batches:
+    """The windows of one data set, as the batches that training and prediction run on.
+
+    Args:
+        windows: in WINDOW_SCHEMA, numpy format.
+        pad_token_id: fills `input_ids`.
+        max_length: tokens; no batch is padded beyond it.
+    """
+
+    def __init__(self, windows: Dataset, pad_token_id: int, max_length: int) -> None:
+        self.windows = windows
+        self.lengths = np.asarray(windows["length"])
+        self.pad_token_id = pad_token_id
+        self.max_length = max_length
+
+    def training(self, batch_size: int, seed: int, epoch: int) -> list[list[int]]:
+        """The rows of each batch of an epoch; see `batch_order`."""
+        return batch_order(self.lengths, batch_size, seed, epoch)
+
+    def evaluation(self, batch_size: int) -> list[list[int]]:
+        """The rows of each batch, longest first: an evaluation that does not fit in memory fails at once."""
+        order = np.argsort(-self.lengths, kind="stable").tolist()
+        return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+
+    def collate(self, rows: Sequence[int]) -> dict[str, torch.Tensor]:
+        """Pad some windows into one batch.
+
+        Returns:
+            `input_ids`, `attention_mask` and, where the model knows them, `token_type_ids`, each of shape
+            (rows, tokens); `start_positions`, `end_positions` of shape (rows,). All int64.
+        """
+        chosen = self.windows[list(rows)]
+        width = -(-max(chosen["length"]) // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
+        shape = (len(rows), min(int(width), self.max_length))
+        input_ids = np.full(shape, self.pad_token_id, dtype=np.int64)
+        attention_mask = np.zeros(shape, dtype=np.int64)
+        token_type_ids = np.zeros(shape, dtype=np.int64)
+        for i, (tokens, types) in enumerate(zip(chosen["input_ids"], chosen["token_type_ids"], strict=True)):
+            input_ids[i, : len(tokens)] = tokens
+            attention_mask[i, : len(tokens)] = 1
+            token_type_ids[i, : len(types)] = types
+        batch = {"input_ids": input_ids, "attention_mask": attention_mask}
+        if len(chosen["token_type_ids"][0]):
+            batch["token_type_ids"] = token_type_ids
+        batch["start_positions"] = chosen["start"].astype(np.int64)
+        batch["end_positions"] = chosen["end"].astype(np.int64)
+        return {name: torch.from_numpy(values) for name, values in batch.items()}

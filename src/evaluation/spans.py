@@ -1,0 +1,128 @@
+"""Logits in, answer texts out: the windows of a question compete, the best spans win. numpy alone.
+
+Every span up to `max_answer_length` tokens is looked at, not only the pairs of the best starts and ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from src.config import EvaluationConfig
+
+
+@dataclass(frozen=True)
+class Span:
+    """A candidate answer: characters `start` to `end` of the passage; both -1 for "no answer"."""
+
+    text: str
+    start: int
+    end: int
+    score: float  # start logit + end logit
+    probability: float  # softmax over the n best
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What is predicted for one question."""
+
+    id: str
+    best: Span
+    n_best: tuple[Span, ...]
+    null_score: float  # of "no answer": the lowest over the question's windows
+
+
+def answer_questions(
+    questions: Sequence[Mapping[str, Any]],
+    windows: Any,
+    start_logits: Sequence[np.ndarray],
+    end_logits: Sequence[np.ndarray],
+    config: EvaluationConfig,
+    may_be_unanswerable: bool,
+) -> list[Answer]:
+    """Predict the answer of every question.
+
+    Args:
+        questions: with `id` and `context`.
+        windows: in `WINDOW_SCHEMA` of src.data.features, numpy format.
+        start_logits, end_logits: one array of shape (tokens of the window,) each.
+        config: `max_answer_length` in tokens, `n_best`, `null_threshold`.
+        may_be_unanswerable: whether "no answer" competes (SQuAD v2.0).
+
+    Returns:
+        One Answer a question, in their order.
+    """
+    candidates: list[list[tuple[float, int, int]]] = [[] for _ in questions]
+    null_scores = np.full(len(questions), np.inf)
+    columns = zip(
+        windows["question"], windows["context_start"], windows["char_start"], windows["char_end"], strict=True
+    )
+    for (question, first, char_start, char_end), starts, ends in zip(columns, start_logits, end_logits, strict=True):
+        null_scores[question] = min(null_scores[question], float(starts[0] + ends[0]))
+        inside = slice(first, first + len(char_start))
+        for score, i, j in _best_spans(starts[inside], ends[inside], config.max_answer_length, config.n_best):
+            candidates[question].append((score, int(char_start[i]), int(char_end[j])))
+
+    answers = []
+    for row, question in enumerate(questions):
+        # Windows overlap: the same characters can be a candidate of two of them.
+        spans: dict[tuple[int, int], float] = {}
+        for score, start, end in sorted(candidates[row], reverse=True)[: 2 * config.n_best]:
+            spans.setdefault((start, end), score)
+        ranked = [(score, start, end) for (start, end), score in spans.items()][: config.n_best]
+        null_score = float(null_scores[row])
+        no_answer = not ranked or (may_be_unanswerable and null_score - ranked[0][0] > config.null_threshold)
+        if may_be_unanswerable or not ranked:
+            ranked = sorted([*ranked, (null_score, -1, -1)], reverse=True)
+        weights = np.exp(np.array([score for score, _, _ in ranked]) - max(score for score, _, _ in ranked))
+        n_best = tuple(
+            _span(question["context"], start, end, score, float(weight))
+            for (score, start, end), weight in zip(ranked, weights / weights.sum(), strict=True)
+        )
+        best = next(span for span in n_best if (span.start == -1) == no_answer)
+        answers.append(Answer(question["id"], best, n_best, null_score))
+    return answers
+
+
+def _span(context: str, start: int, end: int, score: float, probability: float) -> Span:
+    if start < 0:
+        return Span("", -1, -1, score, probability)
+    # SentencePiece counts the space before a word as part of it.
+    text = context[start:end]
+    start, end = start + len(text) - len(text.lstrip()), end - len(text) + len(text.rstrip())
+    return Span(context[start:end], start, end, score, probability)
+
+
+def _best_spans(start: np.ndarray, end: np.ndarray, longest: int, count: int) -> list[tuple[float, int, int]]:
+    """(score, first token, last token) of the best spans in one window, best first."""
+    tokens = len(start)
+    if tokens == 0:
+        return []
+    # scores[i, k]: from token i over k more; beyond the window's end nothing can be chosen.
+    padded = np.concatenate([end, np.full(longest - 1, -np.inf, dtype=end.dtype)])
+    scores = start[:, None] + np.lib.stride_tricks.sliding_window_view(padded, longest)
+    flat = scores.ravel()
+    count = min(count, flat.size)
+    best = np.argpartition(-flat, count - 1)[:count]
+    best = best[np.argsort(-flat[best], kind="stable")]
+    return [
+        (float(flat[at]), int(at // longest), int(at // longest + at % longest)) for at in best if np.isfinite(flat[at])
+    ]
+
+
+def mean_loss(windows: Any, start_logits: Sequence[np.ndarray], end_logits: Sequence[np.ndarray]) -> float:
+    """Mean of the start's and the end's cross entropy over the labelled windows, as in training; in nats."""
+    losses = []
+    columns = zip(windows["start"], windows["end"], windows["labelled"], strict=True)
+    for (start, end, labelled), start_row, end_row in zip(columns, start_logits, end_logits, strict=True):
+        if labelled:
+            losses.append((_cross_entropy(start_row, start) + _cross_entropy(end_row, end)) / 2)
+    return float(np.mean(losses)) if losses else float("nan")
+
+
+def _cross_entropy(logits: np.ndarray, label: int) -> float:
+    shifted = logits.astype(np.float64) - logits.max()
+    return float(np.log(np.exp(shifted).sum()) - shifted[label])

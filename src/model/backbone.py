@@ -1,0 +1,145 @@
+"""Weights in: the encoder with its question-answering head, and its tokenizer.
+
+From the hub, a folder, a Python package that carries weights, or random. safetensors alone is read, because
+loading a pickle runs whatever is in it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForQuestionAnswering,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+)
+from transformers.utils import logging
+
+from src.config import ModelConfig, UserError
+
+# What the architectures call the two kinds of dropout.
+ATTENTION_DROPOUT = ("attention_probs_dropout_prob", "attention_dropout")
+HIDDEN_DROPOUT = ("hidden_dropout_prob", "dropout", "embedding_dropout", "mlp_dropout", "qa_dropout")
+PACKAGE = "pkg://"
+
+
+def load_tokenizer(config: ModelConfig) -> Any:
+    """The tokenizer of a model.
+
+    Raises:
+        UserError: it cannot be found.
+    """
+    name = config.tokenizer or config.path
+    try:
+        return AutoTokenizer.from_pretrained(
+            _locate(str(name)), revision=config.revision, trust_remote_code=config.trust_remote_code
+        )
+    except (OSError, ValueError, ImportError) as error:
+        raise _unreachable(f"The tokenizer of {name}", error) from error
+
+
+def load_model(config: ModelConfig, hidden_dropout: float, attention_dropout: float, seed: int) -> PreTrainedModel:
+    """The model in fp32, on the CPU; new weights depend on `seed` alone.
+
+    Args:
+        config: what to load.
+        hidden_dropout, attention_dropout: probabilities, put where the architecture keeps its own.
+        seed: for the weights that no checkpoint holds (the new head; everything where `pretrained` is false).
+
+    Raises:
+        UserError: weights that are missing, not safetensors, of another architecture, or with another hash.
+    """
+    logging.set_verbosity_error()  # its load report is replaced by the check of the missing keys below
+    logging.disable_progress_bar()
+    architecture = _architecture(config)
+    for names, probability in ((HIDDEN_DROPOUT, hidden_dropout), (ATTENTION_DROPOUT, attention_dropout)):
+        for name in names:
+            if hasattr(architecture, name):
+                setattr(architecture, name, probability)
+    longest = getattr(architecture, "max_position_embeddings", None)
+    if longest is not None:
+        # RoBERTa counts its positions from behind the padding token's.
+        usable = longest - (architecture.pad_token_id + 1 if "roberta" in architecture.model_type else 0)
+        if config.max_length > usable:
+            raise UserError(
+                f"model.max_length={config.max_length} is more than the {usable} positions of {config.name}."
+            )
+
+    torch.manual_seed(seed)
+    if not config.pretrained:
+        return AutoModelForQuestionAnswering.from_config(architecture, trust_remote_code=config.trust_remote_code)
+    path = _locate(str(config.path))
+    if config.sha256 is not None:
+        _check_hash(Path(path) / "model.safetensors", config.sha256)
+    try:
+        model, loading = AutoModelForQuestionAnswering.from_pretrained(
+            path,
+            config=architecture,
+            revision=config.revision,
+            trust_remote_code=config.trust_remote_code,
+            use_safetensors=True,
+            dtype=torch.float32,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise _unreachable(f"The weights of {config.path}", error) from error
+    missing = [name for name in loading["missing_keys"] if name.startswith(model.base_model_prefix + ".")]
+    if missing:
+        raise UserError(
+            f"The weights of {config.path} lack {len(missing)} parameters of the {architecture.model_type} encoder "
+            f"({missing[0]}, ...); they are of another architecture."
+        )
+    return model
+
+
+def _architecture(config: ModelConfig) -> PretrainedConfig:
+    try:
+        if not config.pretrained:
+            return AutoConfig.for_model(str(config.model_type), **config.config)
+        return AutoConfig.from_pretrained(
+            _locate(str(config.path)),
+            revision=config.revision,
+            trust_remote_code=config.trust_remote_code,
+            **config.config,
+        )
+    except (OSError, ValueError) as error:
+        raise _unreachable(f"The configuration of {config.path or config.model_type}", error) from error
+
+
+def _locate(path: str) -> str:
+    """A hub name or a folder as it is; pkg://PACKAGE/FOLDER as the folder inside the installed package."""
+    if not path.startswith(PACKAGE):
+        return str(Path(path).expanduser()) if path.startswith(("~", ".", "/")) else path
+    package, _, folder = path.removeprefix(PACKAGE).partition("/")
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError(f"{path}: the Python package {package} is not installed; pip install it, or set model.path.")
+    return str(Path(spec.submodule_search_locations[0]) / folder)
+
+
+def _check_hash(file: Path, expected: str) -> None:
+    if not file.exists():
+        raise UserError(f"{file} does not exist, and model.sha256 asks to check it; set model.sha256=null to skip.")
+    with file.open("rb") as weights:
+        found = hashlib.sha256()
+        while block := weights.read(1 << 20):
+            found.update(block)
+    if found.hexdigest() != expected:
+        raise UserError(
+            f"{file} has sha256 {found.hexdigest()}, not model.sha256={expected}: these are other weights than the "
+            "configuration means."
+        )
+
+
+def _unreachable(what: str, error: Exception) -> UserError:
+    reason = " ".join(str(error).split())
+    return UserError(
+        f"{what} could not be loaded ({type(error).__name__}: {reason[:200]}{'...' if len(reason) > 200 else ''}). "
+        "Without a hub: model=minilm, or model.path=FOLDER with config.json, model.safetensors and tokenizer.json."
+    )

@@ -1,0 +1,207 @@
+"""A trainable model out: applies a method of `conf/method/` and counts which parameters train, by part.
+
+A method is either `trainable`, a list of parameter-name patterns, or `peft`, a config block in peft's own words.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import peft
+import torch
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+from peft.tuners.tuners_utils import check_target_module_exists
+from transformers import PreTrainedModel
+
+from src.config import MethodConfig, UserError, nearest
+
+# Initialisations that take something out of the base weights; see `save`.
+CHANGES_BASE = ("pissa", "olora", "corda")
+
+
+@dataclass(frozen=True)
+class ParameterCounts:
+    """Numbers of parameters: all of them, and the trained ones by part."""
+
+    total: int
+    adapter: int  # added to the backbone by peft
+    head: int  # of the question-answering head, adapters on it included
+    backbone: int  # of the pretrained encoder itself
+
+    @property
+    def trainable(self) -> int:
+        return self.adapter + self.head + self.backbone
+
+    @property
+    def trainable_percent(self) -> float:
+        """Trained parameters per hundred of all."""
+        return 100 * self.trainable / self.total
+
+
+def apply(model: PreTrainedModel, method: MethodConfig) -> torch.nn.Module:
+    """Freeze what does not train and add what peft adds, in place.
+
+    Returns:
+        The model itself, or a `peft.PeftModel` around it.
+
+    Raises:
+        UserError: a pattern or target that matches nothing, or a block that peft refuses.
+    """
+    if method.peft is not None:
+        return _apply_peft(model, method.name, method.peft)
+    head = head_parameters(model)
+    names = [name for name, _ in model.named_parameters()]
+    chosen: set[str] = set()
+    for pattern in method.trainable or []:
+        matched = _match(pattern, names, head)
+        if not matched:
+            raise UserError(
+                f"method={method.name}: the pattern '{pattern}' in `trainable` matches no parameter of the model"
+                f"{nearest(pattern, ['head', 'backbone', *names])}; its names look like {names[len(names) // 2]}."
+            )
+        chosen |= matched
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad = name in chosen
+    return model
+
+
+def _match(pattern: str, names: list[str], head: set[str]) -> set[str]:
+    if pattern == "head":
+        return head
+    if pattern == "backbone":
+        return set(names) - head
+    return {name for name in names if fnmatchcase(name, pattern)}
+
+
+def head_parameters(model: PreTrainedModel) -> set[str]:
+    """Names of the parameters outside the pretrained encoder."""
+    prefix = model.base_model_prefix + "."
+    return {name for name, _ in model.named_parameters() if not name.startswith(prefix)}
+
+
+def _apply_peft(model: PreTrainedModel, name: str, block: dict[str, Any]) -> peft.PeftModel:
+    kinds = PEFT_TYPE_TO_CONFIG_MAPPING
+    if block["peft_type"] not in kinds:
+        raise UserError(
+            f"method={name}: peft knows no peft_type {block['peft_type']}"
+            f"{nearest(block['peft_type'], [kind.value for kind in kinds])}."
+        )
+    config: Any
+    try:
+        config = peft.get_peft_config(dict(block))
+    except (TypeError, ValueError) as error:
+        raise UserError(f"method={name}: peft refuses the block `peft` ({error}).") from error
+    if config.is_prompt_learning:
+        raise UserError(
+            f"method={name}: {block['peft_type']} adds virtual tokens and changes no weight of an encoder; "
+            "choose a method that adapts layers."
+        )
+    head = sorted({parameter.split(".")[0] for parameter in head_parameters(model)})
+    head_layers = [
+        layer
+        for layer, module in model.named_modules()
+        if layer.split(".")[0] in head and isinstance(module, torch.nn.Linear)
+    ]
+    if getattr(config, "target_modules", None) == "all-linear":
+        config.exclude_modules = head_layers  # peft leaves the head out only for sequence classification
+        targeted_head = []
+    else:
+        targeted_head = [layer.split(".")[0] for layer in head_layers if _targets(config, layer)]
+    if hasattr(config, "modules_to_save"):
+        # The new head trains in full, and once: not where the block itself puts an adapter on it.
+        own = [module for module in head if module not in targeted_head]
+        config.modules_to_save = sorted({*(config.modules_to_save or []), *own}) or None
+    else:
+        raise UserError(f"method={name}: {block['peft_type']} cannot train the new head beside its adapters.")
+    # No task type: peft's wrapper for question answering drops token_type_ids (and position_ids) on the way to the
+    # model, which would train and score the adapters on other inputs than the other methods. The plain wrapper
+    # hands everything on.
+    config.task_type = None
+    wrapped: Any
+    try:
+        wrapped = peft.get_peft_model(model, config)
+    except ValueError as error:
+        layers = sorted({m.group(0) for n, _ in _backbone_linears(model) if (m := re.search(r"[^.]+$", n))})
+        raise UserError(
+            f"method={name}: peft cannot apply the block ({' '.join(str(error).split())[:300]}). The linear layers of "
+            f"this model are called {', '.join(layers)}."
+        ) from error
+    if str(getattr(config, "init_lora_weights", "")).startswith(CHANGES_BASE):
+        wrapped.initial_adapter = tempfile.TemporaryDirectory(prefix="tuneoff-initial-adapter-")
+        wrapped.save_pretrained(wrapped.initial_adapter.name)
+    return wrapped
+
+
+def _backbone_linears(model: PreTrainedModel) -> list[tuple[str, torch.nn.Module]]:
+    return [(n, m) for n, m in model.base_model.named_modules() if isinstance(m, torch.nn.Linear)]
+
+
+def _targets(config: Any, layer: str) -> bool:
+    return getattr(config, "target_modules", None) is not None and bool(check_target_module_exists(config, layer))
+
+
+def count(model: torch.nn.Module) -> ParameterCounts:
+    """Count parameters by part, each once: peft's frozen copy of a head that trains is left out."""
+    base: Any = model.get_base_model() if isinstance(model, peft.PeftModel) else model
+    prefix = base.base_model_prefix + "."
+    total = adapter = head = backbone = 0
+    for name, parameter in base.named_parameters():
+        if ".original_module." in name:
+            continue
+        total += parameter.numel()
+        if not parameter.requires_grad:
+            continue
+        if not name.startswith(prefix):
+            head += parameter.numel()
+        elif _is_adapter(base, name):
+            adapter += parameter.numel()
+        else:
+            backbone += parameter.numel()
+    return ParameterCounts(total, adapter, head, backbone)
+
+
+def _is_adapter(model: torch.nn.Module, name: str) -> bool:
+    """Whether peft added a parameter: it hangs below a tuner layer, and not in the layer that this one wraps."""
+    parts = name.split(".")
+    return any(
+        isinstance(model.get_submodule(".".join(parts[:i])), peft.tuners.tuners_utils.BaseTunerLayer)
+        and parts[i] != "base_layer"
+        for i in range(1, len(parts))
+    )
+
+
+def untouched_backbone_warning(counts: ParameterCounts, method: MethodConfig) -> str | None:
+    """The sentence that must be said where a peft method adapts nothing but the head."""
+    if method.peft is None or counts.adapter or counts.backbone:
+        return None
+    return (
+        f"method={method.name} adapts NO layer of the backbone: only the head's {counts.head:,} parameters train. This "
+        "is a linear probe, not what its name says; see target_modules."
+    )
+
+
+def save(model: Any, folder: Path) -> float:
+    """Store what the method trained, as safetensors: the adapter alone for peft, else the whole model.
+
+    A PiSSA-like adapter fits a changed base; it is stored as the plain LoRA of twice the rank that fits the
+    untouched one (peft's own conversion).
+
+    Returns:
+        The size of the weights in MB (10^6 bytes).
+    """
+    initial = getattr(model, "initial_adapter", None)
+    if isinstance(model, peft.PeftModel):
+        model.save_pretrained(str(folder), path_initial_model_for_weight_conversion=initial and initial.name)
+    else:
+        model.save_pretrained(folder)
+    return sum(file.stat().st_size for file in folder.glob("*.safetensors")) / 1e6
+
+
+def put_adapter(model: PreTrainedModel, folder: Path) -> torch.nn.Module:
+    """The adapter that `save` stored in `folder`, on its base model, for prediction."""
+    return peft.PeftModel.from_pretrained(model, str(folder))

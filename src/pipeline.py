@@ -1,0 +1,267 @@
+"""One run from its configuration to its result: the stages of `src/`, put together.
+
+Used by `python -m src.train` for whole runs and by `python -m src.predict` for the last stages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from accelerate import Accelerator
+from omegaconf import OmegaConf
+
+from src.config import Config, validate
+from src.data import sources
+from src.data.features import Batches, make_windows
+from src.data.sources import QuestionSets
+from src.evaluation.score import per_question, score
+from src.evaluation.spans import Answer, answer_questions, mean_loss
+from src.model import backbone, method
+from src.model.method import ParameterCounts
+from src.report.figures import loss_curve
+from src.report.terminal import Terminal
+from src.runs.tracking import RunLog, run_name, ui_command
+from src.training import hardware
+from src.training.fit import Step, fit, predict
+from src.training.measure import Meter
+
+EXAMPLES_SHOWN = 4
+EXAMPLES_LOGGED = 200
+FINAL_LOSS_STEPS = 10  # train/final_loss is the mean over this many last steps
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A finished run: its id in MLflow, the epoch whose weights are reported and stored, and the final metrics."""
+
+    run_id: str
+    epoch: int
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One scoring of a set of questions: figures in percent (`loss` in nats), and the answers behind them."""
+
+    figures: dict[str, float]
+    answers: list[Answer]
+
+
+@dataclass(frozen=True)
+class RunData:
+    """The questions of a run and their batches."""
+
+    sets: QuestionSets
+    train: Batches
+    validation: Batches
+    extra: dict[str, Batches]
+
+
+@dataclass
+class Record:
+    """What happens while a run trains: kept for the end, logged and shown at once."""
+
+    log: RunLog
+    terminal: Terminal
+    meter: Meter
+    steps: list[Step] = field(default_factory=list)
+    validation_losses: list[tuple[int, float]] = field(default_factory=list)
+    evaluations: dict[int, Evaluation] = field(default_factory=dict)  # by epoch: the best one's and the last one's
+
+    def on_steps(self, stretch: list[Step]) -> None:
+        for step in stretch:
+            values = {"loss": step.loss, "learning_rate": step.learning_rate, "grad_norm": step.grad_norm}
+            self.log.metrics({f"train/{name}": value for name, value in values.items()}, step.number, step.time)
+        self.steps += stretch
+        last = stretch[-1]
+        self.terminal.step(last.number, last.of, last.loss, self.meter.train.examples_per_second)
+
+    def on_evaluation(self, epoch: int, evaluation: Evaluation) -> None:
+        self.evaluations[epoch] = evaluation
+        best = max(self.evaluations, key=lambda e: (e > 0, self.evaluations[e].figures["f1"], -e))
+        self.evaluations = {e: kept for e, kept in self.evaluations.items() if e in (best, epoch)}
+        figures = {name: evaluation.figures[name] for name in ("exact_match", "f1", "loss")}
+        self.log.metrics({f"eval/{name}": value for name, value in figures.items()}, step=epoch)
+        self.validation_losses.append((self.steps[-1].number if self.steps else 0, figures["loss"]))
+        self.terminal.epoch(epoch, figures)
+
+
+def run(config: Config) -> RunResult | None:
+    """Train, evaluate and log one run; None in the processes that only help the first one.
+
+    Raises:
+        UserError: anything in the configuration, the data or the surroundings that the user can mend.
+    """
+    validate(config)
+    accelerator = hardware.start(config.hardware)
+    terminal = Terminal(quiet=not accelerator.is_main_process)
+    log = RunLog(config, enabled=accelerator.is_main_process)
+    tokenizer = backbone.load_tokenizer(config.model)
+    data = prepare(config, tokenizer, accelerator)
+
+    with log, terminal:
+        meter = Meter(accelerator.device)
+        bare = backbone.load_model(
+            config.model, config.train.hidden_dropout, config.train.attention_dropout, config.train.seed
+        )
+        model = method.apply(bare, config.method)
+        counts = method.count(model)
+        announce(config, data, counts, accelerator, log, terminal)
+        model = accelerator.prepare_model(model)
+        if config.hardware.compile:
+            model.compile(dynamic=True)
+
+        record = Record(log, terminal, meter)
+
+        def evaluate(questions: Any, batches: Batches) -> Evaluation:
+            with meter.phase(meter.evaluation):
+                return score_model(config, accelerator, model, questions.to_list(), batches)
+
+        def evaluate_epoch(epoch: int) -> float:
+            record.on_evaluation(epoch, evaluate(data.sets.validation, data.validation))
+            return record.evaluations[epoch].figures["f1"]
+
+        kept = fit(accelerator, model, data.train, config.train, meter, evaluate_epoch, record.on_steps)
+        reported = record.evaluations[kept.epoch]
+        extra = {name: evaluate(data.sets.extra[name], batches) for name, batches in data.extra.items()}
+        if not accelerator.is_main_process:
+            return None
+
+        metrics = final_metrics(data.sets, counts, meter, record.steps, reported, extra)
+        metrics["train/reported_epoch"] = kept.epoch
+        examples = example_rows(data.sets.validation, reported.answers)
+        with log.folder("model") as folder:
+            metrics["storage/checkpoint_mb"] = method.save(accelerator.unwrap_model(model), folder)
+            tokenizer.save_pretrained(folder)
+            metrics["time/total_seconds"] = meter.total_seconds
+            log.metrics(metrics)
+            # Shown before anything is sent: a disk that is full takes no result away.
+            terminal.result(
+                metrics, f"{run_name(config)}: {config.train.keep} epoch ({kept.epoch}), whole validation set"
+            )
+            terminal.examples(examples[:: max(1, len(examples) // EXAMPLES_SHOWN)][:EXAMPLES_SHOWN])
+            log.flush()
+        log.text("config.yaml", OmegaConf.to_yaml(asdict(config)))
+        log.json("predictions.json", {answer.id: answer.best.text for answer in reported.answers})
+        log.json("nbest.json", {answer.id: [asdict(span) for span in answer.n_best] for answer in reported.answers})
+        log.table("examples.json", {key: [row[key] for row in examples[:EXAMPLES_LOGGED]] for key in examples[0]})
+        log.figure("loss_curve.svg", loss_curve(record.steps, record.validation_losses, run_name(config)))
+        result = RunResult(log.run_id, kept.epoch, metrics)
+        log.json("result.json", asdict(result))  # written last: where it is, the run is whole
+    terminal.line(f"Compare runs: {ui_command(log.uri)}")
+    return result
+
+
+def prepare(config: Config, tokenizer: Any, accelerator: Accelerator) -> RunData:
+    """Load the questions of a run and cut them into windows; settles `dataset.unanswerable` where it is open."""
+    sets = sources.load(config.dataset)
+    if config.dataset.unanswerable is None:
+        config.dataset.unanswerable = any(not answers["text"] for answers in sets.train["answers"])
+
+    def batches(questions: Any) -> Batches:
+        windows, notes = make_windows(questions, tokenizer, config.model, config.dataset.answer)
+        sets.notes.extend(notes)
+        return Batches(windows, tokenizer.pad_token_id, config.model.max_length)
+
+    with accelerator.main_process_first():  # the others find the windows in the cache
+        extra = {name: batches(questions) for name, questions in sets.extra.items()}
+        return RunData(sets, batches(sets.train), batches(sets.validation), extra)
+
+
+def announce(
+    config: Config, data: RunData, counts: ParameterCounts, accelerator: Accelerator, log: RunLog, terminal: Terminal
+) -> None:
+    """Say, and log, what is about to run."""
+    sets = data.sets
+    terminal.header(
+        {
+            "model": f"{config.model.name}, {counts.total:,} parameters",
+            "method": f"{config.method.name}, learning rate {config.train.learning_rate:g}",
+            "trains": f"{counts.trainable:,} parameters ({counts.trainable_percent:.2f} %): adapters "
+            f"{counts.adapter:,}, head {counts.head:,}, backbone {counts.backbone:,}",
+            "data": f"{config.dataset.name}, {len(sets.train):,} training questions in "
+            f"{len(data.train.lengths):,} windows, {len(sets.validation):,} for validation",
+            "device": hardware.describe(accelerator),
+            "run": f"{run_name(config)}, {log.run_id}",
+        }
+    )
+    for note in sets.notes:
+        terminal.note(note)
+    if warning := method.untouched_backbone_warning(counts, config.method):
+        terminal.warning(warning)
+        log.tags({"warning": warning})
+    log.tags({"device": accelerator.device.type})
+    log.inputs({"train": sets.train, "validation": sets.validation}, config.dataset.name)
+
+
+def predict_answers(
+    config: Config, accelerator: Accelerator, model: Any, questions: Sequence[Mapping[str, Any]], batches: Batches
+) -> tuple[list[Answer], Any]:
+    """The answers of `model`, one a question, and the start and end logits behind them."""
+    logits = predict(accelerator, model, batches, config.evaluation.batch_size)
+    unanswerable = bool(config.dataset.unanswerable)
+    return answer_questions(questions, batches.windows, *logits, config.evaluation, unanswerable), logits
+
+
+def score_model(
+    config: Config, accelerator: Accelerator, model: Any, questions: Sequence[Mapping[str, Any]], batches: Batches
+) -> Evaluation:
+    """Predict and score a whole set of questions."""
+    answers, logits = predict_answers(config, accelerator, model, questions, batches)
+    return Evaluation(score(questions, answers) | {"loss": mean_loss(batches.windows, *logits)}, answers)
+
+
+def final_metrics(
+    sets: QuestionSets,
+    counts: ParameterCounts,
+    meter: Meter,
+    steps: Sequence[Step],
+    reported: Evaluation,
+    extra: Mapping[str, Evaluation],
+) -> dict[str, float]:
+    """The final metrics of README.md's table, but for those known only once the weights are stored."""
+    last = steps[-FINAL_LOSS_STEPS:]
+    metrics = {
+        **{f"quality/{key}": value for key, value in reported.figures.items() if key != "loss"},
+        **{f"extra/{name}/{key}": value for name, other in extra.items() for key, value in other.figures.items()},
+        "params/trainable": counts.trainable,
+        "params/total": counts.total,
+        "params/trainable_percent": counts.trainable_percent,
+        "params/adapter": counts.adapter,
+        "params/head": counts.head,
+        "params/backbone": counts.backbone,
+        "time/train_seconds": meter.train.seconds,
+        "time/eval_seconds": meter.evaluation.seconds,
+        "speed/examples_per_second": meter.train.examples_per_second,
+        "speed/tokens_per_second": meter.train.tokens_per_second,
+        "memory/peak_train_mb": meter.train.peak_mb,
+        "memory/peak_eval_mb": meter.evaluation.peak_mb,
+        "train/initial_loss": steps[0].loss,
+        "train/final_loss": sum(step.loss for step in last) / len(last),
+        "data/realigned": sets.realigned,
+        "data/untrainable": sets.untrainable,
+    }
+    if meter.device.type == "cuda":
+        metrics["memory/reserved_train_mb"] = meter.train.reserved_mb
+    return metrics
+
+
+def example_rows(questions: Any, answers: Sequence[Answer]) -> list[dict[str, Any]]:
+    """Question, prediction, true answers and scores, a row a question."""
+    rows = []
+    for question, answer in zip(questions, answers, strict=True):
+        exact, f1 = per_question(question, answer)
+        rows.append(
+            {
+                "id": question["id"],
+                "question": question["question"],
+                "predicted": answer.best.text,
+                "answers": list(dict.fromkeys(question["answers"]["text"])),
+                "exact_match": exact,
+                "f1": f1,
+                "context": question["context"],
+            }
+        )
+    return rows

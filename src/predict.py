@@ -1,0 +1,118 @@
+"""Answer a question from a passage with the stored model of a finished run.
+
+    python -m src.predict run=RUN_ID question="Who wrote it?" context="It was written by Ada."
+    python -m src.predict run=RUN_ID question="..." context=@passage.txt
+
+`run=` may be the first characters of an id. The store is mlruns/ unless tracking.uri= or tracking.folder= say
+otherwise.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from src.config import Config, TrackingConfig, UserError, explain, nearest
+
+KEYS = ("run", "question", "context", "tracking.uri", "tracking.folder")
+
+
+@dataclass
+class StoredRun:
+    """A finished run, ready to answer."""
+
+    config: Config
+    tokenizer: Any
+    model: Any
+    accelerator: Any
+
+    def answer(self, questions: Sequence[Mapping[str, Any]]) -> list[Any]:
+        """Answers (`src.evaluation.spans.Answer`), one each, to records with `id`, `question` and `context`."""
+        from src.data.features import Batches, make_windows
+        from src.data.sources import to_dataset
+        from src.pipeline import predict_answers
+
+        records = [{"title": "", "answers": {"text": [], "answer_start": []}, **question} for question in questions]
+        windows, _ = make_windows(to_dataset(records), self.tokenizer, self.config.model, self.config.dataset.answer)
+        batches = Batches(windows, self.tokenizer.pad_token_id, self.config.model.max_length)
+        answers, _ = predict_answers(self.config, self.accelerator, self.model, records, batches)
+        return answers
+
+
+def load_run(run: str, tracking: TrackingConfig) -> StoredRun:
+    """Load the model that a run stored, on the hardware that its configuration names.
+
+    Raises:
+        UserError: no such run, or one that stored no model.
+    """
+    from mlflow.exceptions import MlflowException
+
+    from src.model import backbone, method
+    from src.runs.tracking import connect
+    from src.training import hardware
+
+    client, _ = connect(tracking)
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    matches = [r for r in client.search_runs(experiments, max_results=50_000) if r.info.run_id.startswith(run)]
+    if len(matches) != 1:
+        found = "no run" if not matches else f"{len(matches)} runs"
+        raise UserError(f"run={run}: {found} of the store has an id that starts so; see `mlflow ui` for the ids.")
+    run_id = matches[0].info.run_id
+    with tempfile.TemporaryDirectory() as temporary:
+        try:
+            stored = OmegaConf.load(client.download_artifacts(run_id, "config.yaml", temporary))
+            folder = client.download_artifacts(run_id, "model", temporary)
+        except (MlflowException, OSError) as error:
+            status = matches[0].info.status
+            raise UserError(f"run={run} stored no model (it is {status}); choose a FINISHED run.") from error
+        config: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), stored))
+        whole = replace(config.model, path=folder, sha256=None, pretrained=True, tokenizer=None, revision=None)
+        tokenizer = backbone.load_tokenizer(whole)
+        base = config.model if config.method.peft is not None else whole
+        model: Any = backbone.load_model(base, hidden_dropout=0.0, attention_dropout=0.0, seed=config.train.seed)
+        if config.method.peft is not None:
+            model = method.put_adapter(model, Path(folder))
+    accelerator = hardware.start(replace(config.hardware, processes=None))
+    return StoredRun(config, tokenizer, accelerator.prepare_model(model, evaluation_mode=True), accelerator)
+
+
+def main() -> None:
+    """The command line; values are taken as they are, so that a question may hold any character."""
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    try:
+        given = {key: value for key, _, value in (argument.partition("=") for argument in sys.argv[1:])}
+        if not given or given.keys() & {"-h", "--help", "help"}:
+            print(__doc__)
+            return
+        for key in given:
+            if key not in KEYS:
+                raise UserError(f"There is no key '{key}'{nearest(key, KEYS)}; there are: {', '.join(KEYS)}.")
+        for key in ("run", "question", "context"):
+            if not given.get(key, "").strip():
+                raise UserError(f"{key}= is missing or empty; python -m src.predict --help shows an example.")
+        context = given["context"]
+        if context.startswith("@"):
+            context = Path(context[1:]).read_text(encoding="utf-8")
+        tracking = TrackingConfig(folder=given.get("tracking.folder", "mlruns"), uri=given.get("tracking.uri"))
+        [answer] = load_run(given["run"], tracking).answer(
+            [{"id": "0", "question": given["question"], "context": context}]
+        )
+    except (UserError, OSError) as error:
+        print(f"Error: {explain(error)}", file=sys.stderr)
+        sys.exit(1)
+    for span in answer.n_best[:5]:
+        mark = ">" if span == answer.best else " "
+        print(f"{mark} {span.probability:6.1%}  {span.text or '(no answer)'}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+"""What a person sees while a run goes on: header, progress, a line an epoch, the result. Knows figures, not torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+# What the result table shows, in this order, of the final metrics.
+RESULT_ROWS = (
+    ("quality/exact_match", "Exact match", "{:.1f}"),
+    ("quality/f1", "F1", "{:.1f}"),
+    ("quality/start_accuracy", "Start / end accuracy", "{:.1f}"),
+    ("params/trainable", "Trained parameters", "{:,.0f}"),
+    ("time/train_seconds", "Training", "{:,.1f} s"),
+    ("speed/examples_per_second", "Speed", "{:,.1f} examples/s"),
+    ("memory/peak_train_mb", "Peak memory, training", "{:,.0f} MB"),
+    ("storage/checkpoint_mb", "Stored weights", "{:,.1f} MB"),
+    ("train/final_loss", "Training loss, first to last", "{:.3f}"),
+)
+# Two of them share a row with a second figure.
+RESULT_PAIRS = {
+    "quality/start_accuracy": ("quality/end_accuracy", "{1:.1f} / {0:.1f}"),
+    "train/final_loss": ("train/initial_loss", "{0:.3f} to {1:.3f}"),
+    "params/trainable": ("params/trainable_percent", "{1:,.0f} ({0:.2f} %)"),
+}
+
+
+class Terminal:
+    """Rich on a terminal; plain lines where the output is a file or a pipe, and nothing for `quiet`."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        self.console = Console(quiet=quiet, highlight=False, soft_wrap=True)
+        self.progress: Progress | None = None
+        self.last_quarter = 0
+
+    def note(self, line: str) -> None:
+        """Something about the data or the run that should be known."""
+        self.console.print(f"[dim]note[/dim] {escape(line)}")
+
+    def warning(self, line: str) -> None:
+        self.console.print(f"[bold yellow]WARNING[/bold yellow] {escape(line)}")
+
+    def header(self, rows: Mapping[str, str]) -> None:
+        """Name and value of what is about to run, a line each."""
+        width = max(len(name) for name in rows)
+        for name, value in rows.items():
+            self.console.print(f"[bold]{escape(name):<{width}}[/bold]  {escape(value)}")
+        self.console.print()
+
+    def step(self, number: int, of: int, loss: float, examples_per_second: float) -> None:
+        """Move the progress bar; off a terminal a line at each quarter of the way."""
+        if self.console.is_terminal:
+            if self.progress is None:
+                self.progress = Progress(
+                    TextColumn("training"),
+                    BarColumn(),
+                    MofNCompleteColumn(),
+                    TextColumn("loss {task.fields[loss]:.3f}  {task.fields[speed]:.1f} examples/s"),
+                    TimeRemainingColumn(),
+                    TextColumn("left"),
+                    console=self.console,
+                    transient=True,
+                )
+                self.progress.add_task("training", total=of, loss=loss, speed=0.0)
+                self.progress.start()
+            self.progress.update(self.progress.task_ids[0], completed=number, loss=loss, speed=examples_per_second)
+        elif (quarter := 4 * number // of) > self.last_quarter:
+            self.last_quarter = quarter
+            self.console.print(f"step {number}/{of}  loss {loss:.3f}  {examples_per_second:.1f} examples/s")
+
+    def epoch(self, number: int, figures: Mapping[str, float]) -> None:
+        """One line with the scores after an epoch; 0 is the untrained model."""
+        name = f"epoch {number}" if number else "untrained"
+        self.console.print(
+            f"{name:<10} EM [bold]{figures['exact_match']:5.1f}[/bold]  F1 [bold]{figures['f1']:5.1f}[/bold]  "
+            f"loss {figures['loss']:.3f}"
+        )
+
+    def __enter__(self) -> Terminal:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Take the progress bar away."""
+        if self.progress is not None:
+            self.progress.stop()
+            self.progress = None
+
+    def result(self, figures: Mapping[str, float], title: str) -> None:
+        """The table of final figures."""
+        table = Table(title=escape(title), title_justify="left", show_header=False)
+        for key, label, form in RESULT_ROWS:
+            if key not in figures:
+                continue
+            if key in RESULT_PAIRS and RESULT_PAIRS[key][0] in figures:
+                other, form = RESULT_PAIRS[key]
+                table.add_row(label, form.format(figures[other], figures[key]))
+            else:
+                table.add_row(label, form.format(figures[key]))
+        for key in sorted(figures):
+            if key.startswith("extra/") and key.endswith("/f1"):
+                name = key.split("/")[1]
+                table.add_row(
+                    f"EM / F1 on {escape(name)}", f"{figures[f'extra/{name}/exact_match']:.1f} / {figures[key]:.1f}"
+                )
+        self.console.print()
+        self.console.print(table)
+
+    def examples(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Some questions with the predicted and the true answers."""
+        for row in rows:
+            mark = "[green]right[/green]" if row["exact_match"] else "[red]wrong[/red]"
+            self.console.print(
+                f"{mark}  {escape(row['question'])}\n"
+                f"       predicted [bold]{escape(row['predicted'] or '(no answer)')}[/bold]"
+                f"  true {escape(' | '.join(row['answers']) or '(no answer)')}"
+            )
+        self.console.print()
+
+    def line(self, text: str = "") -> None:
+        self.console.print(escape(text))

@@ -1,0 +1,282 @@
+"""One run in MLflow: its parameters, metrics, inputs, artifacts and how it ended.
+
+The store is SQLite under `tracking.folder` unless `tracking.uri` names a server. `mlflow ui` shows it (README.md).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import contextmanager
+from importlib.metadata import distributions
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+from urllib.parse import urlparse
+
+from filelock import FileLock
+
+from src.config import ROOT, Config, TrackingConfig, UserError
+
+# MLflow's telemetry and its chatter about schema creation are not what the person at the terminal asked for.
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+
+from mlflow import MlflowClient
+from mlflow.data.huggingface_dataset import from_huggingface
+from mlflow.entities import DatasetInput, InputTag, Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
+
+PARAMS_A_BATCH = 100  # MLflow's limits
+METRICS_A_BATCH = 1000
+LONGEST_VALUE = 6000
+FLUSH_SECONDS = 10.0
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """A nested mapping as `{"train.epochs": "3", ...}`; lists stay one value."""
+    flat: dict[str, str] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + str(key)] = str(value)
+    return flat
+
+
+def config_hash(config: Config) -> str:
+    """Twelve hexadecimal digits that two runs share when their results must be the same."""
+    values = dataclasses.asdict(config)
+    del values["tracking"], values["hardware"]["threads"]  # these cannot change a result
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def run_name(config: Config) -> str:
+    """Method, rate, epochs and seed, as the runs are told apart in the UI."""
+    train = config.train
+    return f"{config.method.name} lr={train.learning_rate:g} epochs={train.epochs} seed={train.seed}"
+
+
+def connect(config: TrackingConfig) -> tuple[MlflowClient, str]:
+    """A client of the tracking store, and the store's URI.
+
+    Raises:
+        UserError: a server that does not answer, or a folder that cannot be written.
+    """
+    if config.uri is not None:
+        with _quick_refusal():
+            client = MlflowClient(config.uri)
+            try:
+                client.search_experiments(max_results=1)
+            except MlflowException as error:
+                reason = " ".join(str(error).split())
+                raise UserError(
+                    f"The tracking server tracking.uri={config.uri} cannot be used ({reason[:200]}); check the "
+                    "address, or leave tracking.uri out to log under mlruns/."
+                ) from error
+        return client, config.uri
+    folder = Path(config.folder).resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    uri = f"sqlite:///{folder / 'mlflow.db'}"
+    # Processes that start together must not create the schema at once.
+    with FileLock(folder / "mlflow.db.lock"):
+        client = MlflowClient(uri)
+        client.search_experiments(max_results=1)
+    return client, uri
+
+
+@contextmanager
+def _quick_refusal() -> Any:
+    """MLflow retries for minutes; whether the server is there at all should be known at once."""
+    key = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
+    before = os.environ.get(key)
+    os.environ[key] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop(key)
+        if before is not None:
+            os.environ[key] = before
+
+
+class _Nothing:
+    """Stands in for the client where nothing is logged."""
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *args, **kwargs: self
+
+
+class RunLog:
+    """A run of MLflow, RUNNING from `with` to its end: FINISHED, FAILED, or KILLED by Ctrl-C or SIGTERM.
+
+    Metrics are collected and sent in batches, at the latest after FLUSH_SECONDS.
+    """
+
+    def __init__(self, config: Config, enabled: bool = True) -> None:
+        """Connect to the store; with `enabled` false (the helping processes of one run) log nothing at all."""
+        self.config = config
+        self.config_hash = config_hash(config)
+        self.client: Any = _Nothing()
+        self.uri = ""
+        if enabled:
+            self.client, self.uri = connect(config.tracking)
+        self.pending: list[Metric] = []
+        self.flushed = time.monotonic()
+        self.run_id = ""
+
+    def __enter__(self) -> RunLog:
+        if isinstance(self.client, _Nothing):
+            return self
+        tracking, folder = self.config.tracking, Path(self.config.tracking.folder).resolve()
+        experiment = self.client.get_experiment_by_name(tracking.experiment)
+        if experiment is None:
+            # With a server, where artifacts go is the server's business.
+            location = None if tracking.uri else (folder / "artifacts").as_uri()
+            try:
+                experiment_id = self.client.create_experiment(tracking.experiment, artifact_location=location)
+            except MlflowException:  # another process was faster
+                experiment_id = self.client.get_experiment_by_name(tracking.experiment).experiment_id
+        else:
+            experiment_id = experiment.experiment_id
+        config = self.config
+        tags = {
+            "mlflow.source.name": "src.train",
+            "method": config.method.name,
+            "model": config.model.name,
+            "dataset": config.dataset.name,
+            "seed": str(config.train.seed),
+            "config_hash": self.config_hash,
+            "git_commit": _git_commit(),
+            "command": " ".join(sys.argv[1:]),
+        }
+        run = self.client.create_run(experiment_id, tags=tags, run_name=run_name(config))
+        self.run_id = run.info.run_id
+        try:
+            params = [Param(key, value[:LONGEST_VALUE]) for key, value in flatten(dataclasses.asdict(config)).items()]
+            for i in range(0, len(params), PARAMS_A_BATCH):
+                self.client.log_batch(self.run_id, params=params[i : i + PARAMS_A_BATCH])
+            self.text("environment.txt", _environment())
+        except BaseException:
+            self._end("FAILED")
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            status = "FINISHED"
+        elif isinstance(error, KeyboardInterrupt | SystemExit):
+            status = "KILLED"
+        else:
+            status = "FAILED"
+            self._quietly(lambda: self.tags({"error": f"{kind.__name__ if kind else ''}: {error}"[:LONGEST_VALUE]}))
+        if error is not None:
+            self._quietly(self.flush)
+        else:
+            self.flush()
+        self._end(status)
+
+    def _end(self, status: str) -> None:
+        if status == "FINISHED":
+            self.client.set_terminated(self.run_id, status)
+        else:
+            self._quietly(lambda: self.client.set_terminated(self.run_id, status))
+
+    @staticmethod
+    def _quietly(action: Any) -> None:
+        """On the way out of an error, a store that fails as well must not hide the first reason."""
+        try:
+            action()
+        except (MlflowException, OSError) as error:
+            print(f"The run's end could not be logged: {' '.join(str(error).split())[:200]}", file=sys.stderr)
+
+    def metrics(self, values: Mapping[str, float], step: int = 0, at: float | None = None) -> None:
+        """Collect metrics; `at` is in seconds since 1970, now by default."""
+        timestamp = int((at or time.time()) * 1000)
+        self.pending += [Metric(name, float(value), timestamp, step) for name, value in values.items()]
+        if time.monotonic() - self.flushed > FLUSH_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Send what was collected."""
+        for i in range(0, len(self.pending), METRICS_A_BATCH):
+            self.client.log_batch(self.run_id, metrics=self.pending[i : i + METRICS_A_BATCH])
+        self.pending, self.flushed = [], time.monotonic()
+
+    def tags(self, values: Mapping[str, str]) -> None:
+        self.client.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in values.items()])
+
+    def inputs(self, datasets: Mapping[str, Any], source: str) -> None:
+        """Log which examples were used, by a digest of their ids; `datasets` by context (train, validation)."""
+        logged = []
+        for context, dataset in datasets.items():
+            digest = hashlib.sha256("\n".join(dataset["id"]).encode()).hexdigest()[:12]
+            entity = from_huggingface(dataset, name=source, digest=digest)
+            logged.append(DatasetInput(entity._to_mlflow_entity(), [InputTag("mlflow.data.context", context)]))
+        self.client.log_inputs(self.run_id, logged)
+
+    def text(self, name: str, content: str) -> None:
+        self.client.log_text(self.run_id, content, name)
+
+    def json(self, name: str, content: Any) -> None:
+        self.client.log_text(self.run_id, json.dumps(content, ensure_ascii=False, indent=1), name)
+
+    def table(self, name: str, columns: dict[str, Sequence[Any]]) -> None:
+        self.client.log_table(self.run_id, columns, name)
+
+    def figure(self, name: str, figure: Any) -> None:
+        self.client.log_figure(self.run_id, figure, name)
+
+    @contextmanager
+    def folder(self, name: str) -> Any:
+        """A temporary folder that becomes the artifact folder `name`."""
+        with tempfile.TemporaryDirectory() as temporary:
+            yield Path(temporary)
+            self.client.log_artifacts(self.run_id, temporary, name)
+
+
+def ui_command(uri: str) -> str:
+    """The line that opens the MLflow UI on a store, or its address where it has one."""
+    if urlparse(uri).scheme in ("http", "https"):
+        return uri
+    database = Path(uri.removeprefix("sqlite:///"))
+    shown = database.relative_to(Path.cwd()) if database.is_relative_to(Path.cwd()) else database
+    return f"mlflow ui --backend-store-uri sqlite:///{shown}"
+
+
+def _git_commit() -> str:
+    """The commit of the code, with "-dirty" where it was changed since; "unknown" outside a repository."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def _environment() -> str:
+    """Machine and package versions, one a line."""
+    packages = sorted({f"{d.metadata['Name']}=={d.version}" for d in distributions() if d.metadata["Name"]})
+    machine = [
+        f"# {platform.python_implementation()} {platform.python_version()} on {platform.platform()}",
+        f"# {_processor()}, {os.cpu_count()} cores",
+    ]
+    return "\n".join([*machine, *packages]) + "\n"
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,219 @@
+"""The training loop and the prediction loop, on accelerate; the only folder that knows it.
+
+Our own loop because measuring is the product: the clock runs while steps run and at no other time, nothing waits
+for the device inside a stretch of steps, and every method walks the same batches.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch.nn.functional import cross_entropy
+from transformers import get_scheduler
+
+from src.config import TrainConfig, UserError
+from src.training.measure import Meter
+
+# Before this many steps are done, kernels are still being chosen and memory is still being asked for:
+# they count as training time, and not towards examples a second.
+WARM_UP_STEPS = 3
+SCHEDULERS = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
+LABELS = ("start_positions", "end_positions")
+
+
+class Batches(Protocol):
+    """What the loops need to know of the data; `src.data.features.Batches` is one."""
+
+    lengths: np.ndarray
+
+    def training(self, batch_size: int, seed: int, epoch: int) -> list[list[int]]: ...
+    def evaluation(self, batch_size: int) -> list[list[int]]: ...
+    def collate(self, rows: Sequence[int]) -> dict[str, torch.Tensor]: ...
+
+
+@dataclass(frozen=True)
+class Step:
+    """One optimizer step, as it is logged."""
+
+    number: int  # from 1
+    of: int
+    loss: float  # mean over the windows of the step
+    learning_rate: float
+    grad_norm: float  # before clipping
+    time: float  # seconds since the epoch of the clock
+
+
+@dataclass
+class Kept:
+    """Which epoch's weights the model holds after training."""
+
+    epoch: int
+    score: float
+
+
+def fit(
+    accelerator: Accelerator,
+    model: torch.nn.Module,
+    batches: Batches,
+    config: TrainConfig,
+    meter: Meter,
+    evaluate: Callable[[int], float],
+    on_steps: Callable[[list[Step]], None],
+) -> Kept:
+    """Train `model` in place.
+
+    Args:
+        accelerator: from `src.training.hardware.start`.
+        model: prepared by `accelerator`, with `requires_grad` set on what trains.
+        batches: the training windows.
+        config: rates, sizes, seeds.
+        meter: gets the seconds, the peak memory and the number of windows and tokens.
+        evaluate: called with 0 before training and with the number of each epoch to be scored; gives the F1.
+        on_steps: called with the steps of each stretch, outside the clock.
+
+    Raises:
+        UserError: the loss is no number any more; the message says at which step.
+    """
+    optimizer = accelerator.prepare_optimizer(_optimizer(model, config))
+    per_epoch = math.ceil(math.ceil(len(batches.lengths) / config.batch_size) / config.gradient_accumulation_steps)
+    total = per_epoch * config.epochs
+    scheduler = get_scheduler(SCHEDULERS[config.scheduler], optimizer, math.ceil(config.warmup_ratio * total), total)
+    # A stretch is what runs between two looks at the device; on a CPU there is nothing to wait for.
+    stretch_length = 1 if accelerator.device.type == "cpu" else 10
+
+    best = Kept(0, evaluate(0))
+    best_weights: dict[str, torch.Tensor] = {}
+    without_gain = done = 0
+    epoch = 0
+    torch.manual_seed(config.seed)  # dropout: the same whatever was drawn before, the method's new weights included
+    for epoch in range(1, config.epochs + 1):
+        model.train()
+        order = batches.training(config.batch_size, config.seed, epoch)
+        groups = [
+            order[i : i + config.gradient_accumulation_steps]
+            for i in range(0, len(order), config.gradient_accumulation_steps)
+        ]
+        while groups:
+            length = WARM_UP_STEPS if done == 0 else stretch_length
+            stretch, groups = groups[:length], groups[length:]
+            seconds_before = meter.train.seconds
+            raw: list[tuple[torch.Tensor, Any, float, float]] = []
+            with meter.phase(meter.train):
+                for group in stretch:
+                    rate = scheduler.get_last_lr()[0]
+                    loss, norm = _step(accelerator, model, optimizer, group, batches, config.max_grad_norm)
+                    scheduler.step()
+                    raw.append((loss, norm, rate, time.time()))
+            if done:
+                rows = [row for group in stretch for batch in group for row in batch]
+                meter.train.windows += len(rows)
+                meter.train.tokens += int(batches.lengths[rows].sum())
+                meter.train.counted_seconds += meter.train.seconds - seconds_before
+            losses = accelerator.reduce(torch.stack([loss for loss, *_ in raw]), "sum").tolist()
+            steps = [
+                Step(done + i, total, loss, rate, float(norm), at)
+                for i, (loss, (_, norm, rate, at)) in enumerate(zip(losses, raw, strict=True), start=1)
+            ]
+            done += len(steps)
+            on_steps(steps)
+            for step in steps:
+                if not math.isfinite(step.loss):
+                    raise UserError(
+                        f"The loss is {step.loss} at step {step.number} of {total} (learning rate "
+                        f"{step.learning_rate:.2g}); lower train.learning_rate or use hardware.precision=fp32."
+                    )
+
+        if epoch % config.eval_every_epochs == 0 or epoch == config.epochs:
+            score = evaluate(epoch)
+            if score > best.score or best.epoch == 0:
+                best, without_gain = Kept(epoch, score), 0
+                if config.keep == "best":
+                    best_weights = {n: p.detach().cpu().clone() for n, p in model.named_parameters() if p.requires_grad}
+            else:
+                without_gain += 1
+            last = Kept(epoch, score)
+            if config.early_stopping_patience is not None and without_gain >= config.early_stopping_patience:
+                break
+    if config.keep == "best" and best.epoch != epoch:
+        model.load_state_dict(best_weights, strict=False)
+        return best
+    return last
+
+
+def _optimizer(model: torch.nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},  # biases and norms
+    ]
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=config.learning_rate, fused=True)
+
+
+def _step(
+    accelerator: Accelerator,
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    group: list[list[int]],
+    batches: Batches,
+    max_grad_norm: float,
+) -> tuple[torch.Tensor, Any]:
+    """One optimizer step over a group of batches; the gradient is that of one batch of all their windows.
+
+    Returns:
+        This process's share of the mean loss over the group (its sum over processes is the mean), and the norm of
+        the gradient before clipping.
+    """
+    windows = sum(len(rows) for rows in group)
+    total = torch.zeros((), device=accelerator.device)
+    for i, rows in enumerate(group):
+        own = rows[accelerator.process_index :: accelerator.num_processes]
+        last = i == len(group) - 1
+        with nullcontext() if last else accelerator.no_sync(model):  # processes exchange gradients once a step
+            # A process without windows of its own still takes part in the exchange of gradients.
+            batch = {name: values.to(accelerator.device) for name, values in batches.collate(own or rows[:1]).items()}
+            labels = [batch[name] for name in LABELS]
+            start, end = (
+                cross_entropy(logits.float(), label, reduction="sum")
+                for logits, label in zip(_logits(model, batch), labels, strict=True)
+            )
+            loss = (start + end) / 2 / windows * (1 if own else 0)
+            accelerator.backward(loss * accelerator.num_processes)  # DDP takes the mean over processes
+        total += loss.detach()
+    norm = accelerator.clip_grad_norm_(model.parameters(), max_grad_norm)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return total, norm
+
+
+def _logits(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Start and end logits, each of shape (windows, tokens); the model is handed what its architecture knows."""
+    inner: Any = getattr(model, "module", model)  # DDP's
+    base = inner.get_base_model() if hasattr(inner, "get_base_model") else inner
+    known = inspect.signature(type(base).forward).parameters
+    outputs = model(**{name: values for name, values in batch.items() if name in known and name not in LABELS})
+    return outputs.start_logits, outputs.end_logits
+
+
+@torch.inference_mode()
+def predict(
+    accelerator: Accelerator, model: torch.nn.Module, batches: Batches, batch_size: int
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Start and end logits of every window, in fp32, each of shape (tokens of the window,); in the windows' order."""
+    model.eval()
+    own: list[tuple[int, np.ndarray, np.ndarray]] = []
+    for rows in batches.evaluation(batch_size)[accelerator.process_index :: accelerator.num_processes]:
+        batch = {name: values.to(accelerator.device) for name, values in batches.collate(rows).items()}
+        start, end = (logits.float().cpu().numpy() for logits in _logits(model, batch))
+        own += [(row, start[i, : batches.lengths[row]], end[i, : batches.lengths[row]]) for i, row in enumerate(rows)]
+    everything = sorted(gather_object(own), key=lambda item: item[0])
+    return [start for _, start, _ in everything], [end for _, _, end in everything]

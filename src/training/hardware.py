@@ -1,0 +1,61 @@
+"""Which device, precision and number of threads a run uses, as accelerate's Accelerator."""
+
+from __future__ import annotations
+
+import os
+
+import psutil
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+
+from src.config import HardwareConfig, UserError
+
+ACCELERATE_NAMES = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+
+
+def start(config: HardwareConfig) -> Accelerator:
+    """Choose device and precision, set the threads, join the other processes of a launcher.
+
+    Raises:
+        UserError: a GPU that is not there, a precision the device lacks, or another number of processes than started.
+    """
+    gpu = torch.cuda.is_available()
+    if config.device == "gpu" and not gpu:
+        raise UserError(
+            f"hardware={config.name} needs a GPU and torch sees none here; use hardware=auto or hardware=cpu."
+        )
+    use_cpu = config.device == "cpu" or not gpu
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    if config.processes is not None and config.processes != started:
+        raise UserError(
+            f"hardware.processes={config.processes}, but the launcher started {started}: use `accelerate launch "
+            f"--num_processes {config.processes} -m src.train ...`, or hardware.processes=null to take what there is."
+        )
+    precision = config.precision if config.precision != "auto" else _fast_precision(use_cpu)
+    if precision == "fp16" and use_cpu:
+        raise UserError("hardware.precision=fp16 needs a GPU; on a CPU use bf16 or fp32.")
+    # Hyper-threads share the units that matrix products keep busy.
+    threads = config.threads or max(1, (psutil.cpu_count(logical=False) or torch.get_num_threads()) // started)
+    torch.set_num_threads(min(threads, len(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else threads)
+    AcceleratorState._reset_state()  # runs of one process may differ in precision
+    return Accelerator(cpu=use_cpu, mixed_precision=ACCELERATE_NAMES[precision])
+
+
+def _fast_precision(use_cpu: bool) -> str:
+    """bf16 where the hardware multiplies it, which is not everywhere torch accepts it."""
+    if not use_cpu:
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    x86_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bf16" if x86_bf16 else "fp32"
+
+
+def describe(accelerator: Accelerator) -> str:
+    """Device, precision, threads and processes in a few words."""
+    precision = {v: k for k, v in ACCELERATE_NAMES.items()}[accelerator.mixed_precision]
+    if accelerator.device.type == "cuda":
+        device = torch.cuda.get_device_name(accelerator.device)
+    else:
+        device = f"CPU, {torch.get_num_threads()} threads"
+    processes = f", {accelerator.num_processes} processes" if accelerator.num_processes > 1 else ""
+    return f"{device}, {precision}{processes}"

@@ -1,0 +1,126 @@
+"""Seconds, examples and tokens a second, and peak memory; training and evaluation apart.
+
+What is measured: everything between the edges of a phase, with the device synchronised at both. GPU memory is what
+torch's allocator handed out (`max_memory_allocated`) and held (`max_memory_reserved`), reset at the phase's start.
+CPU memory is the peak resident size in the phase over the resident size before the model was loaded. An MB is 10^6
+bytes.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+import torch
+
+MB = 1e6
+STATUS = Path("/proc/self/status")
+CLEAR_REFS = Path("/proc/self/clear_refs")
+
+
+@dataclass
+class Usage:
+    """What one phase has used so far, over all the stretches it was run in."""
+
+    seconds: float = 0.0
+    peak_mb: float = 0.0
+    reserved_mb: float = 0.0  # GPU only
+    windows: int = 0  # counted after the warm-up
+    tokens: int = 0  # without padding; counted after the warm-up
+    counted_seconds: float = 0.0
+
+    @property
+    def examples_per_second(self) -> float:
+        """Windows a second after the warm-up."""
+        return self.windows / self.counted_seconds if self.counted_seconds else 0.0
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Tokens a second after the warm-up, padding not counted."""
+        return self.tokens / self.counted_seconds if self.counted_seconds else 0.0
+
+
+@dataclass
+class Meter:
+    """Made before the model is loaded, so that it knows what the process held without one."""
+
+    device: torch.device
+    train: Usage = field(default_factory=Usage)
+    evaluation: Usage = field(default_factory=Usage)
+    started: float = field(default_factory=time.perf_counter)
+
+    def __post_init__(self) -> None:
+        self.baseline_mb = 0.0 if self.device.type == "cuda" else psutil.Process().memory_info().rss / MB
+
+    @property
+    def total_seconds(self) -> float:
+        """Wall time since the meter was made."""
+        return time.perf_counter() - self.started
+
+    @contextmanager
+    def phase(self, usage: Usage) -> Iterator[None]:
+        """Add the time and the peak memory of the block to `usage`; also when the block raises."""
+        peak = _GpuPeak(self.device) if self.device.type == "cuda" else _cpu_peak()
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)
+            usage.seconds += time.perf_counter() - start
+            usage.peak_mb = max(usage.peak_mb, peak.stop() - self.baseline_mb)
+            if isinstance(peak, _GpuPeak):
+                usage.reserved_mb = max(usage.reserved_mb, torch.cuda.max_memory_reserved(self.device) / MB)
+
+
+class _GpuPeak:
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+
+    def stop(self) -> float:
+        return torch.cuda.max_memory_allocated(self.device) / MB
+
+
+def _cpu_peak() -> _KernelPeak | _SampledPeak:
+    try:
+        return _KernelPeak()
+    except OSError:  # no /proc (macOS, Windows), or a kernel that does not let us write there
+        return _SampledPeak()
+
+
+class _KernelPeak:
+    """Linux keeps the peak itself; writing 5 to clear_refs sets it back to the present size."""
+
+    def __init__(self) -> None:
+        CLEAR_REFS.write_text("5")
+
+    def stop(self) -> float:
+        line = next(line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) * 1024 / MB
+
+
+class _SampledPeak:
+    """Elsewhere a thread looks every 10 ms; a shorter peak can be missed."""
+
+    def __init__(self) -> None:
+        self.process = psutil.Process()
+        self.peak = self.process.memory_info().rss
+        self.done = threading.Event()
+        self.thread = threading.Thread(target=self._watch, daemon=True)
+        self.thread.start()
+
+    def _watch(self) -> None:
+        while not self.done.wait(0.01):
+            self.peak = max(self.peak, self.process.memory_info().rss)
+
+    def stop(self) -> float:
+        self.done.set()
+        self.thread.join()
+        return max(self.peak, self.process.memory_info().rss) / MB
