@@ -101,7 +101,7 @@ def run(config: Config) -> RunResult | None:
     tokenizer = backbone.load_tokenizer(config.model)
     data = prepare(config, tokenizer, accelerator)
 
-    with log, terminal:
+    with log, terminal, hardware.full_memory_explained():
         meter = Meter(accelerator.device)
         bare = backbone.load_model(
             config.model, config.train.hidden_dropout, config.train.attention_dropout, config.train.seed
@@ -133,16 +133,16 @@ def run(config: Config) -> RunResult | None:
         metrics["train/reported_epoch"] = kept.epoch
         examples = example_rows(data.sets.validation, reported.answers)
         with log.folder("model") as folder:
-            metrics["storage/checkpoint_mb"] = method.save(accelerator.unwrap_model(model), folder)
-            tokenizer.save_pretrained(folder)
-            metrics["time/total_seconds"] = meter.total_seconds
-            log.metrics(metrics)
-            # Shown before anything is sent: a disk that is full takes no result away.
-            terminal.result(
-                metrics, f"{run_name(config)}: {config.train.keep} epoch ({kept.epoch}), whole validation set"
-            )
-            terminal.examples(examples[:: max(1, len(examples) // EXAMPLES_SHOWN)][:EXAMPLES_SHOWN])
-            log.flush()
+            try:
+                metrics["storage/checkpoint_mb"] = method.save(accelerator.unwrap_model(model), folder)
+                tokenizer.save_pretrained(folder)
+                metrics["time/total_seconds"] = meter.total_seconds
+            finally:  # a disk that is full takes no result away
+                log.metrics(metrics)
+                title = f"{run_name(config)}: {config.train.keep} epoch ({kept.epoch}), whole validation set"
+                terminal.result(metrics, title)
+                terminal.examples(examples[:: max(1, len(examples) // EXAMPLES_SHOWN)][:EXAMPLES_SHOWN])
+        log.flush()
         log.text("config.yaml", OmegaConf.to_yaml(asdict(config)))
         log.json("predictions.json", {answer.id: answer.best.text for answer in reported.answers})
         log.json("nbest.json", {answer.id: [asdict(span) for span in answer.n_best] for answer in reported.answers})

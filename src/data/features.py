@@ -86,7 +86,7 @@ def _shorten_questions(questions: Dataset, tokenizer: Any, model: ModelConfig) -
     """Cut questions that would leave no room for a passage beside them."""
     special = tokenizer.num_special_tokens_to_add(pair=True)
     limit = model.max_length - model.doc_stride - special - 1
-    texts = questions["question"]
+    texts: list[str] = questions["question"][:]
     # A token is a byte at least, a character at most four bytes: shorter texts cannot be over the limit.
     candidates = [i for i, text in enumerate(texts) if len(text) * 4 > limit]
     shortened: dict[int, str] = {}
@@ -114,7 +114,7 @@ def _cache_key(questions: Dataset, tokenizer: Any, model: ModelConfig, answer: s
     digest.update(json.dumps(facts).encode())
     digest.update(tokenizer.backend_tokenizer.to_str().encode())
     for column in ("question", "context", "answers"):
-        for value in questions[column]:
+        for value in questions[column][:]:
             digest.update(json.dumps(value).encode())
     return digest.hexdigest()[:32]
 
@@ -197,7 +197,7 @@ class Batches:
 
     def __init__(self, windows: Dataset, pad_token_id: int, max_length: int) -> None:
         self.windows = windows
-        self.lengths = np.asarray(windows["length"])
+        self.lengths = np.asarray(windows["length"][:])
         self.pad_token_id = pad_token_id
         self.max_length = max_length
 

@@ -25,6 +25,7 @@ class Checked:
 
     records: list[dict[str, Any]]
     realigned: int = 0  # answers whose answer_start was moved to the only place where their text stands
+    empty_answers: int = 0  # left out; the question has others
     untrainable: int = 0  # questions none of whose answers could be located: kept for evaluation alone
 
 
@@ -85,6 +86,14 @@ def check(raw_records: Iterable[tuple[str, Any]], source: str) -> Checked:
         texts, starts = _answers(raw["answers"], place)
         if raw.get("is_impossible"):
             texts, starts = [], []  # v2.0 keeps tempting wrong answers beside, as plausible_answers
+        if "" in texts:  # real sets hold some, beside proper answers of the same question
+            kept = [(text, start) for text, start in zip(texts, starts, strict=True) if text]
+            if not kept:
+                raise UserError(
+                    f"{place} has nothing but empty answers; an unanswerable question has no answers at all."
+                )
+            checked.empty_answers += len(texts) - len(kept)
+            texts, starts = [text for text, _ in kept], [start for _, start in kept]
         located = [_locate(context, text, start) for text, start in zip(texts, starts, strict=True)]
         checked.realigned += sum(now != was and now != NOT_FOUND for now, was in zip(located, starts, strict=True))
         checked.untrainable += bool(texts) and all(start == NOT_FOUND for start in located)
@@ -129,11 +138,11 @@ def _answers(answers: Any, place: str) -> tuple[list[str], list[int]]:
     if len(texts) != len(starts):
         raise UserError(f"{place} has {len(texts)} answer texts and {len(starts)} values of answer_start.")
     for text, start in zip(texts, starts, strict=True):
-        if not isinstance(text, str) or not text.strip():
-            raise UserError(f"{place} has an empty answer; an unanswerable question has no answers at all.")
+        if not isinstance(text, str):
+            raise UserError(f"{place}: the answer text is {text!r} and must be a string.")
         if not isinstance(start, int) or isinstance(start, bool):
             raise UserError(f"{place}: answer_start is {start!r} and must be a whole number.")
-    return texts, starts
+    return [text if text.strip() else "" for text in texts], starts
 
 
 def _json(path: Path) -> Iterator[tuple[str, Any]]:

@@ -52,6 +52,8 @@ def load(config: DatasetConfig) -> QuestionSets:
     def checked(found: Checked, source: str) -> Records:
         sets.realigned += found.realigned
         sets.untrainable += found.untrainable
+        if found.empty_answers:
+            sets.notes.append(f"{source}: {found.empty_answers:,} empty answers beside proper ones are left out.")
         if found.realigned or found.untrainable:
             sets.notes.append(
                 f"{source}: {found.realigned:,} answers moved to where their text stands, {found.untrainable:,} of "

@@ -57,9 +57,8 @@ def answer_questions(
     """
     candidates: list[list[tuple[float, int, int]]] = [[] for _ in questions]
     null_scores = np.full(len(questions), np.inf)
-    columns = zip(
-        windows["question"], windows["context_start"], windows["char_start"], windows["char_end"], strict=True
-    )
+    names = ("question", "context_start", "char_start", "char_end")
+    columns = zip(*(windows[name][:] for name in names), strict=True)
     for (question, first, char_start, char_end), starts, ends in zip(columns, start_logits, end_logits, strict=True):
         null_scores[question] = min(null_scores[question], float(starts[0] + ends[0]))
         inside = slice(first, first + len(char_start))
@@ -116,7 +115,7 @@ def _best_spans(start: np.ndarray, end: np.ndarray, longest: int, count: int) ->
 def mean_loss(windows: Any, start_logits: Sequence[np.ndarray], end_logits: Sequence[np.ndarray]) -> float:
     """Mean of the start's and the end's cross entropy over the labelled windows, as in training; in nats."""
     losses = []
-    columns = zip(windows["start"], windows["end"], windows["labelled"], strict=True)
+    columns = zip(*(windows[name][:] for name in ("start", "end", "labelled")), strict=True)
     for (start, end, labelled), start_row, end_row in zip(columns, start_logits, end_logits, strict=True):
         if labelled:
             losses.append((_cross_entropy(start_row, start) + _cross_entropy(end_row, end)) / 2)

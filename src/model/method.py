@@ -16,6 +16,8 @@ import peft
 import torch
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from peft.tuners.tuners_utils import check_target_module_exists
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
 from src.config import MethodConfig, UserError, nearest
@@ -128,8 +130,8 @@ def _apply_peft(model: PreTrainedModel, name: str, block: dict[str, Any]) -> pef
     except ValueError as error:
         layers = sorted({m.group(0) for n, _ in _backbone_linears(model) if (m := re.search(r"[^.]+$", n))})
         raise UserError(
-            f"method={name}: peft cannot apply the block ({' '.join(str(error).split())[:300]}). The linear layers of "
-            f"this model are called {', '.join(layers)}."
+            f"method={name}: peft cannot apply the block with target_modules={block.get('target_modules')} "
+            f"({' '.join(str(error).split())[:200]}). The linear layers of this model are called {', '.join(layers)}."
         ) from error
     if str(getattr(config, "init_lora_weights", "")).startswith(CHANGES_BASE):
         wrapped.initial_adapter = tempfile.TemporaryDirectory(prefix="tuneoff-initial-adapter-")
@@ -193,13 +195,28 @@ def save(model: Any, folder: Path) -> float:
 
     Returns:
         The size of the weights in MB (10^6 bytes).
+
+    Raises:
+        UserError: they cannot be written.
     """
+    try:
+        _write(model, folder)
+    except SafetensorError as error:
+        raise UserError(f"The weights could not be stored ({error}); check that the disk has room.") from error
+    return sum(file.stat().st_size for file in folder.glob("*.safetensors")) / 1e6
+
+
+def _write(model: Any, folder: Path) -> None:
     initial = getattr(model, "initial_adapter", None)
     if isinstance(model, peft.PeftModel):
         model.save_pretrained(str(folder), path_initial_model_for_weight_conversion=initial and initial.name)
+        if initial is not None:  # peft's conversion leaves out the head, which trains beside the adapter
+            file = folder / peft.utils.SAFETENSORS_WEIGHTS_NAME
+            trained = peft.get_peft_model_state_dict(model)
+            head = {name: value for name, value in trained.items() if "lora_" not in name}
+            save_file(load_file(file) | head, file, metadata={"format": "pt"})
     else:
         model.save_pretrained(folder)
-    return sum(file.stat().st_size for file in folder.glob("*.safetensors")) / 1e6
 
 
 def put_adapter(model: PreTrainedModel, folder: Path) -> torch.nn.Module:

@@ -174,23 +174,22 @@ class RunLog:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is None:
-            status = "FINISHED"
-        elif isinstance(error, KeyboardInterrupt | SystemExit):
-            status = "KILLED"
-        else:
-            status = "FAILED"
-            self._quietly(lambda: self.tags({"error": f"{kind.__name__ if kind else ''}: {error}"[:LONGEST_VALUE]}))
-        if error is not None:
-            self._quietly(self.flush)
-        else:
-            self.flush()
-        self._end(status)
+            try:
+                self.flush()
+                self.client.set_terminated(self.run_id, "FINISHED")
+                return
+            except MlflowException as failure:
+                error = failure
+        if not isinstance(error, KeyboardInterrupt | SystemExit):
+            self._quietly(lambda: self.tags({"error": f"{type(error).__name__}: {error}"[:LONGEST_VALUE]}))
+        self._quietly(self.flush)
+        self._end("KILLED" if isinstance(error, KeyboardInterrupt | SystemExit) else "FAILED")
+        if isinstance(error, MlflowException):
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"The tracking store failed ({reason}); check that it answers and has room.") from error
 
     def _end(self, status: str) -> None:
-        if status == "FINISHED":
-            self.client.set_terminated(self.run_id, status)
-        else:
-            self._quietly(lambda: self.client.set_terminated(self.run_id, status))
+        self._quietly(lambda: self.client.set_terminated(self.run_id, status))
 
     @staticmethod
     def _quietly(action: Any) -> None:

@@ -181,10 +181,11 @@ def _step(
         with nullcontext() if last else accelerator.no_sync(model):  # processes exchange gradients once a step
             # A process without windows of its own still takes part in the exchange of gradients.
             batch = {name: values.to(accelerator.device) for name, values in batches.collate(own or rows[:1]).items()}
-            labels = [batch[name] for name in LABELS]
+            # Padding is no candidate, or the loss would depend on what else is in the batch.
+            padding = batch["attention_mask"] == 0
             start, end = (
-                cross_entropy(logits.float(), label, reduction="sum")
-                for logits, label in zip(_logits(model, batch), labels, strict=True)
+                cross_entropy(logits.float().masked_fill(padding, -math.inf), batch[name], reduction="sum")
+                for logits, name in zip(_logits(model, batch), LABELS, strict=True)
             )
             loss = (start + end) / 2 / windows * (1 if own else 0)
             accelerator.backward(loss * accelerator.num_processes)  # DDP takes the mean over processes

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import psutil
 import torch
@@ -48,6 +50,18 @@ def _fast_precision(use_cpu: bool) -> str:
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     x86_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return "bf16" if x86_bf16 else "fp32"
+
+
+@contextmanager
+def full_memory_explained() -> Iterator[None]:
+    """Turn torch's message about a full GPU into one that says what to change."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f"The GPU's memory is full ({str(error).partition('. ')[0]}); lower train.batch_size (and raise "
+            "train.gradient_accumulation_steps by as much), evaluation.batch_size or model.max_length."
+        ) from error
 
 
 def describe(accelerator: Accelerator) -> str:

@@ -1,0 +1,75 @@
+"""Shared by all tests: no network, caches of their own, and the real command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+# Before any library reads them. Port 9 of this machine answers nobody: a hub that is out of reach.
+CACHE = tempfile.mkdtemp(prefix="tuneoff-tests-")
+os.environ |= {
+    "HF_HOME": CACHE,
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    "HF_ENDPOINT": "http://127.0.0.1:9",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from src.config import ROOT, Config, register
+
+register()
+
+TINY = ["model=tiny", "dataset.train_size=64", "dataset.validation_size=24", "train.epochs=2", "train.batch_size=8"]
+
+
+@pytest.fixture(scope="session")
+def configure() -> Callable[..., Any]:
+    """Compose a configuration as the command line does: configure("method=full", ...)."""
+
+    def composed(*overrides: str) -> Config:
+        with initialize_config_dir(config_dir=str(ROOT / "conf"), version_base="1.3"):
+            found: Any = OmegaConf.to_object(compose(config_name="config", overrides=list(overrides)))
+            return found
+
+    return composed
+
+
+@pytest.fixture(scope="session")
+def minilm_tokenizer(configure: Callable[..., Config]) -> Any:
+    from src.model.backbone import load_tokenizer
+
+    return load_tokenizer(configure("model=minilm").model)
+
+
+@pytest.fixture(scope="session")
+def command() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run `python -m MODULE ARGUMENTS` in the repository."""
+
+    def run(module: str, *arguments: str, **kwargs: Any) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", module, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=300, **kwargs
+        )
+
+    return run
+
+
+def squad_json(path: Path, articles: list[tuple[str, str, list[dict[str, Any]]]]) -> Path:
+    """Write (title, context, questions) triples in SQuAD's nested form."""
+    data = [{"title": t, "paragraphs": [{"context": c, "qas": qas}]} for t, c, qas in articles]
+    path.write_text(json.dumps({"version": "1.1", "data": data}, ensure_ascii=False), encoding="utf-8")
+    return path
+
+
+def question(id: str, text: str = "Who?", answers: list[tuple[str, int]] | None = None, **more: Any) -> dict[str, Any]:
+    found = [{"text": answer, "answer_start": start} for answer, start in answers or []]
+    return {"id": id, "question": text, "answers": found, **more}

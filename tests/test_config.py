@@ -1,0 +1,112 @@
+"""The configuration: everything in conf/ composes, and every mistake is answered by one sentence."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from src.config import ROOT, UserError, explain, nearest, problems, validate
+
+OPTIONS = [(path.parent.name, path.stem) for path in sorted((ROOT / "conf").glob("*/*.yaml"))]
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_every_option_composes_and_is_valid(configure, group, option):
+    more = ["dataset.path=x.json"] if (group, option) == ("dataset", "file") else []
+    config = configure(f"{group}={option}", *more)
+    assert problems(config) == []
+    if option != "file":
+        assert getattr(config, group).name == option
+
+
+@pytest.mark.parametrize("overlay", [path.stem for path in sorted((ROOT / "experiments").glob("*.yaml"))])
+def test_every_experiment_composes(configure, overlay):
+    assert problems(configure(f"experiments={overlay}", "dataset.path=x.json")) == []
+
+
+def test_learning_rate_lives_with_the_method(configure):
+    assert configure("method=full").train.learning_rate == 1e-4
+    assert configure("method=lora").train.learning_rate == 1e-3
+    assert configure("method=lora", "train.learning_rate=3e-4").train.learning_rate == 3e-4
+
+
+def test_files_are_named_after_their_stem(configure):
+    assert configure("dataset=file", "dataset.path=some/new_wiki.json").dataset.name == "new_wiki"
+
+
+def test_help_names_every_option(command):
+    shown = command("src.train", "--help")
+    assert shown.returncode == 0
+    for group, option in OPTIONS:
+        line = next(line for line in shown.stdout.splitlines() if line.strip().startswith(group))
+        assert option in re.findall(r"\w+", line), f"{group}={option} is missing in --help"
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("train.epohcs=3", "'train.epohcs' (did you mean 'epochs'?)"),
+        ("method=lorra", "method=lorra does not exist (did you mean 'lora'?)"),
+        ("modle=tiny", "'modle' (did you mean 'model'?)"),
+        ("train.epochs=many", "train.epochs: Value 'many' of type 'str' could not be converted to Integer"),
+        ("method.peft.rr=4", "'method.peft.rr' (did you mean 'r'?)"),
+        ("experiments=nothing", "experiments=nothing does not exist"),
+    ],
+)
+def test_mistakes_that_hydra_finds(configure, override, expected):
+    with pytest.raises((HydraException, OmegaConfBaseException)) as caught:
+        configure(override)
+    sentence = explain(caught.value)
+    assert expected in sentence
+    assert "\n" not in sentence
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["train.batch_size=0"], "train.batch_size=0 must be at least 1"),
+        (["train.learning_rate=-1"], "train.learning_rate=-1.0 must be above 0"),
+        (["dataset.train_size=0"], "dataset.train_size=0 must be at least 1"),
+        (["train.hidden_dropout=1"], "train.hidden_dropout=1.0 must be at least 0 and below 1"),
+        (["dataset.subset=frist"], "dataset.subset=frist is none of first, random (did you mean 'first'?)"),
+        (["method.peft=null"], "method=lora must have either `trainable` (parameter patterns) or `peft`"),
+        (["method.trainable=[head]"], "not both"),
+        (["~method.peft.peft_type"], "names no `peft_type`"),
+        (["method=full", "method.trainable=[]"], "`trainable` is empty"),
+        (["dataset=file"], "dataset=file needs dataset.path, a file"),
+        (["dataset=file", "dataset.path=a.json", "dataset.split=given"], "needs dataset.validation_path"),
+        (["model.doc_stride=380"], "leaves too little room"),
+        (["+train.epohcs=3"], "There is no key 'train.epohcs' (did you mean 'epochs'?)"),
+        (["+speed=3"], "There is no key 'speed'"),
+    ],
+)
+def test_mistakes_in_the_values(configure, overrides, expected):
+    assert any(expected in sentence for sentence in problems(configure(*overrides)))
+
+
+def test_all_problems_are_named_at_once(configure):
+    with pytest.raises(UserError) as caught:
+        validate(configure("train.batch_size=0", "train.keep=frist", "dataset.split=articel"))
+    assert [line.split("=")[0] for line in str(caught.value).splitlines()] == [
+        "dataset.split",
+        "train.keep",
+        "train.batch_size",
+    ]
+
+
+def test_full_disk_in_one_sentence():
+    sentence = explain(OSError(28, "No space left on device", "mlruns/x"))
+    assert sentence == "No space left on device: mlruns/x. Check that the place exists, is writable and has room."
+
+
+def test_nearest_says_nothing_for_what_is_far_off():
+    assert nearest("zzz", ["lora", "full"]) == ""
+
+
+def test_usage_is_exit_status_2_and_a_mistake_1(command):
+    assert command("src.train", "train.epochs").returncode == 2
+    wrong = command("src.train", "train.epochs=0")
+    assert (wrong.returncode, wrong.stderr.strip()) == (1, "Error: train.epochs=0 must be at least 1.")

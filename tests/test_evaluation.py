@@ -1,0 +1,231 @@
+"""Logits to answers to figures: checked against brute force, torchmetrics and SQuAD's published rules."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from torchmetrics.functional.text import squad as torchmetrics_squad
+
+from src.config import EvaluationConfig
+from src.data import sample
+from src.evaluation.score import score
+from src.evaluation.spans import Answer, Span, answer_questions, mean_loss
+from src.evaluation.squad_metric import SquadMetric, exact_match, f1, normalize
+
+CONFIG = EvaluationConfig()
+
+
+def windows(*rows):
+    """Windows as columns, of (question, context_start, [(first, last character), ...])."""
+    return {
+        "question": np.array([row[0] for row in rows]),
+        "context_start": np.array([row[1] for row in rows]),
+        "char_start": [np.array([first for first, _ in row[2]]) for row in rows],
+        "char_end": [np.array([last for _, last in row[2]]) for row in rows],
+    }
+
+
+def words(text):
+    spans, at = [], 0
+    for word in text.split(" "):
+        spans.append((at, at + len(word)))
+        at += len(word) + 1
+    return spans
+
+
+def test_best_spans_are_those_of_brute_force():
+    generator = np.random.default_rng(0)
+    config = EvaluationConfig(max_answer_length=7, n_best=12)
+    for tokens in (1, 2, 6, 40):
+        text = " ".join(f"w{i}" for i in range(tokens))
+        start, end = generator.normal(size=tokens + 4), generator.normal(size=tokens + 4)
+        made = windows((0, 3, words(text)))
+        [answer] = answer_questions([{"id": "1", "context": text}], made, [start], [end], config, False)
+        spans = words(text)
+        expected = sorted(
+            (
+                (start[3 + i] + end[3 + j], spans[i][0], spans[j][1])
+                for i in range(tokens)
+                for j in range(i, min(i + 7, tokens))
+            ),
+            reverse=True,
+        )[:12]
+        assert [(s.start, s.end) for s in answer.n_best] == [(first, last) for _, first, last in expected]
+        assert [s.score for s in answer.n_best] == pytest.approx([score for score, *_ in expected])
+        assert answer.best.text == text[expected[0][1] : expected[0][2]]
+        assert sum(s.probability for s in answer.n_best) == pytest.approx(1.0)
+
+
+def test_question_and_special_tokens_are_no_answer():
+    text = "one two"
+    logits = np.array([99.0, 99.0, 99.0, 1.0, 2.0, 99.0])
+    [answer] = answer_questions(
+        [{"id": "1", "context": text}], windows((0, 3, words(text))), [logits], [logits], CONFIG, False
+    )
+    assert answer.best.text == "two"
+
+
+def test_windows_of_a_question_compete_and_the_same_place_counts_once():
+    text = "one two three four"
+    spans = words(text)
+    made = windows((0, 1, spans[:3]), (0, 1, spans[2:]), (1, 1, spans[:3]))
+    low, high = np.array([0.0, 0, 0, 3, 0]), np.array([0.0, 5, 0, 0])
+    questions = [{"id": "1", "context": text}, {"id": "2", "context": text}]
+    one, two = answer_questions(questions, made, [low, high, low], [low, high, low], CONFIG, False)
+    assert (one.best.text, one.best.score) == ("three", 10.0)
+    assert [span.text for span in one.n_best].count("three") == 1
+    assert (two.best.text, two.best.score) == ("three", 6.0)
+
+
+@pytest.mark.parametrize(("threshold", "expected"), [(0.0, ""), (1.9, ""), (2.1, "two")])
+def test_no_answer_wins_by_more_than_the_threshold(threshold, expected):
+    text = "one two"
+    logits = np.array([3.0, 0.0, 0.0, 2.0])  # null 6, best span 4
+    config = EvaluationConfig(null_threshold=threshold)
+    made = windows((0, 2, words(text)))
+    [answer] = answer_questions([{"id": "1", "context": text}], made, [logits], [logits], config, True)
+    assert (answer.best.text, answer.null_score) == (expected, 6.0)
+    assert {span.text for span in answer.n_best} >= {"", "two"}
+    [forced] = answer_questions([{"id": "1", "context": text}], made, [logits], [logits], config, False)
+    assert forced.best.text == "two"
+
+
+def test_the_null_score_is_the_lowest_over_windows():
+    made = windows((0, 1, words("a b")), (0, 1, words("a b")))
+    logits = [np.array([4.0, 0, 0]), np.array([-1.0, 0, 1])]
+    [answer] = answer_questions([{"id": "1", "context": "a b"}], made, logits, logits, CONFIG, True)
+    assert answer.null_score == -2.0
+    assert answer.best.text == "b"
+
+
+def test_spaces_that_belong_to_a_token_are_not_part_of_the_answer():
+    text = "one two three"
+    made = windows((0, 1, [(0, 3), (3, 7), (7, 13)]))  # as SentencePiece counts
+    logits = np.array([0.0, 0, 5, 0])
+    [answer] = answer_questions([{"id": "1", "context": text}], made, [logits], [logits], CONFIG, False)
+    assert (answer.best.text, answer.best.start, answer.best.end) == ("two", 4, 7)
+
+
+def test_mean_loss_is_torchs_cross_entropy_over_labelled_windows():
+    generator = np.random.default_rng(0)
+    starts, ends = ([generator.normal(size=9).astype(np.float32) for _ in range(4)] for _ in range(2))
+    made = {
+        "start": np.array([1, 2, 0, 3]),
+        "end": np.array([4, 2, 0, 8]),
+        "labelled": np.array([True, True, False, True]),
+    }
+    expected = np.mean(
+        [
+            torch.nn.functional.cross_entropy(torch.tensor(np.stack([starts[i], ends[i]])), torch.tensor([s, e])).item()
+            for i, (s, e) in enumerate(zip(made["start"], made["end"], strict=True))
+            if made["labelled"][i]
+        ]
+    )
+    assert mean_loss(made, starts, ends) == pytest.approx(expected, rel=1e-5)
+
+
+# Exact match and F1
+
+
+@pytest.mark.parametrize(
+    ("prediction", "answers", "exact", "overlap"),
+    [
+        ("the Cat", ["cat"], 1, 1),
+        ("The U.S.A.", ["usa"], 1, 1),
+        ("an  apple\ta day", ["apple day"], 1, 1),
+        ("theatre", ["atre"], 0, 0),  # an article is a word of its own
+        ("Beyoncé", ["beyonce"], 0, 0),  # accents count
+        ("“quoted”", ["quoted"], 0, 0),  # only ASCII punctuation is dropped
+        ("10–12", ["10-12"], 0, 0),
+        ("$5.50", ["550"], 1, 1),
+        ("red red blue", ["red blue blue"], 0, 2 / 3),  # repeated words count as often as they stand
+        ("red", ["blue", "bright red"], 0, 2 / 3),  # the best over the answers
+        ("green", ["blue", "red"], 0, 0),
+        ("", [], 1, 1),
+        ("something", [], 0, 0),
+        ("the", ["a"], 1, 1),  # nothing is left of either
+        ("the", ["cat"], 0, 0),
+    ],
+)
+def test_squads_published_rules(prediction, answers, exact, overlap):
+    assert exact_match(prediction, answers) == exact
+    assert f1(prediction, answers) == pytest.approx(overlap)
+
+
+def test_normalize():
+    assert normalize("  The quick, brown (fox)!  A an the  ") == "quick brown fox"
+
+
+def test_agrees_with_torchmetrics_on_every_question():
+    generator = random.Random(0)
+    records = sample.generate(1000, 5, "train")
+    metric = SquadMetric(keep_in_memory=True)
+    for record in records:
+        tokens = record["context"].split(" ")
+        first = generator.randrange(len(tokens))
+        gold = record["answers"]["text"][0]
+        prediction = generator.choice(
+            [
+                gold,
+                f"the {gold}",
+                gold.upper(),
+                " ".join(tokens[first : first + 4]),
+                gold.split(" ")[0],
+                f"{gold}, {gold}",
+            ]
+        )
+        given = [{"id": record["id"], "prediction_text": prediction}]
+        expected = torchmetrics_squad(given, [{"id": record["id"], "answers": record["answers"]}])
+        found = metric.compute(predictions=given, references=[{"id": record["id"], "answers": record["answers"]}])
+        assert found["exact_match"] == float(expected["exact_match"])
+        assert found["f1"] == pytest.approx(float(expected["f1"]), abs=1e-4)
+
+
+def answered(id, text, start, null_score=-9.0, span_score=1.0):
+    best = Span(text, start, start + len(text) if start >= 0 else -1, span_score, 1.0)
+    return Answer(id, best, (best,), null_score)
+
+
+def test_figures_of_a_set():
+    questions = [
+        {"id": "1", "answers": {"text": ["Rome", "in Rome"], "answer_start": [10, 7]}},
+        {"id": "2", "answers": {"text": ["big cat"], "answer_start": [0]}},
+        {"id": "3", "answers": {"text": ["gone"], "answer_start": [-1]}},
+    ]
+    figures = score(questions, [answered("1", "Rome", 10), answered("2", "cat", 4), answered("3", "gone", 50)])
+    assert figures["exact_match"] == pytest.approx(200 / 3)
+    assert figures["f1"] == pytest.approx(100 * (1 + 2 / 3 + 1) / 3)
+    assert figures["start_accuracy"] == 50.0  # the third has no known place
+    assert figures["end_accuracy"] == 100.0
+    assert "no_answer_f1" not in figures
+
+
+def test_the_best_null_threshold_is_that_of_brute_force():
+    generator = random.Random(1)
+    questions, answers = [], []
+    for i in range(60):
+        has_answer = generator.random() < 0.5
+        questions.append(
+            {"id": str(i), "answers": {"text": ["yes"] if has_answer else [], "answer_start": [0] * has_answer}}
+        )
+        null = generator.gauss(-1 if has_answer else 1, 1)
+        span = Span(generator.choice(["yes", "no"]), 0, 3, generator.gauss(0, 1), 0.5)
+        silence = Span("", -1, -1, null, 0.5)
+        best = silence if null > span.score else span
+        answers.append(Answer(str(i), best, (span, silence), null))
+    figures = score(questions, answers)
+
+    def f1_at(threshold):
+        texts = ["" if a.null_score - a.n_best[0].score > threshold else a.n_best[0].text for a in answers]
+        return 100 * np.mean([f1(t, q["answers"]["text"]) for t, q in zip(texts, questions, strict=True)])
+
+    tried = [a.null_score - a.n_best[0].score for a in answers] + [-99.0]
+    assert figures["best_f1"] == pytest.approx(max(f1_at(t) for t in tried))
+    assert f1_at(figures["best_null_threshold"]) == pytest.approx(figures["best_f1"])
+    assert figures["f1"] == pytest.approx(f1_at(0.0))
+    silent = [q for q in questions if not q["answers"]["text"]]
+    share = len(silent) / len(questions)
+    assert share * figures["no_answer_f1"] + (1 - share) * figures["has_answer_f1"] == pytest.approx(figures["f1"])

