@@ -53,25 +53,26 @@ class Terminal:
         self.console.print()
 
     def step(self, number: int, of: int, loss: float, examples_per_second: float) -> None:
-        """Move the progress bar; off a terminal a line at each quarter of the way."""
+        """Move the progress bar; off a terminal a line at each quarter of the way. No speed is known (0) in warm-up."""
+        speed = f"{examples_per_second:.1f} examples/s" if examples_per_second else ""
         if self.console.is_terminal:
             if self.progress is None:
                 self.progress = Progress(
                     TextColumn("training"),
                     BarColumn(),
                     MofNCompleteColumn(),
-                    TextColumn("loss {task.fields[loss]:.3f}  {task.fields[speed]:.1f} examples/s"),
+                    TextColumn("loss {task.fields[loss]:.3f}  {task.fields[speed]}"),
                     TimeRemainingColumn(),
                     TextColumn("left"),
                     console=self.console,
                     transient=True,
                 )
-                self.progress.add_task("training", total=of, loss=loss, speed=0.0)
+                self.progress.add_task("training", total=of, loss=loss, speed=speed)
                 self.progress.start()
-            self.progress.update(self.progress.task_ids[0], completed=number, loss=loss, speed=examples_per_second)
+            self.progress.update(self.progress.task_ids[0], completed=number, loss=loss, speed=speed)
         elif (quarter := 4 * number // of) > self.last_quarter:
             self.last_quarter = quarter
-            self.console.print(f"step {number}/{of}  loss {loss:.3f}  {examples_per_second:.1f} examples/s")
+            self.console.print(f"step {number}/{of}  loss {loss:.3f}  {speed}")
 
     def epoch(self, number: int, figures: Mapping[str, float]) -> None:
         """One line with the scores after an epoch; 0 is the untrained model."""

@@ -40,6 +40,11 @@ PARAMS_A_BATCH = 100  # MLflow's limits
 METRICS_A_BATCH = 1000
 LONGEST_VALUE = 6000
 FLUSH_SECONDS = 10.0
+EXPERIMENT_TAGS = {
+    "mlflow.experimentKind": "custom_model_development",  # opens the UI on training runs, not on traces
+    "mlflow.note.content": "Columns to compare by: method, train.learning_rate, quality/f1, quality/exact_match, "
+    "params/trainable, time/train_seconds, memory/peak_train_mb, storage/checkpoint_mb. README.md says what each is.",
+}
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
@@ -142,7 +147,7 @@ class RunLog:
             # With a server, where artifacts go is the server's business.
             location = None if tracking.uri else (folder / "artifacts").as_uri()
             try:
-                experiment_id = self.client.create_experiment(tracking.experiment, artifact_location=location)
+                experiment_id = self.client.create_experiment(tracking.experiment, location, EXPERIMENT_TAGS)
             except MlflowException:  # another process was faster
                 experiment_id = self.client.get_experiment_by_name(tracking.experiment).experiment_id
         else:

@@ -211,6 +211,8 @@ def predict(
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Start and end logits of every window, in fp32, each of shape (tokens of the window,); in the windows' order."""
     model.eval()
+    # Without DDP, whose forward is a meeting of all processes: here they have different numbers of batches.
+    model = getattr(model, "module", model)
     own: list[tuple[int, np.ndarray, np.ndarray]] = []
     for rows in batches.evaluation(batch_size)[accelerator.process_index :: accelerator.num_processes]:
         batch = {name: values.to(accelerator.device) for name, values in batches.collate(rows).items()}
