@@ -263,6 +263,9 @@ def explain(error: BaseException) -> str:
         if isinstance(cause, ConfigKeyError | ConfigAttributeError) and isinstance(cause.parent_node, Container):
             key, parent = str(cause.key), cause.parent_node
             known = [str(k) for k in parent if k != "hydra"] if isinstance(parent, DictConfig) else []
+            if parent._metadata.object_type is dict:  # open to any key, as peft's block is
+                hint = f"to add it, write ++{cause.full_key}=..."
+                return f"There is no key '{cause.full_key}' yet{nearest(key, known)}; {hint}"
             return f"There is no key '{cause.full_key or key}'{nearest(key, known)}; there are: {', '.join(known)}."
         if isinstance(cause, OmegaConfBaseException):
             sentence = f"{cause.full_key}: {str(cause.msg or cause).splitlines()[0]}" if cause.full_key else str(cause)

@@ -108,6 +108,8 @@ def run(config: Config) -> RunResult | None:
         )
         model = method.apply(bare, config.method)
         counts = method.count(model)
+        if not meter.memory_is_own:
+            data.sets.notes.append("An earlier run of this process has left memory behind: memory is not reported.")
         announce(config, data, counts, accelerator, log, terminal)
         model = accelerator.prepare_model(model)
         if config.hardware.compile:
@@ -234,17 +236,20 @@ def final_metrics(
         "params/backbone": counts.backbone,
         "time/train_seconds": meter.train.seconds,
         "time/eval_seconds": meter.evaluation.seconds,
-        "speed/examples_per_second": meter.train.examples_per_second,
-        "speed/tokens_per_second": meter.train.tokens_per_second,
-        "memory/peak_train_mb": meter.train.peak_mb,
-        "memory/peak_eval_mb": meter.evaluation.peak_mb,
         "train/initial_loss": steps[0].loss,
         "train/final_loss": sum(step.loss for step in last) / len(last),
         "data/realigned": sets.realigned,
         "data/untrainable": sets.untrainable,
     }
-    if meter.device.type == "cuda":
-        metrics["memory/reserved_train_mb"] = meter.train.reserved_mb
+    # What was not measured is left out: a wrong figure is worse than none.
+    if meter.train.counted_seconds:
+        metrics["speed/examples_per_second"] = meter.train.examples_per_second
+        metrics["speed/tokens_per_second"] = meter.train.tokens_per_second
+    if meter.memory_is_own:
+        metrics["memory/peak_train_mb"] = meter.train.peak_mb
+        metrics["memory/peak_eval_mb"] = meter.evaluation.peak_mb
+        if meter.device.type == "cuda":
+            metrics["memory/reserved_train_mb"] = meter.train.reserved_mb
     return metrics
 
 

@@ -87,6 +87,7 @@ def load_run(run: str, tracking: TrackingConfig) -> StoredRun:
 def main() -> None:
     """The command line; values are taken as they are, so that a question may hold any character."""
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     warnings.filterwarnings("ignore", category=FutureWarning)
     try:
         given = {key: value for key, _, value in (argument.partition("=") for argument in sys.argv[1:])}
@@ -101,7 +102,7 @@ def main() -> None:
                 raise UserError(f"{key}= is missing or empty; python -m src.predict --help shows an example.")
         context = given["context"]
         if context.startswith("@"):
-            context = Path(context[1:]).read_text(encoding="utf-8")
+            context = Path(context[1:]).read_text(encoding="utf-8", errors="replace")
         tracking = TrackingConfig(folder=given.get("tracking.folder", "mlruns"), uri=given.get("tracking.uri"))
         [answer] = load_run(given["run"], tracking).answer(
             [{"id": "0", "question": given["question"], "context": context}]

@@ -29,9 +29,12 @@ def job(composed: DictConfig) -> float | None:
         config: Any = OmegaConf.to_object(composed)
         given = {override.partition("=")[0].lstrip("+") for override in HydraConfig.get().overrides.task}
         if "model.path" in given and not given & {"model.name", "model"}:
-            # Another model than the group's: its name and its hash are not this one's.
+            # Another model than the group's: its name, its hash and its shape are not this one's.
             config.model.name = Path(str(config.model.path)).name
-            config.model.sha256 = None
+            own: dict[str, Any] = {"sha256": None, "pretrained": True, "tokenizer": None, "config": {}}
+            for key, value in own.items():
+                if not any(override.startswith(f"model.{key}") for override in given):
+                    setattr(config.model, key, value)
         validate(config)
         # Imported here, so that a mistake in the command line is answered before torch is loaded.
         from src.pipeline import run
@@ -54,6 +57,7 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # hand errors on to `fail`
     # Libraries' progress bars and deprecation notes would drown what the terminal has to say.
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     warnings.filterwarnings("ignore", category=FutureWarning)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

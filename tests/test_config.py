@@ -37,6 +37,11 @@ def test_files_are_named_after_their_stem(configure):
     assert configure("dataset=file", "dataset.path=some/new_wiki.json").dataset.name == "new_wiki"
 
 
+def test_more_sets_to_score_are_given_as_the_readme_says(configure):
+    config = configure("dataset=file", "dataset.path=a.json", "++dataset.extra_validation.noisy=noisy.json")
+    assert config.dataset.extra_validation == {"noisy": "noisy.json"}
+
+
 def test_help_names_every_option(command):
     shown = command("src.train", "--help")
     assert shown.returncode == 0
@@ -52,7 +57,8 @@ def test_help_names_every_option(command):
         ("method=lorra", "method=lorra does not exist (did you mean 'lora'?)"),
         ("modle=tiny", "'modle' (did you mean 'model'?)"),
         ("train.epochs=many", "train.epochs: Value 'many' of type 'str' could not be converted to Integer"),
-        ("method.peft.rr=4", "'method.peft.rr' (did you mean 'r'?)"),
+        ("method.peft.rr=4", "'method.peft.rr' yet (did you mean 'r'?); to add it, write ++method.peft.rr="),
+        ("dataset.extra_validation={noisy: n.json}", "to add it, write ++dataset.extra_validation.noisy="),
         ("experiments=nothing", "experiments=nothing does not exist"),
     ],
 )

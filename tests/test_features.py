@@ -6,7 +6,10 @@ import random
 
 import numpy as np
 import pytest
-from transformers import ByT5Tokenizer
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel
+from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
 from src.config import ModelConfig, UserError
 from src.data import features, sample
@@ -105,6 +108,32 @@ def test_one_very_long_word_is_still_a_window(minilm_tokenizer):
     windows, _ = windows_of([record("1", "x" * 10_000, answer=("x" * 10_000, 0))], minilm_tokenizer)
     assert (int(windows[0]["char_start"][0]), int(windows[0]["char_end"][-1])) == (0, 10_000)
     assert windows[0]["start"] == windows[0]["end"] == windows[0]["context_start"]
+
+
+@pytest.mark.parametrize(("answer", "start"), [(" Paris", 12), ("Paris ", 13), (" Paris ", 12), ("now.\n", 19)])
+def test_spaces_around_an_answer_are_not_part_of_the_label(minilm_tokenizer, answer, start):
+    context = "Ada lives in Paris now.\n"
+    assert context[start : start + len(answer)] == answer
+    windows, notes = windows_of([record("1", context, answer=(answer, start))], minilm_tokenizer)
+    offset = int(windows[0]["context_start"])
+    first, last = (
+        windows[0]["char_start"][windows[0]["start"] - offset],
+        windows[0]["char_end"][windows[0]["end"] - offset],
+    )
+    assert context[first:last] == answer.strip()
+    assert notes == []
+
+
+def test_characters_of_several_tokens_are_labelled_whole():
+    """Byte-level tokenizers, as RoBERTa's, give each byte of a rare character a token of its own."""
+    backend = Tokenizer(BPE({character: i for i, character in enumerate(sorted(ByteLevel.alphabet()))}, []))
+    backend.pre_tokenizer = ByteLevel(add_prefix_space=False)
+    windows, _ = windows_of(
+        [record("1", "a 火 b", answer=("火", 2))], PreTrainedTokenizerFast(tokenizer_object=backend)
+    )
+    offset = int(windows[0]["context_start"])
+    assert (windows[0]["start"] - offset, windows[0]["end"] - offset) == (2, 4)  # "a", " ", and three bytes
+    assert windows[0]["exact"]
 
 
 def test_answers_inside_a_token_are_said(minilm_tokenizer):

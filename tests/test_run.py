@@ -217,7 +217,11 @@ def test_a_multirun_runs_every_combination(command, tmp_path):
     store = f"tracking.folder={tmp_path}"
     shown = command("src.train", "-m", *TINY, "train.epochs=1", "method=full,lora", "hardware.precision=fp32", store)
     assert shown.returncode == 0, shown.stderr
-    assert [found.data.tags["method"] for found in runs_of(tmp_path)] == ["full", "lora"]
+    first, second = runs_of(tmp_path)
+    assert (first.data.tags["method"], second.data.tags["method"]) == ("full", "lora")
+    # They share a process: only the first one's memory is its own.
+    assert "memory/peak_train_mb" in first.data.metrics
+    assert not any(name.startswith("memory/") for name in second.data.metrics)
 
 
 def test_any_other_model_by_its_folder_is_called_after_it(command, configure, tmp_path, minilm_tokenizer):
@@ -355,6 +359,19 @@ def test_a_server_that_does_not_answer_is_said_at_once(configure):
     with pytest.raises(UserError, match=r"tracking.uri=http://127.0.0.1:9 cannot be used.*check the address"):
         run(configure(*TINY, "tracking.uri=http://127.0.0.1:9"))
     assert time.monotonic() - started < 30
+
+
+def test_a_store_that_is_none_is_one_sentence(configure, tmp_path):
+    (tmp_path / "mlflow.db").write_text("not a database, just some text that was saved here")
+    with pytest.raises(UserError, match=r"mlflow.db cannot be used as MLflow's store"):
+        run(configure(*TINY, f"tracking.folder={tmp_path}"))
+
+
+def test_a_deleted_experiment_is_one_sentence(finished, configure, tmp_path):
+    client = client_of(tmp_path)
+    client.delete_experiment(client.create_experiment("gone"))
+    with pytest.raises(UserError, match=r"tracking.experiment=gone takes no run"):
+        run(configure(*TINY, "tracking.experiment=gone", f"tracking.folder={tmp_path}"))
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs a file system that refuses to be written")

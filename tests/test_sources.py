@@ -131,6 +131,16 @@ def test_too_little_data_is_said(tmp_path, more, expected):
         load(file_config("a.json", root=str(tmp_path), **more))
 
 
+def test_passages_on_both_sides_are_said(tmp_path):
+    path = article_file(tmp_path / "a.json")
+    same = load(file_config(path, split="given", validation_path=str(path)))
+    assert any(
+        "200 of 200 validation questions are about articles or passages that were trained on" in n for n in same.notes
+    )
+    apart = load(file_config(path))
+    assert apart.notes == []
+
+
 def test_one_title_cannot_be_split_by_article(tmp_path):
     with pytest.raises(UserError, match=r"two articles at least.*dataset.split=random"):
         load(file_config(article_file(tmp_path / "a.json", articles=1)))

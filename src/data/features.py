@@ -38,7 +38,7 @@ WINDOW_SCHEMA = Features(
 )
 # Few distinct lengths let the CPU's kernels be reused: a third more examples a second with 32 than with 1 or 8.
 LENGTH_MULTIPLE = 32
-CACHE_VERSION = 2  # part of the cache key: raise it when the code below makes other windows
+CACHE_VERSION = 3  # part of the cache key: raise it when the code below makes other windows
 
 
 class SlowTokenizerError(UserError):
@@ -120,7 +120,9 @@ def _cache_key(questions: Dataset, tokenizer: Any, model: ModelConfig, answer: s
     digest = hashlib.sha256()
     facts = (CACHE_VERSION, model.max_length, model.doc_stride, answer, type(tokenizer).__name__)
     digest.update(json.dumps(facts).encode())
-    digest.update(tokenizer.backend_tokenizer.to_str().encode())
+    backend = json.loads(tokenizer.backend_tokenizer.to_str())
+    del backend["truncation"], backend["padding"]  # whatever the last call left there
+    digest.update(json.dumps(backend).encode())
     for column in ("question", "context", "answers"):
         for value in questions[column][:]:
             digest.update(json.dumps(value).encode())
@@ -153,12 +155,15 @@ def _tokenize(
         exact = True
         if gold is not None and len(offsets):
             text, first_char = gold
+            first_char += len(text) - len(text.lstrip())
+            text = text.strip()
             last_char = first_char + len(text)
             if char_start[0] <= first_char and last_char <= char_end[-1]:
-                first = int(np.searchsorted(char_start, first_char, side="right")) - 1
-                last = int(np.searchsorted(char_end, last_char, side="left"))
+                # One character can be several tokens (bytes): the first that reaches the answer, the last that does.
+                first = int(np.searchsorted(char_end, first_char, side="right"))
+                last = int(np.searchsorted(char_start, last_char, side="left")) - 1
                 start, end = context_start + first, context_start + last
-                exact = batch["context"][row][char_start[first] : char_end[last]].strip() == text.strip()
+                exact = batch["context"][row][char_start[first] : char_end[last]].strip() == text
         columns["question"].append(indices[row])
         columns["length"].append(len(encoded["input_ids"][w]))
         columns["input_ids"].append(encoded["input_ids"][w])

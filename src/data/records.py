@@ -44,11 +44,12 @@ def read_file(path: Path) -> Checked:
     if not path.exists():
         siblings = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
         raise UserError(f"{path} does not exist{nearest(path.name, siblings)}; check dataset.path and dataset.root.")
-    if path.suffix not in SUFFIXES:
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
         raise UserError(f"{path} ends in {path.suffix or 'nothing'}; a file of questions is one of {SUFFIXES}.")
     if path.stat().st_size == 0:
         raise UserError(f"{path} is empty.")
-    reader = {".json": _json, ".jsonl": _json_lines, ".csv": _csv, ".parquet": _parquet}[path.suffix]
+    reader = {".json": _json, ".jsonl": _json_lines, ".csv": _csv, ".parquet": _parquet}[suffix]
     try:
         return check(reader(path), path.name)
     except UnicodeDecodeError as error:

@@ -79,16 +79,22 @@ def load(config: DatasetConfig) -> QuestionSets:
         train, validation = _split_by_article(train, config)
     elif config.split == "random":
         train, validation = _split_at_random(train, config)
-        sets.notes.append("dataset.split=random: an article can stand on both sides, which flatters the scores.")
     train = [record for record in train if trainable(record)]
     train = _draw(train, config, "train_size")
     validation = _draw(validation, config, "validation_size")
 
     trained_titles = {record["title"] for record in train if record["title"]}
+    trained_contexts = {record["context"] for record in train}
+    seen = sum(r["context"] in trained_contexts or r["title"] in trained_titles for r in validation)
+    if seen and config.source != "sample":
+        sets.notes.append(
+            f"{seen:,} of {len(validation):,} validation questions are about articles or passages that were trained "
+            "on, which flatters the scores; dataset.split=article keeps them apart."
+        )
     for name, extra_path in config.extra_validation.items():
         path = _resolve(config, extra_path)
         records = checked(read_file(path), path.name)
-        kept = [record for record in records if record["title"] not in trained_titles]
+        kept = [r for r in records if r["title"] not in trained_titles and r["context"] not in trained_contexts]
         left_out = len({record["title"] for record in records} & trained_titles)
         sets.notes.append(
             f"{name}: {len(kept):,} questions to score; {left_out} articles that were trained on are left out."

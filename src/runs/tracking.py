@@ -30,18 +30,18 @@ from src.config import ROOT, Config, TrackingConfig, UserError
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 from mlflow import MlflowClient
-from mlflow.data.huggingface_dataset import from_huggingface
-from mlflow.entities import DatasetInput, InputTag, Metric, Param, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import SQLAlchemyError
 
 PARAMS_A_BATCH = 100  # MLflow's limits
 METRICS_A_BATCH = 1000
 LONGEST_VALUE = 6000
 FLUSH_SECONDS = 10.0
 EXPERIMENT_TAGS = {
-    "mlflow.experimentKind": "custom_model_development",  # opens the UI on training runs, not on traces
     "mlflow.note.content": "Columns to compare by: method, train.learning_rate, quality/f1, quality/exact_match, "
     "params/trainable, time/train_seconds, memory/peak_train_mb, storage/checkpoint_mb. README.md says what each is.",
 }
@@ -79,8 +79,8 @@ def connect(config: TrackingConfig) -> tuple[MlflowClient, str]:
     """
     if config.uri is not None:
         with _quick_refusal():
-            client = MlflowClient(config.uri)
             try:
+                client = MlflowClient(config.uri)
                 client.search_experiments(max_results=1)
             except MlflowException as error:
                 reason = " ".join(str(error).split())
@@ -94,8 +94,14 @@ def connect(config: TrackingConfig) -> tuple[MlflowClient, str]:
     uri = f"sqlite:///{folder / 'mlflow.db'}"
     # Processes that start together must not create the schema at once.
     with FileLock(folder / "mlflow.db.lock"):
-        client = MlflowClient(uri)
-        client.search_experiments(max_results=1)
+        try:
+            client = MlflowClient(uri)
+            client.search_experiments(max_results=1)
+        except (MlflowException, SQLAlchemyError) as error:
+            raise UserError(
+                f"{folder / 'mlflow.db'} cannot be used as MLflow's store ({str(error).splitlines()[0][:200]}); move "
+                "it away, or set tracking.folder."
+            ) from error
     return client, uri
 
 
@@ -163,7 +169,13 @@ class RunLog:
             "git_commit": _git_commit(),
             "command": " ".join(sys.argv[1:]),
         }
-        run = self.client.create_run(experiment_id, tags=tags, run_name=run_name(config))
+        try:
+            run = self.client.create_run(experiment_id, tags=tags, run_name=run_name(config))
+        except MlflowException as error:  # its experiment was deleted, say
+            raise UserError(
+                f"tracking.experiment={tracking.experiment} takes no run ({str(error).splitlines()[0]}); restore it in "
+                "the MLflow UI, or choose another name."
+            ) from error
         self.run_id = run.info.run_id
         try:
             params = [Param(key, value[:LONGEST_VALUE]) for key, value in flatten(dataclasses.asdict(config)).items()]
@@ -221,12 +233,15 @@ class RunLog:
         self.client.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in values.items()])
 
     def inputs(self, datasets: Mapping[str, Any], source: str) -> None:
-        """Log which examples were used, by a digest of their ids; `datasets` by context (train, validation)."""
+        """Log which examples were used, by a digest of ids and texts; `datasets` by context (train, validation)."""
         logged = []
         for context, dataset in datasets.items():
-            digest = hashlib.sha256("\n".join(dataset["id"]).encode()).hexdigest()[:12]
-            entity = from_huggingface(dataset, name=source, digest=digest)
-            logged.append(DatasetInput(entity._to_mlflow_entity(), [InputTag("mlflow.data.context", context)]))
+            digest = hashlib.sha256()
+            for row in dataset:
+                digest.update(json.dumps([row["id"], row["context"], row["question"], row["answers"]]).encode())
+            profile = json.dumps({"num_rows": len(dataset)})
+            entity = Dataset(source, digest.hexdigest()[:12], "local", json.dumps({"uri": source}), profile=profile)
+            logged.append(DatasetInput(entity, [InputTag("mlflow.data.context", context)]))
         self.client.log_inputs(self.run_id, logged)
 
     def text(self, name: str, content: str) -> None:

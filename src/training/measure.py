@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import psutil
 import torch
@@ -53,8 +54,12 @@ class Meter:
     train: Usage = field(default_factory=Usage)
     evaluation: Usage = field(default_factory=Usage)
     started: float = field(default_factory=time.perf_counter)
+    memory_is_own: bool = True  # false: an earlier run of this process has left memory behind
+    _runs_in_process: ClassVar[int] = 0
 
     def __post_init__(self) -> None:
+        self.memory_is_own = Meter._runs_in_process == 0
+        Meter._runs_in_process += 1
         self.baseline_mb = 0.0 if self.device.type == "cuda" else psutil.Process().memory_info().rss / MB
 
     @property
