@@ -182,7 +182,7 @@ class RunLog:
             for i in range(0, len(params), PARAMS_A_BATCH):
                 self.client.log_batch(self.run_id, params=params[i : i + PARAMS_A_BATCH])
             self.text("environment.txt", _environment())
-        except BaseException:
+        except BaseException:  # an interruption too must not leave the run RUNNING
             self._end("FAILED")
             raise
         return self
