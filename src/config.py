@@ -8,7 +8,9 @@ Nothing here imports torch: a mistake in the command line is answered in under a
 from __future__ import annotations
 
 import difflib
+import os
 import re
+import warnings
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -117,6 +119,13 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
+
+
+def quiet_libraries() -> None:
+    """Keep libraries' progress bars and deprecation notes from drowning what is said; call before importing."""
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
+    warnings.filterwarnings("ignore", category=FutureWarning)
 
 
 def register() -> None:

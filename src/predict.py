@@ -9,10 +9,8 @@ otherwise.
 
 from __future__ import annotations
 
-import os
 import sys
 import tempfile
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +18,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from src.config import Config, TrackingConfig, UserError, explain, nearest
+from src.config import Config, TrackingConfig, UserError, explain, nearest, quiet_libraries
 
 KEYS = ("run", "question", "context", "tracking.uri", "tracking.folder")
 
@@ -86,9 +84,7 @@ def load_run(run: str, tracking: TrackingConfig) -> StoredRun:
 
 def main() -> None:
     """The command line; values are taken as they are, so that a question may hold any character."""
-    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
-    warnings.filterwarnings("ignore", category=FutureWarning)
+    quiet_libraries()
     try:
         given = {key: value for key, _, value in (argument.partition("=") for argument in sys.argv[1:])}
         if not given or given.keys() & {"-h", "--help", "help"}:
@@ -102,11 +98,14 @@ def main() -> None:
                 raise UserError(f"{key}= is missing or empty; python -m src.predict --help shows an example.")
         context = given["context"]
         if context.startswith("@"):
-            context = Path(context[1:]).read_text(encoding="utf-8", errors="replace")
+            context = Path(context[1:]).read_text(encoding="utf-8")
         tracking = TrackingConfig(folder=given.get("tracking.folder", "mlruns"), uri=given.get("tracking.uri"))
         [answer] = load_run(given["run"], tracking).answer(
             [{"id": "0", "question": given["question"], "context": context}]
         )
+    except UnicodeDecodeError:
+        print(f"Error: {given['context'][1:]} is not UTF-8 text; convert it first.", file=sys.stderr)
+        sys.exit(1)
     except (UserError, OSError) as error:
         print(f"Error: {explain(error)}", file=sys.stderr)
         sys.exit(1)

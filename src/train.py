@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import warnings
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -20,7 +19,7 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from src.config import ROOT, UserError, explain, register, validate
+from src.config import ROOT, UserError, explain, quiet_libraries, register, validate
 
 
 def job(composed: DictConfig) -> float | None:
@@ -55,10 +54,7 @@ def main() -> None:
     """The command line: a mistake is one sentence, an interruption exit status 130."""
     register()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # hand errors on to `fail`
-    # Libraries' progress bars and deprecation notes would drown what the terminal has to say.
-    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
-    warnings.filterwarnings("ignore", category=FutureWarning)
+    quiet_libraries()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         hydra.main(version_base="1.3", config_path=str(ROOT / "conf"), config_name="config")(job)()

@@ -41,10 +41,6 @@ LENGTH_MULTIPLE = 32
 CACHE_VERSION = 3  # part of the cache key: raise it when the code below makes other windows
 
 
-class SlowTokenizerError(UserError):
-    """Raised for a tokenizer that cannot say which characters a token covers."""
-
-
 def make_windows(questions: Dataset, tokenizer: Any, model: ModelConfig, answer: str) -> tuple[Dataset, list[str]]:
     """Tokenise questions into windows, or take them from the cache.
 
@@ -58,10 +54,10 @@ def make_windows(questions: Dataset, tokenizer: Any, model: ModelConfig, answer:
         Windows in `WINDOW_SCHEMA`, and notes for the person at the terminal.
 
     Raises:
-        SlowTokenizerError: the tokenizer gives no offsets.
+        UserError: the tokenizer gives no offsets.
     """
     if not tokenizer.is_fast:
-        raise SlowTokenizerError(
+        raise UserError(
             f"The tokenizer of {model.path or model.tokenizer} is a slow one ({type(tokenizer).__name__}) and gives no "
             "character offsets; answers cannot be located without them. Use a model with a tokenizer.json."
         )
