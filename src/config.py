@@ -11,7 +11,7 @@ import difflib
 import os
 import re
 import warnings
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +93,8 @@ class TrainConfig:
     keep: str = "last"  # last | best: the epoch whose weights are reported and stored
     hidden_dropout: float = 0.1
     attention_dropout: float = 0.0  # above 0 rules out the fast attention kernels on a CPU
+    checkpoint_minutes: float = 10.0  # at most so much work is lost to an interruption, beside every epoch's end
+    keep_checkpoints: bool = False  # all of them, also when the run is finished
 
 
 @dataclass
@@ -111,6 +113,16 @@ class TrackingConfig:
 
 
 @dataclass
+class SweepConfig:
+    """Of a sweep (`-m`) as a whole; no part of a run's identity."""
+
+    name: str | None = None  # null: after what the sweep varies
+    fail_fast: bool = False  # start no more runs after one has failed
+    parent: str | None = None  # run id of the sweep's parent run, set by the sweep itself
+    trial: str | None = None  # storage, study and number of the Optuna trial, set by its sweeper
+
+
+@dataclass
 class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
@@ -119,6 +131,8 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    sweep: SweepConfig = field(default_factory=SweepConfig)
+    rerun: bool = False  # a fresh run, whatever is done already
 
 
 def quiet_libraries() -> None:
@@ -149,7 +163,8 @@ def problems(config: Config) -> list[str]:
     def choice(key: str, value: str, options: tuple[str, ...]) -> None:
         check(value in options, f"{key}={value} is none of {', '.join(options)}{nearest(value, options)}.")
 
-    for section in fields(config):  # Hydra lets `+train.epohcs=3` add any key
+    sections = [section for section in fields(config) if is_dataclass(getattr(config, section.name))]
+    for section in sections:  # Hydra lets `+train.epohcs=3` add any key
         values = getattr(config, section.name)
         known = [key.name for key in fields(values)]
         for key in sorted(vars(values).keys() - set(known)):
@@ -184,6 +199,7 @@ def problems(config: Config) -> list[str]:
     for key, number in {"train.learning_rate": train.learning_rate, "train.max_grad_norm": train.max_grad_norm}.items():
         check(number > 0, f"{key}={number} must be above 0.")
     check(train.weight_decay >= 0, f"train.weight_decay={train.weight_decay} must not be negative.")
+    check(train.checkpoint_minutes > 0, f"train.checkpoint_minutes={train.checkpoint_minutes} must be above 0.")
     for key, share in {
         "train.warmup_ratio": train.warmup_ratio,
         "train.hidden_dropout": train.hidden_dropout,

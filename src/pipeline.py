@@ -5,11 +5,14 @@ Used by `python -m src.train` for whole runs and by `python -m src.predict` for 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from omegaconf import OmegaConf
 
 from src.config import Config, validate
@@ -22,8 +25,9 @@ from src.model import backbone, method
 from src.model.method import ParameterCounts
 from src.report.figures import loss_curve
 from src.report.terminal import Terminal
-from src.runs.tracking import RunLog, run_name, ui_command
+from src.runs.tracking import RunLog, recorded, run_name, ui_command
 from src.training import hardware
+from src.training.checkpoint import Checkpoints
 from src.training.fit import Step, fit, predict
 from src.training.measure import Meter
 
@@ -68,6 +72,7 @@ class Record:
     meter: Meter
     steps: list[Step] = field(default_factory=list)
     validation_losses: list[tuple[int, float]] = field(default_factory=list)
+    on_score: Callable[[int, float], None] = lambda epoch, f1: None
     evaluations: dict[int, Evaluation] = field(default_factory=dict)  # by epoch: the best one's and the last one's
 
     def on_steps(self, stretch: list[Step]) -> None:
@@ -86,22 +91,48 @@ class Record:
         self.log.metrics({f"eval/{name}": value for name, value in figures.items()}, step=epoch)
         self.validation_losses.append((self.steps[-1].number if self.steps else 0, figures["loss"]))
         self.terminal.epoch(epoch, figures)
+        self.on_score(epoch, figures["f1"])
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"steps": [asdict(step) for step in self.steps], "validation_losses": self.validation_losses}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from an earlier attempt; its answers are predicted again where they are needed."""
+        self.steps = [Step(**step) for step in state["steps"]]
+        self.validation_losses = state["validation_losses"]
 
 
-def run(config: Config) -> RunResult | None:
-    """Train, evaluate and log one run; None in the processes that only help the first one.
+def run(config: Config, on_score: Callable[[int, float], None] | None = None) -> RunResult | None:
+    """Train, evaluate and log one run, or find that it is done; None in the processes that only help the first one.
+
+    An interrupted run goes on from its last checkpoint, in the same run of MLflow.
+
+    Args:
+        config: of the run.
+        on_score: called with each epoch and its F1; what it raises ends the run.
 
     Raises:
+        AlreadyRunning: another process works on it.
         UserError: anything in the configuration, the data or the surroundings that the user can mend.
     """
     validate(config)
+    config = deepcopy(config)  # `prepare` settles what was left open
     accelerator = hardware.start(config.hardware)
     terminal = Terminal(quiet=not accelerator.is_main_process)
     log = RunLog(config, enabled=accelerator.is_main_process)
+    [done] = broadcast_object_list([_done(log)])
+    if done is not None:
+        if accelerator.is_main_process:
+            terminal.line(f"{run_name(config)} is done already (rerun=true runs it again):")
+            terminal.result(done.metrics, f"{run_name(config)}, run {done.run_id}")
+        return done
     tokenizer = backbone.load_tokenizer(config.model)
     data = prepare(config, tokenizer, accelerator)
 
     with log, terminal, hardware.full_memory_explained():
+        if log.result is not None:  # killed after its last artifact
+            log.metrics(log.result["metrics"])
+            return RunResult(**log.result)
         meter = Meter(accelerator.device)
         bare = backbone.load_model(
             config.model, config.train.hidden_dropout, config.train.attention_dropout, config.train.seed
@@ -116,6 +147,12 @@ def run(config: Config) -> RunResult | None:
             model.compile(dynamic=True)
 
         record = Record(log, terminal, meter)
+        if on_score is not None:
+            record.on_score = on_score
+        [folder] = broadcast_object_list([str(log.checkpoints)])
+        checkpoints = Checkpoints(
+            accelerator, Path(folder), config.train.checkpoint_minutes, config.train.keep_checkpoints
+        )
 
         def evaluate(questions: Any, batches: Batches) -> Evaluation:
             with meter.phase(meter.evaluation):
@@ -125,35 +162,54 @@ def run(config: Config) -> RunResult | None:
             record.on_evaluation(epoch, evaluate(data.sets.validation, data.validation))
             return record.evaluations[epoch].figures["f1"]
 
-        kept = fit(accelerator, model, data.train, config.train, meter, evaluate_epoch, record.on_steps)
-        reported = record.evaluations[kept.epoch]
+        epoch = fit(
+            accelerator,
+            model,
+            data.train,
+            config.train,
+            meter,
+            evaluate_epoch,
+            record.on_steps,
+            checkpoints,
+            more_state=[record],
+        )
+        # An epoch that was scored before an interruption is predicted again: the same weights give the same answers.
+        reported = record.evaluations.get(epoch) or evaluate(data.sets.validation, data.validation)
         extra = {name: evaluate(data.sets.extra[name], batches) for name, batches in data.extra.items()}
         if not accelerator.is_main_process:
             return None
 
         metrics = final_metrics(data.sets, counts, meter, record.steps, reported, extra)
-        metrics["train/reported_epoch"] = kept.epoch
+        metrics["train/reported_epoch"] = epoch
         examples = example_rows(data.sets.validation, reported.answers)
-        with log.folder("model") as folder:
-            try:
-                metrics["storage/checkpoint_mb"] = method.save(accelerator.unwrap_model(model), folder)
-                tokenizer.save_pretrained(folder)
-                metrics["time/total_seconds"] = meter.total_seconds
-            finally:  # a disk that is full takes no result away
-                log.metrics(metrics)
-                title = f"{run_name(config)}: {config.train.keep} epoch ({kept.epoch}), whole validation set"
-                terminal.result(metrics, title)
-                terminal.examples(examples[:: max(1, len(examples) // EXAMPLES_SHOWN)][:EXAMPLES_SHOWN])
-        log.flush()
-        log.text("config.yaml", OmegaConf.to_yaml(asdict(config)))
-        log.json("predictions.json", {answer.id: answer.best.text for answer in reported.answers})
-        log.json("nbest.json", {answer.id: [asdict(span) for span in answer.n_best] for answer in reported.answers})
-        log.table("examples.json", {key: [row[key] for row in examples[:EXAMPLES_LOGGED]] for key in examples[0]})
-        log.figure("loss_curve.svg", loss_curve(record.steps, record.validation_losses, run_name(config)))
-        result = RunResult(log.run_id, kept.epoch, metrics)
-        log.json("result.json", asdict(result))  # written last: where it is, the run is whole
+        try:
+            with log.folder("model") as temporary:
+                metrics["storage/checkpoint_mb"] = method.save(accelerator.unwrap_model(model), temporary)
+                tokenizer.save_pretrained(temporary)
+            log.text("config.yaml", OmegaConf.to_yaml(recorded(config)))
+            log.json("predictions.json", {answer.id: answer.best.text for answer in reported.answers})
+            log.json("nbest.json", {answer.id: [asdict(span) for span in answer.n_best] for answer in reported.answers})
+            log.table("examples.json", {key: [row[key] for row in examples[:EXAMPLES_LOGGED]] for key in examples[0]})
+            log.figure("loss_curve.svg", loss_curve(record.steps, record.validation_losses, run_name(config)))
+            metrics["time/total_seconds"] = meter.total_seconds
+            result = RunResult(log.run_id, epoch, metrics)
+            log.json("result.json", asdict(result))  # written last: where it is, the run is whole
+            checkpoints.remove()
+        finally:  # a disk that is full takes no result away
+            log.metrics(metrics)
+            terminal.result(metrics, f"{run_name(config)}: {config.train.keep} epoch ({epoch}), whole validation set")
+            terminal.examples(examples[:: max(1, len(examples) // EXAMPLES_SHOWN)][:EXAMPLES_SHOWN])
     terminal.line(f"Compare runs: {ui_command(log.uri)}")
     return result
+
+
+def _done(log: RunLog) -> RunResult | None:
+    """The result of the run of MLflow that has done this already."""
+    found = log.finished()
+    if found is None:
+        return None
+    metrics: dict[str, float] = found.data.metrics
+    return RunResult(found.info.run_id, int(metrics["train/reported_epoch"]), metrics)
 
 
 def prepare(config: Config, tokenizer: Any, accelerator: Accelerator) -> RunData:
@@ -177,6 +233,7 @@ def announce(
 ) -> None:
     """Say, and log, what is about to run."""
     sets = data.sets
+    resumed = ", goes on from its last checkpoint" if log.resumed else ""
     terminal.header(
         {
             "model": f"{config.model.name}, {counts.total:,} parameters",
@@ -186,7 +243,7 @@ def announce(
             "data": f"{config.dataset.name}, {len(sets.train):,} training questions in "
             f"{len(data.train.lengths):,} windows, {len(sets.validation):,} for validation",
             "device": hardware.describe(accelerator),
-            "run": f"{run_name(config)}, {log.run_id}",
+            "run": f"{run_name(config)}, {log.run_id}{resumed}",
         }
     )
     for note in sets.notes:

@@ -6,6 +6,7 @@ The store is SQLite under `tracking.folder` unless `tracking.uri` names a server
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -13,9 +14,10 @@ import platform
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import distributions
 from pathlib import Path
 from types import TracebackType
@@ -25,6 +27,7 @@ from urllib.parse import urlparse
 from filelock import FileLock
 
 from src.config import ROOT, Config, TrackingConfig, UserError
+from src.runs.identity import HEARTBEAT_SECONDS, alive, config_hash, holder, who
 
 # MLflow's telemetry and its chatter about schema creation are not what the person at the terminal asked for.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -33,7 +36,7 @@ os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -58,11 +61,11 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     return flat
 
 
-def config_hash(config: Config) -> str:
-    """Twelve hexadecimal digits that two runs share when their results must be the same."""
+def recorded(config: Config) -> dict[str, Any]:
+    """The configuration as a run keeps it: without what belongs to the command that started it."""
     values = dataclasses.asdict(config)
-    del values["tracking"], values["hardware"]["threads"]  # these cannot change a result
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
+    del values["sweep"], values["rerun"]
+    return values
 
 
 def run_name(config: Config) -> str:
@@ -126,10 +129,56 @@ class _Nothing:
         return lambda *args, **kwargs: self
 
 
+class AlreadyRunning(UserError):
+    """Another process works on the same run."""
+
+
+def experiment_id(client: MlflowClient, tracking: TrackingConfig) -> str:
+    """The id of `tracking.experiment`, made where it does not exist yet."""
+    experiment = client.get_experiment_by_name(tracking.experiment)
+    if experiment is not None:
+        return str(experiment.experiment_id)
+    # With a server, where artifacts go is the server's business.
+    location = None if tracking.uri else (Path(tracking.folder).resolve() / "artifacts").as_uri()
+    try:
+        return str(client.create_experiment(tracking.experiment, location, EXPERIMENT_TAGS))
+    except MlflowException:
+        experiment = client.get_experiment_by_name(tracking.experiment)
+        if experiment is None:
+            raise
+        return str(experiment.experiment_id)  # another process was faster
+
+
+def search(client: MlflowClient, experiment: str, condition: str) -> list[Run]:
+    """All runs of an experiment that meet a condition in MLflow's language, the newest first."""
+    found: list[Run] = []
+    token = None
+    while True:
+        page = client.search_runs([experiment], condition, max_results=1000, page_token=token)
+        found += page
+        if not (token := page.token):
+            return found
+
+
+def finished_run(client: MlflowClient, experiment: str, hash: str) -> Run | None:
+    """The newest FINISHED run of a configuration."""
+    found = search(client, experiment, f"tags.config_hash = '{hash}' AND attributes.status = 'FINISHED'")
+    return found[0] if found else None
+
+
+def mark_dead_runs(client: MlflowClient, experiment: str) -> None:
+    """Runs whose process is gone without a word (a SIGKILL, a reboot) are KILLED, not RUNNING."""
+    for run in search(client, experiment, "attributes.status = 'RUNNING'"):
+        if not alive(run.data.tags):
+            client.set_terminated(run.info.run_id, "KILLED")
+
+
 class RunLog:
     """A run of MLflow, RUNNING from `with` to its end: FINISHED, FAILED, or KILLED by Ctrl-C or SIGTERM.
 
-    Metrics are collected and sent in batches, at the latest after FLUSH_SECONDS.
+    Entering it takes over an unfinished run of the same configuration that has left a checkpoint here, or begins a
+    new one in place of those that have not. Metrics are collected and sent in batches, at the latest after
+    FLUSH_SECONDS.
     """
 
     def __init__(self, config: Config, enabled: bool = True) -> None:
@@ -143,21 +192,69 @@ class RunLog:
         self.pending: list[Metric] = []
         self.flushed = time.monotonic()
         self.run_id = ""
+        self.resumed = False
+        self.result: dict[str, Any] | None = None  # of a run that was whole but for its status
+        self.logged: set[tuple[str, int]] = set()  # metric and step, by the attempts before this one
+        self.ended = threading.Event()
+
+    def finished(self) -> Run | None:
+        """The run that has done this already."""
+        if isinstance(self.client, _Nothing) or self.config.rerun:
+            return None
+        return finished_run(self.client, experiment_id(self.client, self.config.tracking), self.config_hash)
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where the run's checkpoints lie, on this machine."""
+        return Path(self.config.tracking.folder).resolve() / "checkpoints" / self.run_id
 
     def __enter__(self) -> RunLog:
+        """
+        Raises:
+            AlreadyRunning: a live process works on this configuration.
+            UserError: the experiment takes no runs.
+        """
         if isinstance(self.client, _Nothing):
             return self
-        tracking, folder = self.config.tracking, Path(self.config.tracking.folder).resolve()
-        experiment = self.client.get_experiment_by_name(tracking.experiment)
-        if experiment is None:
-            # With a server, where artifacts go is the server's business.
-            location = None if tracking.uri else (folder / "artifacts").as_uri()
-            try:
-                experiment_id = self.client.create_experiment(tracking.experiment, location, EXPERIMENT_TAGS)
-            except MlflowException:  # another process was faster
-                experiment_id = self.client.get_experiment_by_name(tracking.experiment).experiment_id
-        else:
-            experiment_id = experiment.experiment_id
+        tracking = self.config.tracking
+        Path(tracking.folder).mkdir(parents=True, exist_ok=True)
+        try:
+            # Two processes of this machine that want the same run decide one after the other.
+            with FileLock(Path(tracking.folder).resolve() / "runs.lock"):
+                self._claim(experiment_id(self.client, tracking))
+        except MlflowException as error:  # its experiment was deleted, say
+            raise UserError(
+                f"tracking.experiment={tracking.experiment} takes no run ({str(error).splitlines()[0]}); restore it in "
+                "the MLflow UI, or choose another name."
+            ) from error
+        threading.Thread(target=self._heartbeat, daemon=True).start()
+        if self.resumed:
+            return self
+        try:
+            params = [Param(key, value[:LONGEST_VALUE]) for key, value in flatten(recorded(self.config)).items()]
+            for i in range(0, len(params), PARAMS_A_BATCH):
+                self.client.log_batch(self.run_id, params=params[i : i + PARAMS_A_BATCH])
+            self.text("environment.txt", environment())
+        except BaseException:  # an interruption too must not leave the run RUNNING
+            self._end("FAILED")
+            raise
+        return self
+
+    def _claim(self, experiment: str) -> None:
+        mark_dead_runs(self.client, experiment)
+        same = search(self.client, experiment, f"tags.config_hash = '{self.config_hash}'")
+        for run in same:
+            if run.info.status == "RUNNING":
+                raise AlreadyRunning(
+                    f"{run_name(self.config)} is running already ({who(run.data.tags)}, run {run.info.run_id})."
+                )
+        unfinished = [] if self.config.rerun else [run for run in same if run.info.status != "FINISHED"]
+        for run in unfinished:
+            self.run_id = run.info.run_id
+            self.result = self._whole_result()
+            if self.result is not None or any(self.checkpoints.glob("step-*")):
+                self._take_over(run)
+                return
         config = self.config
         tags = {
             "mlflow.source.name": "src.train",
@@ -166,30 +263,61 @@ class RunLog:
             "dataset": config.dataset.name,
             "seed": str(config.train.seed),
             "config_hash": self.config_hash,
-            "git_commit": _git_commit(),
+            "git_commit": git_commit(),
             "command": " ".join(sys.argv[1:]),
+            **self._membership({}),
+            **holder(),
         }
-        try:
-            run = self.client.create_run(experiment_id, tags=tags, run_name=run_name(config))
-        except MlflowException as error:  # its experiment was deleted, say
-            raise UserError(
-                f"tracking.experiment={tracking.experiment} takes no run ({str(error).splitlines()[0]}); restore it in "
-                "the MLflow UI, or choose another name."
-            ) from error
-        self.run_id = run.info.run_id
-        try:
-            params = [Param(key, value[:LONGEST_VALUE]) for key, value in flatten(dataclasses.asdict(config)).items()]
-            for i in range(0, len(params), PARAMS_A_BATCH):
-                self.client.log_batch(self.run_id, params=params[i : i + PARAMS_A_BATCH])
-            self.text("environment.txt", _environment())
-        except BaseException:  # an interruption too must not leave the run RUNNING
-            self._end("FAILED")
-            raise
-        return self
+        self.run_id = self.client.create_run(experiment, tags=tags, run_name=run_name(config)).info.run_id
+        for run in unfinished:  # nothing of them can be used: the new one stands for them
+            self.client.set_tag(run.info.run_id, "superseded_by", self.run_id)
+            self.client.delete_run(run.info.run_id)  # the UI shows it among the deleted ones
+
+    def _take_over(self, run: Run) -> None:
+        tags, commits = run.data.tags, run.data.tags.get("git_commit", "").split(", ")
+        self.resumed = True
+        self.client.update_run(self.run_id, status="RUNNING")
+        if "error" in tags:
+            self.client.delete_tag(self.run_id, "error")
+        self.tags(
+            {
+                **holder(),
+                **self._membership(tags),
+                "resumed": str(int(tags.get("resumed", 0)) + 1),
+                "git_commit": ", ".join(dict.fromkeys([*commits, git_commit()])),
+            }
+        )
+        self.logged = {
+            (point.key, point.step)
+            for key in run.data.metrics
+            for point in self.client.get_metric_history(self.run_id, key)
+        }
+
+    def _membership(self, tags: Mapping[str, str]) -> dict[str, str]:
+        """Tags for the parent that the UI nests the run under, and for all the sweeps that it is part of."""
+        parent = self.config.sweep.parent
+        return {} if parent is None else {"mlflow.parentRunId": parent, "sweep": joined(tags.get("sweep", ""), parent)}
+
+    def _whole_result(self) -> dict[str, Any] | None:
+        """What `result.json` says; it is written when all other artifacts are there."""
+        if not any(item.path == "result.json" for item in self.client.list_artifacts(self.run_id)):
+            return None
+        with tempfile.TemporaryDirectory() as temporary:
+            result: dict[str, Any] = json.loads(
+                Path(self.client.download_artifacts(self.run_id, "result.json", temporary)).read_text(encoding="utf-8")
+            )
+            return result
+
+    def _heartbeat(self) -> None:
+        """Tells other machines that this process is alive."""
+        while not self.ended.wait(HEARTBEAT_SECONDS):
+            with suppress(MlflowException):
+                self.client.set_tag(self.run_id, "heartbeat", f"{time.time():.0f}")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.ended.set()
         if error is None:
             try:
                 self.flush()
@@ -219,7 +347,11 @@ class RunLog:
     def metrics(self, values: Mapping[str, float], step: int = 0, at: float | None = None) -> None:
         """Collect metrics; `at` is in seconds since 1970, now by default."""
         timestamp = int((at or time.time()) * 1000)
-        self.pending += [Metric(name, float(value), timestamp, step) for name, value in values.items()]
+        self.pending += [
+            Metric(name, float(value), timestamp, step)
+            for name, value in values.items()
+            if (name, step) not in self.logged
+        ]
         if time.monotonic() - self.flushed > FLUSH_SECONDS:
             self.flush()
 
@@ -273,7 +405,13 @@ def ui_command(uri: str) -> str:
     return f"mlflow ui --backend-store-uri sqlite:///{shown}"
 
 
-def _git_commit() -> str:
+def joined(names: str, name: str) -> str:
+    """`name` added to names with spaces between."""
+    return " ".join(dict.fromkeys([*names.split(), name]))
+
+
+@functools.cache
+def git_commit() -> str:
     """The commit of the code, with "-dirty" where it was changed since; "unknown" outside a repository."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
@@ -282,7 +420,8 @@ def _git_commit() -> str:
         return "unknown"
 
 
-def _environment() -> str:
+@functools.cache
+def environment() -> str:
     """Machine and package versions, one a line."""
     packages = sorted({f"{d.metadata['Name']}=={d.version}" for d in distributions() if d.metadata["Name"]})
     machine = [

@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -22,6 +22,7 @@ from torch.nn.functional import cross_entropy
 from transformers import get_scheduler
 
 from src.config import TrainConfig, UserError
+from src.training.checkpoint import Checkpoints, Stateful
 from src.training.measure import Meter
 
 # Before this many steps are done, kernels are still being chosen and memory is still being asked for:
@@ -54,11 +55,23 @@ class Step:
 
 
 @dataclass
-class Kept:
-    """Which epoch's weights the model holds after training."""
+class Progress:
+    """Where training stands. It goes into every checkpoint, beside weights, optimizer and random states."""
 
-    epoch: int
-    score: float
+    epoch: int = 0  # the last one that was begun; 0 before the first
+    groups: int = 0  # of its optimizer steps done
+    steps: int = 0  # done in all
+    scored: int = 0  # the last epoch that was scored
+    best_epoch: int = 0
+    best_score: float = -math.inf
+    without_gain: int = 0  # evaluations in a row that were no better than the best
+    best_weights: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    def state_dict(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
 
 
 def fit(
@@ -69,8 +82,10 @@ def fit(
     meter: Meter,
     evaluate: Callable[[int], float],
     on_steps: Callable[[list[Step]], None],
-) -> Kept:
-    """Train `model` in place.
+    checkpoints: Checkpoints,
+    more_state: Sequence[Stateful] = (),
+) -> int:
+    """Train `model` in place, from the last checkpoint if there is one.
 
     Args:
         accelerator: from `src.training.hardware.start`.
@@ -80,6 +95,11 @@ def fit(
         meter: gets the seconds, the peak memory and the number of windows and tokens.
         evaluate: called with 0 before training and with the number of each epoch to be scored; gives the F1.
         on_steps: called with the steps of each stretch, outside the clock.
+        checkpoints: where training is saved, after each epoch and every `checkpoint_minutes`.
+        more_state: what else a checkpoint holds, the meter aside.
+
+    Returns:
+        The epoch whose weights the model holds.
 
     Raises:
         UserError: the loss is no number any more; the message says at which step.
@@ -90,22 +110,27 @@ def fit(
     scheduler = get_scheduler(SCHEDULERS[config.scheduler], optimizer, math.ceil(config.warmup_ratio * total), total)
     # A stretch is what runs between two looks at the device; on a CPU there is nothing to wait for.
     stretch_length = 1 if accelerator.device.type == "cpu" else 10
+    progress = Progress()
+    checkpoints.register([progress, scheduler, meter, *more_state])
+    if not checkpoints.load():
+        evaluate(0)
+        # Dropout: the same whatever was drawn before, the method's new weights included.
+        torch.manual_seed(config.seed)
+    patience = config.early_stopping_patience or math.inf
+    warm = False
 
-    best = Kept(0, evaluate(0))
-    best_weights: dict[str, torch.Tensor] = {}
-    without_gain = done = 0
-    epoch = 0
-    torch.manual_seed(config.seed)  # dropout: the same whatever was drawn before, the method's new weights included
-    for epoch in range(1, config.epochs + 1):
+    while progress.scored < config.epochs and progress.without_gain < patience:
+        if progress.groups == per_epoch or progress.epoch == 0:
+            progress.epoch, progress.groups = progress.epoch + 1, 0
+        epoch = progress.epoch
         model.train()
         order = batches.training(config.batch_size, config.seed, epoch)
         groups = [
             order[i : i + config.gradient_accumulation_steps]
             for i in range(0, len(order), config.gradient_accumulation_steps)
         ]
-        while groups:
-            length = WARM_UP_STEPS if done == 0 else stretch_length
-            stretch, groups = groups[:length], groups[length:]
+        while progress.groups < per_epoch:
+            stretch = groups[progress.groups :][: stretch_length if warm else WARM_UP_STEPS]
             seconds_before = meter.train.seconds
             raw: list[tuple[torch.Tensor, Any, float, float]] = []
             with meter.phase(meter.train):
@@ -114,17 +139,21 @@ def fit(
                     loss, norm = _step(accelerator, model, optimizer, group, batches, config.max_grad_norm)
                     scheduler.step()
                     raw.append((loss, norm, rate, time.time()))
-            if done:
+            if warm:
                 rows = [row for group in stretch for batch in group for row in batch]
                 meter.train.windows += len(rows)
                 meter.train.tokens += int(batches.lengths[rows].sum())
                 meter.train.counted_seconds += meter.train.seconds - seconds_before
-            losses = accelerator.reduce(torch.stack([loss for loss, *_ in raw]), "sum").tolist()
+            warm = True
+            # Processes decide together whether a checkpoint is due: the sum is above 0 where one of them says so.
+            due = torch.tensor(float(checkpoints.due), device=accelerator.device)
+            *losses, due = accelerator.reduce(torch.stack([*(loss for loss, *_ in raw), due]), "sum").tolist()
             steps = [
-                Step(done + i, total, loss, rate, float(norm), at)
+                Step(progress.steps + i, total, loss, rate, float(norm), at)
                 for i, (loss, (_, norm, rate, at)) in enumerate(zip(losses, raw, strict=True), start=1)
             ]
-            done += len(steps)
+            progress.steps += len(steps)
+            progress.groups += len(steps)
             on_steps(steps)
             for step in steps:
                 if not math.isfinite(step.loss):
@@ -132,22 +161,25 @@ def fit(
                         f"The loss is {step.loss} at step {step.number} of {total} (learning rate "
                         f"{step.learning_rate:.2g}); lower train.learning_rate or use hardware.precision=fp32."
                     )
+            if due and progress.groups < per_epoch:
+                checkpoints.save(progress.steps)
 
         if epoch % config.eval_every_epochs == 0 or epoch == config.epochs:
+            progress.scored = epoch
             score = evaluate(epoch)
-            if score > best.score or best.epoch == 0:
-                best, without_gain = Kept(epoch, score), 0
+            if score > progress.best_score:
+                progress.best_epoch, progress.best_score, progress.without_gain = epoch, score, 0
                 if config.keep == "best":
-                    best_weights = {n: p.detach().cpu().clone() for n, p in model.named_parameters() if p.requires_grad}
+                    progress.best_weights = {
+                        name: p.detach().cpu().clone() for name, p in model.named_parameters() if p.requires_grad
+                    }
             else:
-                without_gain += 1
-            last = Kept(epoch, score)
-            if config.early_stopping_patience is not None and without_gain >= config.early_stopping_patience:
-                break
-    if config.keep == "best" and best.epoch != epoch:
-        model.load_state_dict(best_weights, strict=False)
-        return best
-    return last
+                progress.without_gain += 1
+        checkpoints.save(progress.steps)
+    if config.keep == "best" and progress.best_epoch != progress.epoch:
+        model.load_state_dict(progress.best_weights, strict=False)
+        return progress.best_epoch
+    return progress.epoch
 
 
 def _optimizer(model: torch.nn.Module, config: TrainConfig) -> torch.optim.Optimizer:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import psutil
 import torch
@@ -64,8 +64,16 @@ class Meter:
 
     @property
     def total_seconds(self) -> float:
-        """Wall time since the meter was made."""
+        """Wall time since the meter was made, and that of the attempts before this one up to their last checkpoint."""
         return time.perf_counter() - self.started
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"train": vars(self.train), "evaluation": vars(self.evaluation), "total_seconds": self.total_seconds}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from an earlier attempt."""
+        self.train, self.evaluation = Usage(**state["train"]), Usage(**state["evaluation"])
+        self.started -= state["total_seconds"]
 
     @contextmanager
     def phase(self, usage: Usage) -> Iterator[None]:

@@ -1,0 +1,172 @@
+"""A run that was interrupted goes on where it stopped, and ends as if nothing had happened."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from safetensors.numpy import load_file
+
+from src.pipeline import Record, run
+from src.runs.identity import alive, config_hash, holder
+from tests.conftest import TINY
+from tests.test_run import BY_STEP, artifact, client_of, runs_of
+
+# 10 steps an epoch; dropout is on, so that the random states matter.
+SETTINGS = [*TINY, "train.epochs=3", "train.learning_rate=1e-2"]
+
+
+def outcome(folder: Path, tmp_path: Path):
+    """Curves, predictions and weights of the only run of a store."""
+    [found] = runs_of(folder)
+    assert found.info.status == "FINISHED"
+    client = client_of(folder)
+    curves = {}
+    for key in BY_STEP:
+        points = client.get_metric_history(found.info.run_id, key)
+        curves[key] = sorted((point.step, point.value) for point in points)
+    target = tmp_path / found.info.run_id
+    target.mkdir()
+    n_best = json.loads(artifact(client, found.info.run_id, "nbest.json", target).read_text())
+    [weights] = artifact(client, found.info.run_id, "model", target).glob("*.safetensors")
+    return found, curves, n_best, {name: value.tobytes() for name, value in load_file(weights).items()}
+
+
+def interrupted_at(step: int, config, monkeypatch):
+    """Run until `step` was logged, and end there as a killed process would: nothing is put in order."""
+
+    class Killed(BaseException):
+        pass
+
+    original = Record.on_steps
+
+    def on_steps(self, stretch):
+        original(self, stretch)
+        if stretch[-1].number >= step:
+            self.log.flush()
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Record, "on_steps", on_steps)
+        patch.setattr("src.runs.tracking.RunLog.__exit__", lambda self, *error: self.ended.set())
+        with pytest.raises(Killed):
+            run(config)
+    # The process of this test is alive; that of a killed run is not.
+    [found] = runs_of(Path(config.tracking.folder))
+    assert found.info.status == "RUNNING"
+    client_of(Path(config.tracking.folder)).set_tag(found.info.run_id, "process_start", "0.0")
+
+
+@pytest.mark.parametrize("method", ["full", "lora", "pissa"])
+@pytest.mark.parametrize(
+    ("step", "minutes", "more"),
+    [(13, 10.0, []), (27, 1e-9, []), (25, 10.0, ["train.keep=best"]), (5, 1e-9, ["hardware.precision=fp32"])],
+)
+def test_a_resumed_run_ends_as_an_uninterrupted_one(configure, tmp_path, monkeypatch, method, step, minutes, more):
+    settings = [*SETTINGS, f"method={method}", f"train.checkpoint_minutes={minutes}", *more]
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    expected = run(configure(*settings, f"tracking.folder={whole}"))
+    config = configure(*settings, f"tracking.folder={broken}")
+    interrupted_at(step, config, monkeypatch)
+    resumed = run(configure(*settings, f"tracking.folder={broken}"))
+
+    found, *results = outcome(broken, tmp_path)
+    assert found.data.tags["resumed"] == "1"
+    # One point a step and an epoch, the same weights and predictions to the bit.
+    assert results == list(outcome(whole, tmp_path)[1:])
+    assert [step for step, _ in results[0]["train/loss"]] == list(range(1, 31))
+    timed = ("time/", "speed/", "memory/")
+    same = {key: value for key, value in expected.metrics.items() if not key.startswith(timed)}
+    assert {key: resumed.metrics[key] for key in same} == same
+    assert list((broken / "checkpoints").glob("*")) == []
+
+
+def test_wall_time_of_the_attempts_adds_up(configure, tmp_path, monkeypatch):
+    config = configure(*SETTINGS, f"tracking.folder={tmp_path}")
+    interrupted_at(23, config, monkeypatch)
+    [checkpoint] = (tmp_path / "checkpoints").glob("*/step-*")
+    assert checkpoint.name == "step-00000020"
+    import torch
+
+    stored = torch.load(checkpoint / "custom_checkpoint_2.pkl", weights_only=False)
+    resumed = run(configure(*SETTINGS, f"tracking.folder={tmp_path}"))
+    assert resumed.metrics["time/train_seconds"] > stored["train"]["seconds"] > 0
+    assert resumed.metrics["time/total_seconds"] > stored["total_seconds"] > stored["train"]["seconds"]
+
+
+def test_a_run_killed_before_its_first_checkpoint_is_begun_anew_in_its_place(configure, tmp_path, monkeypatch):
+    config = configure(*SETTINGS, f"tracking.folder={tmp_path}")
+    interrupted_at(3, config, monkeypatch)
+    [stub] = runs_of(tmp_path)
+    run(config)
+    [found] = runs_of(tmp_path)
+    assert (found.info.status, "resumed" in found.data.tags) == ("FINISHED", False)
+    assert client_of(tmp_path).get_run(stub.info.run_id).data.tags["superseded_by"] == found.info.run_id
+
+
+def test_a_run_killed_after_its_last_artifact_is_only_marked(configure, tmp_path, monkeypatch):
+    settings = [*SETTINGS, "train.epochs=1", f"tracking.folder={tmp_path}"]
+    first = run(configure(*settings))
+    client = client_of(tmp_path)
+    client.update_run(first.run_id, status="RUNNING")
+    client.set_tag(first.run_id, "process_start", "0.0")
+    with monkeypatch.context() as patch:
+        patch.setattr("src.pipeline.fit", lambda *arguments, **more: 1 / 0)
+        again = run(configure(*settings))
+    assert again == first
+    [found] = runs_of(tmp_path)
+    assert found.info.status == "FINISHED"
+    assert len(client.get_metric_history(first.run_id, "quality/f1")) == 1
+
+
+def test_checkpoints_are_kept_where_that_is_asked(configure, tmp_path):
+    run(configure(*SETTINGS, "train.keep_checkpoints=true", f"tracking.folder={tmp_path}"))
+    found = sorted(path.name for path in (tmp_path / "checkpoints").glob("*/*"))
+    assert found == ["step-00000010", "step-00000020", "step-00000030"]
+
+
+# Identity
+
+
+def test_what_cannot_change_a_result_is_no_part_of_the_hash(configure, tmp_path):
+    base = config_hash(configure("model=tiny"))
+    for same in (
+        ["tracking.folder=elsewhere"],
+        ["hardware.threads=1"],
+        ["rerun=true"],
+        ["sweep.fail_fast=true"],
+        ["train.checkpoint_minutes=1", "train.keep_checkpoints=true"],
+    ):
+        assert config_hash(configure("model=tiny", *same)) == base, same
+    for other in (
+        ["train.seed=1"],
+        ["method.peft.r=4"],
+        ["dataset.seed=3"],
+        ["hardware.precision=fp32"],
+        ["model.max_length=96"],
+    ):
+        assert config_hash(configure("model=tiny", *other)) != base, other
+
+
+def test_a_file_counts_by_its_content(configure, tmp_path):
+    def hash_of(name: str, content: str) -> str:
+        (tmp_path / name).mkdir(exist_ok=True)
+        (tmp_path / name / "q.json").write_text(content)
+        return config_hash(configure("dataset=file", f"dataset.path={tmp_path}/{name}/q.json"))
+
+    assert hash_of("a", "one") == hash_of("b", "one")
+    assert hash_of("a", "one") != hash_of("a", "two")
+    there = config_hash(configure("dataset=file", "dataset.path=q.json", f"dataset.root={tmp_path}/a"))
+    assert there == hash_of("a", "two")
+
+
+def test_a_process_is_known_by_its_start_too():
+    me = holder()
+    assert alive(me)
+    assert not alive(me | {"process_start": "1000.00"}), "the process id was given away again"
+    assert not alive(me | {"process_id": "4194303"})
+    assert not alive({"host": me["host"]})
+    elsewhere = me | {"host": "another-machine"}
+    assert alive(elsewhere)
+    assert not alive(elsewhere | {"heartbeat": str(float(me["heartbeat"]) - 301)})
