@@ -10,13 +10,15 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import sys
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from hydra.core.config_store import ConfigStore
-from hydra.errors import MissingConfigException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import MISSING, Container, DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
@@ -25,6 +27,10 @@ ROOT = Path(__file__).resolve().parents[1]
 
 class UserError(Exception):
     """A mistake the user can mend. Its message (what, where, what to do) is all that is shown; exit status 1."""
+
+
+# What is answered by one sentence; anything else is a fault of the program.
+MISTAKES = (UserError, HydraException, OmegaConfBaseException, OSError)
 
 
 @dataclass
@@ -119,7 +125,11 @@ class SweepConfig:
     name: str | None = None  # null: after what the sweep varies
     fail_fast: bool = False  # start no more runs after one has failed
     parent: str | None = None  # run id of the sweep's parent run, set by the sweep itself
-    trial: str | None = None  # storage, study and number of the Optuna trial, set by its sweeper
+    # Set by the Optuna sweeper: the number of the run's trial, its study, and from which trial on to prune.
+    trial: int | None = None
+    study: str | None = None
+    storage: str | None = None
+    prune_after: int | None = None
 
 
 @dataclass
@@ -143,11 +153,34 @@ def quiet_libraries() -> None:
 
 
 def register() -> None:
-    """Make the schema and the resolvers known to Hydra; call it before composing."""
+    """Make the schema, the resolvers and our plug-in known to Hydra; call it before composing."""
+    if str(ROOT) not in sys.path:
+        sys.path.append(str(ROOT))  # where hydra_plugins/ is
     ConfigStore.instance().store(name="schema", node=Config)
     # Named after what they point at, so that a table says which file or model a number is about.
     OmegaConf.register_new_resolver("stem", lambda path: Path(str(path)).stem if path else "file", replace=True)
     OmegaConf.register_new_resolver("tuneoff_root", lambda: str(ROOT), replace=True)
+
+
+def from_hydra(composed: DictConfig, overrides: Sequence[str]) -> Config:
+    """What Hydra composed, as dataclasses.
+
+    Args:
+        composed: without Hydra's own part.
+        overrides: that were given; with `model.path` the group's name, hash and shape of the model are not this one's.
+
+    Raises:
+        OmegaConfBaseException: a value that is missing or cannot be resolved.
+    """
+    config: Any = OmegaConf.to_object(composed)
+    given = {override.partition("=")[0].lstrip("+") for override in overrides}
+    if "model.path" in given and not given & {"model.name", "model"}:
+        config.model.name = Path(str(config.model.path)).name
+        own: dict[str, Any] = {"sha256": None, "pretrained": True, "tokenizer": None, "config": {}}
+        for key, value in own.items():
+            if not any(override.startswith(f"model.{key}") for override in given):
+                setattr(config.model, key, value)
+    return config
 
 
 def problems(config: Config) -> list[str]:
@@ -295,3 +328,9 @@ def explain(error: BaseException) -> str:
         if isinstance(cause, OmegaConfBaseException):
             sentence = f"{cause.full_key}: {str(cause.msg or cause).splitlines()[0]}" if cause.full_key else str(cause)
     return " ".join(sentence.split())
+
+
+def fail(error: BaseException) -> NoReturn:
+    """Say what is wrong in one sentence; exit status 2 for a command line that cannot be read, else 1."""
+    print(f"\nError: {explain(error)}", file=sys.stderr)
+    sys.exit(2 if isinstance(error, OverrideParseException) else 1)

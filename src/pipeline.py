@@ -150,9 +150,8 @@ def run(config: Config, on_score: Callable[[int, float], None] | None = None) ->
         if on_score is not None:
             record.on_score = on_score
         [folder] = broadcast_object_list([str(log.checkpoints)])
-        checkpoints = Checkpoints(
-            accelerator, Path(folder), config.train.checkpoint_minutes, config.train.keep_checkpoints
-        )
+        minutes, keep = config.train.checkpoint_minutes, config.train.keep_checkpoints
+        checkpoints = Checkpoints(accelerator, Path(folder), minutes, keep, log.flush, terminal.warning)
 
         def evaluate(questions: Any, batches: Batches) -> Evaluation:
             with meter.phase(meter.evaluation):
@@ -193,6 +192,7 @@ def run(config: Config, on_score: Callable[[int, float], None] | None = None) ->
             log.figure("loss_curve.svg", loss_curve(record.steps, record.validation_losses, run_name(config)))
             metrics["time/total_seconds"] = meter.total_seconds
             result = RunResult(log.run_id, epoch, metrics)
+            log.flush()
             log.json("result.json", asdict(result))  # written last: where it is, the run is whole
             checkpoints.remove()
         finally:  # a disk that is full takes no result away

@@ -10,44 +10,31 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from pathlib import Path
-from typing import Any, NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, OverrideParseException
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig
 
-from src.config import ROOT, UserError, explain, quiet_libraries, register, validate
+from src import sweep
+from src.config import MISTAKES, ROOT, fail, from_hydra, quiet_libraries, register, validate
 
 
 def job(composed: DictConfig) -> float | None:
     """What Hydra calls for each run; the F1 is what a sweeper maximises."""
+    hydra_config = HydraConfig.get()
     try:
-        config: Any = OmegaConf.to_object(composed)
-        given = {override.partition("=")[0].lstrip("+") for override in HydraConfig.get().overrides.task}
-        if "model.path" in given and not given & {"model.name", "model"}:
-            # Another model than the group's: its name, its hash and its shape are not this one's.
-            config.model.name = Path(str(config.model.path)).name
-            own: dict[str, Any] = {"sha256": None, "pretrained": True, "tokenizer": None, "config": {}}
-            for key, value in own.items():
-                if not any(override.startswith(f"model.{key}") for override in given):
-                    setattr(config.model, key, value)
+        config = from_hydra(composed, hydra_config.overrides.task)
         validate(config)
-        # Imported here, so that a mistake in the command line is answered before torch is loaded.
-        from src.pipeline import run
+        if config.sweep.parent is not None:
+            return sweep.run_isolated(config, hydra_config.job.num, hydra_config.runtime.choices["hydra/launcher"])
+        if "WORLD_SIZE" in os.environ:  # one of several processes that a launcher has started
+            from src.pipeline import run
 
-        result = run(config)
-    except (UserError, OmegaConfBaseException, OSError) as error:
+            result = run(config)
+            return None if result is None else result.metrics["quality/f1"]
+        return sweep.run_alone(config)
+    except MISTAKES as error:
         fail(error)
-    return None if result is None else result.metrics["quality/f1"]
-
-
-def fail(error: Exception) -> NoReturn:
-    """Say what is wrong in one sentence; exit status 2 for a command line that cannot be read, else 1."""
-    print(f"\nError: {explain(error)}", file=sys.stderr)
-    sys.exit(2 if isinstance(error, OverrideParseException) else 1)
 
 
 def main() -> None:
@@ -59,10 +46,12 @@ def main() -> None:
     try:
         hydra.main(version_base="1.3", config_path=str(ROOT / "conf"), config_name="config")(job)()
     except KeyboardInterrupt:
-        print("\nInterrupted; a run that had begun is marked KILLED in MLflow.", file=sys.stderr)
-        sys.exit(130)
-    except (HydraException, OmegaConfBaseException, OSError) as error:
+        print("\nInterrupted; the same command goes on where this one stopped.", file=sys.stderr)
+        sys.exit(sweep.end(interrupted=True) or 130)
+    except MISTAKES as error:
+        sweep.end()
         fail(error)
+    sys.exit(sweep.end())
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ os.environ |= {
     "HF_ENDPOINT": "http://127.0.0.1:9",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "TOKENIZERS_PARALLELISM": "false",
+    "OMP_NUM_THREADS": "1",  # two tests run at once; and sums are added up in one order
 }
 
 import pytest
@@ -42,6 +43,15 @@ def configure() -> Callable[..., Any]:
             return found
 
     return composed
+
+
+@pytest.fixture(scope="session")
+def server() -> None:
+    """The server that processes of the tests themselves are forked from, as for a sweep."""
+    from src.runs.isolation import start_server
+    from src.sweep import PRELOADED
+
+    start_server(PRELOADED)
 
 
 @pytest.fixture(scope="session")

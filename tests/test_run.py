@@ -14,10 +14,15 @@ import pytest
 import yaml
 from mlflow import MlflowClient
 
-from src.config import ROOT, UserError
+from src.config import ROOT, TrackingConfig, UserError
+from src.data import sources
+from src.evaluation.score import score
 from src.model import backbone
 from src.pipeline import run
+from src.predict import load_run
+from src.runs.isolation import call
 from src.runs.tracking import flatten, ui_command
+from src.sweep import train
 from tests.conftest import TINY, question, squad_json
 
 BY_STEP = {"train/loss", "train/learning_rate", "train/grad_norm", "eval/exact_match", "eval/f1", "eval/loss"}
@@ -52,12 +57,14 @@ def artifact(client, run_id, name, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def finished(command, tmp_path_factory):
-    """Two LoRA runs with one seed and a full one, as a user would start them."""
+def finished(command, configure, server, tmp_path_factory):
+    """Two LoRA runs with one seed, the first as a user would start it, and a full one."""
     folder = tmp_path_factory.mktemp("store")
-    shown = [command("src.train", *TINY, f"method={m}", f"tracking.folder={folder}") for m in ("lora", "lora", "full")]
-    for completed in shown:
-        assert completed.returncode == 0, completed.stderr
+    shown = command("src.train", *TINY, "method=lora", f"tracking.folder={folder}")
+    assert shown.returncode == 0, shown.stderr
+    for more in (["method=lora", "rerun=true"], ["method=full"]):
+        config = configure(*TINY, *more, f"tracking.folder={folder}")
+        assert call(train, config, folder / "output.log").reason is None
     return folder, shown, runs_of(folder)
 
 
@@ -156,7 +163,7 @@ def test_artifacts_hold_what_their_names_say(finished, tmp_path):
 
 
 def test_what_a_person_sees(finished):
-    _, (shown, *_), (one, *_) = finished
+    _, shown, (one, *_) = finished
     lines = shown.stdout.splitlines()
     assert lines[0] == "model   tiny, 1,024,706 parameters"
     assert "14,402 parameters (1.41 %): adapters 14,336, head 66, backbone 0" in lines[2]
@@ -171,27 +178,21 @@ def test_what_a_person_sees(finished):
 
 
 @pytest.mark.parametrize("which", [0, 2])
-def test_the_stored_model_gives_the_same_predictions_in_a_new_process(finished, which, tmp_path):
+def test_the_stored_model_gives_the_same_predictions_in_a_new_process(finished, server, which, tmp_path):
     folder, _, runs = finished
     run_id = runs[which].info.run_id
-    script = f"""
-import json
-from src.config import TrackingConfig, register
-register()
-from src.data import sources
-from src.evaluation.score import score
-from src.predict import load_run
-stored = load_run({run_id!r}, TrackingConfig(folder={str(folder)!r}))
-questions = sources.load(stored.config.dataset).validation.to_list()
-answers = stored.answer(questions)
-print(json.dumps([score(questions, answers)["f1"], {{a.id: a.best.text for a in answers}}]))
-"""
-    shown = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert shown.returncode == 0, shown.stderr
-    f1, predictions = json.loads(shown.stdout.splitlines()[-1])
+    f1, predictions = call(predictions_of, (run_id, str(folder)), tmp_path / "log").value
     expected = artifact(client_of(folder), run_id, "predictions.json", tmp_path)
     assert predictions == json.loads(expected.read_text())
     assert f1 == runs[which].data.metrics["quality/f1"]
+
+
+def predictions_of(run_and_folder):
+    run_id, folder = run_and_folder
+    stored = load_run(run_id, TrackingConfig(folder=folder))
+    questions = sources.load(stored.config.dataset).validation.to_list()
+    answers = stored.answer(questions)
+    return score(questions, answers)["f1"], {answer.id: answer.best.text for answer in answers}
 
 
 def test_predict_answers_from_the_command_line(finished, command):
@@ -213,15 +214,15 @@ def test_predict_answers_from_the_command_line(finished, command):
         assert "Traceback" not in wrong.stderr
 
 
-def test_a_multirun_runs_every_combination(command, tmp_path):
-    store = f"tracking.folder={tmp_path}"
-    shown = command("src.train", "-m", *TINY, "train.epochs=1", "method=full,lora", "hardware.precision=fp32", store)
+def test_the_same_command_shows_what_is_done(finished, command):
+    folder, _, runs = finished
+    shown = command("src.train", *TINY, "method=full", f"tracking.folder={folder}")
     assert shown.returncode == 0, shown.stderr
-    first, second = runs_of(tmp_path)
-    assert (first.data.tags["method"], second.data.tags["method"]) == ("full", "lora")
-    # They share a process: only the first one's memory is its own.
-    assert "memory/peak_train_mb" in first.data.metrics
-    assert not any(name.startswith("memory/") for name in second.data.metrics)
+    assert shown.stdout.startswith("full lr=0.0001 epochs=2 seed=0 is done already (rerun=true runs it again):")
+    assert f"{runs[2].data.metrics['quality/f1']:.1f}" in next(
+        line for line in shown.stdout.splitlines() if "F1" in line
+    )
+    assert len(runs_of(folder)) == 3
 
 
 def test_any_other_model_by_its_folder_is_called_after_it(command, configure, tmp_path, minilm_tokenizer):
@@ -272,7 +273,7 @@ def test_an_interruption_ends_cleanly_as_killed(tmp_path, sent):
     process.send_signal(sent)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert errors.strip() == "Interrupted; a run that had begun is marked KILLED in MLflow."
+    assert errors.strip() == "Interrupted; the same command goes on where this one stopped."
     [found] = runs_of(tmp_path)
     assert found.info.status == "KILLED"
     assert "train/loss" in found.data.metrics, "what was measured before is lost"

@@ -116,9 +116,9 @@ def _cache_key(questions: Dataset, tokenizer: Any, model: ModelConfig, answer: s
     digest = hashlib.sha256()
     facts = (CACHE_VERSION, model.max_length, model.doc_stride, answer, type(tokenizer).__name__)
     digest.update(json.dumps(facts).encode())
-    backend = json.loads(tokenizer.backend_tokenizer.to_str())
-    del backend["truncation"], backend["padding"]  # whatever the last call left there
-    digest.update(json.dumps(backend).encode())
+    tokenizer.backend_tokenizer.no_truncation()  # whatever the last call left there; each call sets its own
+    tokenizer.backend_tokenizer.no_padding()
+    digest.update(tokenizer.backend_tokenizer.to_str().encode())
     for column in ("question", "context", "answers"):
         for value in questions[column][:]:
             digest.update(json.dumps(value).encode())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -30,11 +31,24 @@ RESULT_PAIRS = {
 }
 
 
+FILE_WIDTH = 200
+# A run's figures in one line of a sweep, and the columns of a sweep's table.
+SWEEP_COLUMNS = (
+    ("quality/exact_match", "EM", "{:.1f}"),
+    ("quality/f1", "F1", "{:.1f}"),
+    ("params/trainable", "trained", "{:,.0f}"),
+    ("time/train_seconds", "training", "{:,.1f} s"),
+    ("memory/peak_train_mb", "memory", "{:,.0f} MB"),
+)
+
+
 class Terminal:
     """Rich on a terminal; plain lines where the output is a file or a pipe, and nothing for `quiet`."""
 
     def __init__(self, quiet: bool = False) -> None:
-        self.console = Console(quiet=quiet, highlight=False, soft_wrap=True)
+        # Off a terminal there is no width to keep to.
+        width = None if sys.stdout.isatty() else FILE_WIDTH
+        self.console = Console(quiet=quiet, highlight=False, soft_wrap=True, width=width)
         self.progress: Progress | None = None
         self.last_quarter = 0
 
@@ -124,3 +138,53 @@ class Terminal:
 
     def line(self, text: str = "") -> None:
         self.console.print(escape(text))
+
+    def sweep_table(self, rows: Sequence[tuple[str, str, Mapping[str, float]]]) -> None:
+        """Name, status and figures of each run of a sweep."""
+        table = Table()
+        table.add_column("run", no_wrap=True)
+        table.add_column("status", no_wrap=True)
+        for _, heading, _ in SWEEP_COLUMNS:
+            table.add_column(heading, justify="right", no_wrap=True)
+        for name, status, figures in rows:
+            cells = [form.format(figures[key]) if key in figures else "" for key, _, form in SWEEP_COLUMNS]
+            table.add_row(escape(name), status, *cells)
+        self.console.print(table)
+
+
+def run_line(figures: Mapping[str, float]) -> str:
+    """The figures of a run in one line."""
+    return "  ".join(f"{name} {form.format(figures[key])}" for key, name, form in SWEEP_COLUMNS if key in figures)
+
+
+def progress_line(
+    done: int,
+    failed: int,
+    pruned: int,
+    planned: int,
+    seconds_left: float | None,
+    best: Mapping[str, tuple[float, float]],
+) -> str:
+    """Where a sweep stands.
+
+    Args:
+        done, failed, pruned, planned: numbers of runs.
+        seconds_left: None where there is nothing to reckon it from.
+        best: the highest F1 of each method, and the learning rate that gave it.
+    """
+    parts = [f"{done} of {planned} done"]
+    parts += [f"{number} {what}" for number, what in ((failed, "failed"), (pruned, "pruned")) if number]
+    if seconds_left:
+        parts.append(f"about {duration(seconds_left)} left")
+    if best:
+        found = (f"{method} {f1:.1f} (rate {rate:.2g})" for method, (f1, rate) in best.items())
+        parts.append("best F1: " + ", ".join(found))
+    return "        " + "; ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """`40 s`, `12 min`, `3 h 05 min`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min"

@@ -1,0 +1,9 @@
+"""The life of runs: what they are, what they leave in MLflow, the processes that they run in."""
+
+import os
+
+# MLflow's telemetry and its chatter about schema creation are not what the person at the terminal asked for.
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")

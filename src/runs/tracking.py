@@ -25,20 +25,13 @@ from typing import Any
 from urllib.parse import urlparse
 
 from filelock import FileLock
-
-from src.config import ROOT, Config, TrackingConfig, UserError
-from src.runs.identity import HEARTBEAT_SECONDS, alive, config_hash, holder, who
-
-# MLflow's telemetry and its chatter about schema creation are not what the person at the terminal asked for.
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
-os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
-os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
+
+from src.config import ROOT, Config, TrackingConfig, UserError
+from src.runs.identity import HEARTBEAT_SECONDS, alive, config_hash, holder, who
 
 PARAMS_A_BATCH = 100  # MLflow's limits
 METRICS_A_BATCH = 1000
@@ -131,6 +124,10 @@ class _Nothing:
 
 class AlreadyRunning(UserError):
     """Another process works on the same run."""
+
+
+class Stopped(UserError):
+    """A run that is ended before its time, for a reason that is no failure."""
 
 
 def experiment_id(client: MlflowClient, tracking: TrackingConfig) -> str:
@@ -255,6 +252,12 @@ class RunLog:
             if self.result is not None or any(self.checkpoints.glob("step-*")):
                 self._take_over(run)
                 return
+        self._create(experiment)
+        for run in unfinished:  # nothing of them can be used: the new one stands for them
+            self.client.set_tag(run.info.run_id, "superseded_by", self.run_id)
+            self.client.delete_run(run.info.run_id)  # the UI shows it among the deleted ones
+
+    def _create(self, experiment: str) -> None:
         config = self.config
         tags = {
             "mlflow.source.name": "src.train",
@@ -269,9 +272,20 @@ class RunLog:
             **holder(),
         }
         self.run_id = self.client.create_run(experiment, tags=tags, run_name=run_name(config)).info.run_id
-        for run in unfinished:  # nothing of them can be used: the new one stands for them
-            self.client.set_tag(run.info.run_id, "superseded_by", self.run_id)
-            self.client.delete_run(run.info.run_id)  # the UI shows it among the deleted ones
+
+    def record_failure(self, reason: str) -> None:
+        """Put a run on record as FAILED whose process died without a word, or before the run began."""
+        experiment = experiment_id(self.client, self.config.tracking)
+        same = search(self.client, experiment, f"tags.config_hash = '{self.config_hash}'")
+        if not same or same[0].info.status == "FINISHED":
+            self._create(experiment)
+            tags: Mapping[str, str] = {}
+        else:
+            self.run_id, status, tags = same[0].info.run_id, same[0].info.status, same[0].data.tags
+            if status == "KILLED" or (status == "RUNNING" and alive(tags)):
+                return
+        self.tags({"error": reason[:LONGEST_VALUE], **self._membership(tags)})
+        self.client.set_terminated(self.run_id, "FAILED")
 
     def _take_over(self, run: Run) -> None:
         tags, commits = run.data.tags, run.data.tags.get("git_commit", "").split(", ")
@@ -325,10 +339,12 @@ class RunLog:
                 return
             except MlflowException as failure:
                 error = failure
+        stopped = isinstance(error, KeyboardInterrupt | SystemExit | Stopped)
         if not isinstance(error, KeyboardInterrupt | SystemExit):
-            self._quietly(lambda: self.tags({"error": f"{type(error).__name__}: {error}"[:LONGEST_VALUE]}))
+            key, text = ("stopped", str(error)) if stopped else ("error", f"{type(error).__name__}: {error}")
+            self._quietly(lambda: self.tags({key: text[:LONGEST_VALUE]}))
         self._quietly(self.flush)
-        self._end("KILLED" if isinstance(error, KeyboardInterrupt | SystemExit) else "FAILED")
+        self._end("KILLED" if stopped else "FAILED")
         if isinstance(error, MlflowException):
             reason = " ".join(str(error).split())[:200]
             raise UserError(f"The tracking store failed ({reason}); check that it answers and has room.") from error

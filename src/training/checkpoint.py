@@ -7,17 +7,22 @@ name and renamed, so that a folder of that name is always whole.
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from src.config import UserError
+
 WEIGHTS = "trained.safetensors"
+UNWRITABLE = (OSError, RuntimeError, SafetensorError)  # what a full disk makes torch and safetensors raise
 
 
 class Stateful(Protocol):
@@ -35,13 +40,25 @@ class Checkpoints:
         folder: where they lie; the same in every process.
         minutes: a checkpoint is due after so long.
         keep: keep the older ones.
+        before_save: called before one is written; what was logged must not lie behind it.
+        warn: is told once that none can be written; training goes on without.
     """
 
-    def __init__(self, accelerator: Accelerator, folder: Path, minutes: float, keep: bool) -> None:
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        folder: Path,
+        minutes: float,
+        keep: bool,
+        before_save: Callable[[], None],
+        warn: Callable[[str], None],
+    ) -> None:
         self.accelerator = accelerator
         self.folder = folder
         self.seconds = minutes * 60
         self.keep = keep
+        self.before_save = before_save
+        self.warn: Callable[[str], None] | None = warn
         self.saved_at = time.monotonic()
         accelerator.register_save_state_pre_hook(self._save_weights)
         accelerator.register_load_state_pre_hook(self._load_weights)
@@ -57,7 +74,24 @@ class Checkpoints:
 
     def save(self, step: int) -> None:
         """Write one; every process must call it."""
-        whole, unfinished = self.folder / f"step-{step:08d}", self.folder / "unfinished"
+        self.before_save()
+        try:
+            self._save(self.folder / f"step-{step:08d}", self.folder / "unfinished")
+        except (
+            OSError,
+            RuntimeError,
+            SafetensorError,
+        ) as error:  # torch and safetensors have their own for a full disk
+            shutil.rmtree(self.folder / "unfinished", ignore_errors=True)
+            if self.warn is not None:
+                self.warn(
+                    f"The checkpoint at step {step} could not be written under {self.folder} "
+                    f"({str(error).splitlines()[0][:200]}); an interruption would lose what was trained since the last."
+                )
+                self.warn = None
+        self.saved_at = time.monotonic()
+
+    def _save(self, whole: Path, unfinished: Path) -> None:
         if self.accelerator.is_main_process:
             shutil.rmtree(unfinished, ignore_errors=True)  # of an attempt that was killed while writing
             unfinished.mkdir(parents=True)
@@ -65,19 +99,29 @@ class Checkpoints:
         self.accelerator.save_state(str(unfinished))
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
+            _to_disk(unfinished)
             older = self._found()
             shutil.rmtree(whole, ignore_errors=True)
             unfinished.rename(whole)
             for folder in older if not self.keep else []:
                 if folder != whole:
                     shutil.rmtree(folder)
-        self.saved_at = time.monotonic()
 
     def load(self) -> bool:
-        """Take up the newest one; false where there is none."""
+        """Take up the newest one; false where there is none.
+
+        Raises:
+            UserError: it cannot be read.
+        """
         found = self._found()
         if found:
-            self.accelerator.load_state(str(found[-1]))
+            try:
+                self.accelerator.load_state(str(found[-1]))
+            except Exception as error:  # whatever pickle, torch or safetensors make of a damaged file
+                raise UserError(
+                    f"The checkpoint {found[-1]} cannot be read ({type(error).__name__}: "
+                    f"{str(error).partition(chr(10))[0][:200]}); delete the folder, and the run begins anew."
+                ) from error
         self.saved_at = time.monotonic()
         return bool(found)
 
@@ -100,6 +144,14 @@ class Checkpoints:
         for name, parameter in _trained(self.accelerator.unwrap_model(models[0])).items():
             parameter.copy_(stored[name])
         models.clear()
+
+
+def _to_disk(folder: Path) -> None:
+    """Wait until the files are on the disk: a machine that loses its power must not keep the name alone."""
+    for path in [*folder.iterdir(), folder]:
+        handle = os.open(path, os.O_RDONLY)
+        os.fsync(handle)
+        os.close(handle)
 
 
 def _trained(model: torch.nn.Module) -> dict[str, torch.Tensor]:

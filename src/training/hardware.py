@@ -37,8 +37,11 @@ def start(config: HardwareConfig) -> Accelerator:
     precision = config.precision if config.precision != "auto" else _fast_precision(use_cpu)
     if precision == "fp16" and use_cpu:
         raise UserError("hardware.precision=fp16 needs a GPU; on a CPU use bf16 or fp32.")
-    # Hyper-threads share the units that matrix products keep busy.
-    threads = config.threads or max(1, (psutil.cpu_count(logical=False) or torch.get_num_threads()) // started)
+    # Hyper-threads share the units that matrix products keep busy. joblib and ray say by OMP_NUM_THREADS what share of
+    # the machine is this run's; torchrun sets it to 1 for want of anything better.
+    share = os.environ.get("OMP_NUM_THREADS", "") if started == 1 else ""
+    cores = psutil.cpu_count(logical=False) or torch.get_num_threads()
+    threads = config.threads or (int(share) if share.isdigit() and int(share) else max(1, cores // started))
     torch.set_num_threads(min(threads, len(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else threads)
     AcceleratorState._reset_state()  # runs of one process may differ in precision
     return Accelerator(cpu=use_cpu, mixed_precision=ACCELERATE_NAMES[precision])

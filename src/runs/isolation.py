@@ -1,0 +1,124 @@
+"""A function in a process of its own, forked from a server that has paid for the imports.
+
+Whatever happens to that process (a segmentation fault, the kernel's out-of-memory killer), the caller goes on, and
+the memory that it uses is its own. Where the system cannot fork, a new process is started, which is slower.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import multiprocessing
+import os
+import signal
+import threading
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing import connection
+from pathlib import Path
+from typing import Any
+
+from src.config import MISTAKES, explain
+
+FORKSERVER = "forkserver" in multiprocessing.get_all_start_methods()
+METHOD = "forkserver" if FORKSERVER else "spawn"
+CONTEXT: Any = multiprocessing.get_context(METHOD)
+STOP_SECONDS = 60.0  # what an interrupted process has to put its things in order
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How it ended: `value` where it returned, else the `reason` in one sentence and the type of the error."""
+
+    value: Any = None
+    reason: str | None = None
+    error: str = ""
+
+
+def start_server(modules: list[str]) -> None:
+    """Start importing `modules` in the background; every later process has them."""
+    # What a killed process leaves behind is cleaned up; there is no need to warn of it.
+    os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker:UserWarning")
+    if FORKSERVER:
+        CONTEXT.set_forkserver_preload(modules)
+        from multiprocessing import forkserver
+
+        forkserver.ensure_running()
+
+
+def call(function: Callable[[Any], Any], argument: Any, output: Path | None = None) -> Outcome:
+    """Run `function(argument)` in a new process and wait for it.
+
+    Args:
+        function: of an importable module; it raises UserError for what the user can mend.
+        argument: what pickle can carry; the value as well.
+        output: file that all output is appended to; None: it goes where this process's goes.
+
+    Raises:
+        KeyboardInterrupt: this process was interrupted; the other one was as well, and is gone.
+    """
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+    receiver, sender = CONTEXT.Pipe(duplex=False)
+    # A worker of joblib has set one of its own, which the new process would be told to use and does not know.
+    multiprocessing.set_start_method(METHOD, force=True)
+    process = CONTEXT.Process(target=_work, args=(function, argument, output, dict(os.environ), sender))
+    process.start()
+    sender.close()
+    try:
+        process.join()
+    except KeyboardInterrupt:
+        process.terminate()
+        process.join(STOP_SECONDS)
+        process.kill()
+        process.join()
+        raise
+    try:
+        outcome: Outcome = receiver.recv()
+        return outcome
+    except EOFError:
+        return Outcome(reason=_death(process.exitcode), error="Death")
+
+
+def _death(exit_code: int) -> str:
+    if exit_code >= 0:
+        return f"The process ended with exit status {exit_code}."
+    name = signal.Signals(-exit_code).name
+    hint = "; most often because memory ran out" if name == "SIGKILL" else ""
+    return f"The process was killed by {name}{hint}."
+
+
+def _work(
+    function: Callable[[Any], Any], argument: Any, output: Path | None, environment: dict[str, str], sender: Any
+) -> None:
+    """What the new process does."""
+    os.environ.clear()
+    os.environ.update(environment)  # the server's is that of its start
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if output is not None:
+        with output.open("ab") as file:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+    faulthandler.enable()
+    try:
+        outcome = Outcome(value=function(argument))
+    except KeyboardInterrupt:
+        outcome = Outcome(reason="Interrupted.", error="KeyboardInterrupt")
+    except MISTAKES as error:
+        outcome = Outcome(reason=explain(error), error=type(error).__name__)
+        if output is not None:
+            print(f"\nError: {outcome.reason}", flush=True)
+    except Exception as error:
+        traceback.print_exc()
+        name = type(error).__name__
+        outcome = Outcome(reason=f"{name}: {' '.join(str(error).split())}", error=name)
+    sender.send(outcome)
+
+
+def _end_with_parent() -> None:
+    """A process that nobody waits for any more must not go on beside its successor."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        connection.wait([parent.sentinel])
+        os.kill(os.getpid(), signal.SIGKILL)

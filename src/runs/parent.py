@@ -1,0 +1,148 @@
+"""The parent run of a sweep: what was planned, which runs are part of it, and how it ended."""
+
+from __future__ import annotations
+
+import csv
+import io
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from mlflow import MlflowClient
+from mlflow.entities import Run, RunTag
+
+from src.config import TrackingConfig
+from src.runs.identity import holder, who
+from src.runs.tracking import AlreadyRunning, connect, experiment_id, joined, mark_dead_runs, search
+
+COLUMNS = {  # of the sweep's table: heading and metric
+    "exact match": "quality/exact_match",
+    "f1": "quality/f1",
+    "trained parameters": "params/trainable",
+    "training (s)": "time/train_seconds",
+    "peak memory (MB)": "memory/peak_train_mb",
+    "stored (MB)": "storage/checkpoint_mb",
+}
+
+
+class ParentRun:
+    """A run of MLflow that the runs of one sweep are nested under. It has no figures of its own."""
+
+    def __init__(self, client: MlflowClient, uri: str, experiment: str, run_id: str) -> None:
+        self.client, self.uri, self.experiment, self.run_id = client, uri, experiment, run_id
+
+    @classmethod
+    def begin(
+        cls, tracking: TrackingConfig, name: str, identity: str, command: str, planned: int, fresh: bool
+    ) -> ParentRun:
+        """Take up the parent of the same sweep, or make one.
+
+        Args:
+            tracking: the store.
+            name: of the run.
+            identity: equal for sweeps over the same runs.
+            command: that makes the sweep.
+            planned: number of runs.
+            fresh: make one in any case.
+
+        Raises:
+            AlreadyRunning: a live process works on the same sweep.
+        """
+        client, uri = connect(tracking)
+        experiment = experiment_id(client, tracking)
+        with FileLock(Path(tracking.folder).resolve() / "runs.lock"):
+            mark_dead_runs(client, experiment)
+            same = search(client, experiment, f"tags.sweep_hash = '{identity}'")
+            for run in same:
+                if run.info.status == "RUNNING":
+                    raise AlreadyRunning(f"The same sweep is running already ({who(run.data.tags)}); let it finish.")
+            tags = {"kind": "sweep", "sweep_hash": identity, "command": command, "planned": str(planned), **holder()}
+            if same and not fresh:
+                parent = cls(client, uri, experiment, same[0].info.run_id)
+                client.update_run(parent.run_id, status="RUNNING")
+                parent.tag(tags)
+            else:
+                created = client.create_run(experiment, tags={"mlflow.source.name": "src.train", **tags}, run_name=name)
+                parent = cls(client, uri, experiment, created.info.run_id)
+        client.log_text(parent.run_id, command + "\n", "command.txt")
+        return parent
+
+    @classmethod
+    def of(cls, tracking: TrackingConfig, run_id: str) -> ParentRun:
+        """The parent that a job was given."""
+        client, uri = connect(tracking)
+        return cls(client, uri, experiment_id(client, tracking), run_id)
+
+    def tag(self, tags: Mapping[str, str]) -> None:
+        self.client.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+
+    @property
+    def tags(self) -> dict[str, str]:
+        found: dict[str, str] = self.client.get_run(self.run_id).data.tags
+        return found
+
+    def started(self, done: int) -> None:
+        """Note when the work began and how many runs were done before: what the time left is reckoned from."""
+        self.tag({"attempt_started": f"{time.time():.0f}", "done_before": str(done)})
+
+    def include(self, run: Run) -> None:
+        """Make a run that was done before a part of this sweep; it stays where it is nested."""
+        self.client.set_tag(run.info.run_id, "sweep", joined(run.data.tags.get("sweep", ""), self.run_id))
+
+    def members(self) -> list[Run]:
+        """The runs of the sweep, the oldest first."""
+        return search(self.client, self.experiment, f"tags.sweep LIKE '%{self.run_id}%'")[::-1]
+
+    def end(self, status: str, members: Sequence[Run]) -> None:
+        """Log the table and the report, and end as FINISHED, FAILED or KILLED."""
+        rows = [_row(run) for run in members]
+        if rows:
+            text = io.StringIO()
+            writer = csv.DictWriter(text, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+            self.client.log_text(self.run_id, text.getvalue(), "table.csv")
+            report = _report(self.tags["command"], rows)
+            self.client.log_text(self.run_id, report, "report.md")
+            self.tag({"mlflow.note.content": report[:8000]})
+        self.client.set_terminated(self.run_id, status)
+
+
+def best_by_method(members: Sequence[Run]) -> dict[str, Run]:
+    """The FINISHED run with the highest F1 of each method."""
+    best: dict[str, Run] = {}
+    for run in members:
+        method = run.data.tags["method"]
+        f1 = run.data.metrics.get("quality/f1", -1.0)
+        if run.info.status == "FINISHED" and (method not in best or f1 > best[method].data.metrics["quality/f1"]):
+            best[method] = run
+    return dict(sorted(best.items()))
+
+
+def _row(run: Run) -> dict[str, Any]:
+    metrics = run.data.metrics if run.info.status == "FINISHED" else {}
+    figures = {heading: round(metrics[key], 2) if key in metrics else "" for heading, key in COLUMNS.items()}
+    return {
+        "run": run.info.run_name,
+        "status": run.info.status,
+        **figures,
+        "run id": run.info.run_id,
+        "error": run.data.tags.get("error", ""),
+    }
+
+
+def _report(command: str, rows: Sequence[Mapping[str, Any]]) -> str:
+    """Command and table in Markdown."""
+    headings = [heading for heading in rows[0] if any(row[heading] != "" for row in rows)]
+    lines = [
+        f"    {command}\n",
+        "| " + " | ".join(headings) + " |",
+        "|" + "---|" * len(headings),
+        *(
+            "| " + " | ".join(str(row[h]).replace("|", "\\|").replace("\n", " ") for h in headings) + " |"
+            for row in rows
+        ),
+    ]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,266 @@
+"""A sweep: many runs, each in a process of its own, under one parent run.
+
+    python -m src.train -m method=full,lora train.learning_rate=1e-4,1e-3
+
+Hydra's sweepers choose the runs and its launchers say where they run. Around them this module plans (which runs are
+done already), isolates, and reports. The same command again does what is left.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shlex
+import sys
+import time
+import traceback
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, open_dict, read_write
+
+from src.config import MISTAKES, Config, UserError, fail, from_hydra, problems
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+    from src.runs.parent import ParentRun
+
+PRELOADED = ["hydra.main", "src.warm"]
+PRUNED = "pruned"
+_sweep: Sweep | None = None  # the one that this command runs
+
+
+class SweepCallback(Callback):
+    """Hydra calls it before the first run of a multirun."""
+
+    def on_multirun_start(self, config: DictConfig, **more: Any) -> None:
+        global _sweep
+        try:
+            _sweep = Sweep(config)
+        except MISTAKES as error:
+            fail(error)
+        except Exception:  # Hydra would go on without the callback
+            traceback.print_exc()
+            sys.exit(1)
+        with read_write(config.hydra):  # so every run knows its parent, under every launcher
+            config.hydra.overrides.task.append(f"sweep.parent={_sweep.parent.run_id}")
+
+
+class Sweep:
+    """The plan of a sweep, and its parent run."""
+
+    def __init__(self, composed: DictConfig) -> None:
+        """
+        Raises:
+            UserError: a run that cannot be; the same sweep is running already.
+        """
+        given = [override for override in composed.hydra.overrides.task if not override.startswith("sweep.parent=")]
+        settings = from_hydra(without_hydra(composed), given)
+        searches = "n_trials" in composed.hydra.sweeper  # a sweeper that decides as it goes
+        configs = [] if searches else _grid(composed, given)
+
+        from src.runs.isolation import start_server
+
+        start_server(PRELOADED)  # while the rest is imported here
+        from src.report.terminal import Terminal
+        from src.runs.identity import config_hash
+        from src.runs.parent import ParentRun
+        from src.runs.tracking import finished_run
+
+        self.hashes = list(dict.fromkeys(config_hash(config) for config in configs))
+        planned = composed.hydra.sweeper.n_trials if searches else len(self.hashes)
+        identity = [str(composed.hydra.sweeper), *sorted(given)] if searches else sorted(self.hashes)
+        varied = " ".join(override for override in given if _varies(override)) or " ".join(given)
+        self.parent = ParentRun.begin(
+            settings.tracking,
+            settings.sweep.name or f"sweep {varied}"[:200],
+            hashlib.sha256("\n".join(identity).encode()).hexdigest()[:12],
+            shlex.join(["python", "-m", "src.train", *sys.argv[1:]]),
+            planned,
+            fresh=settings.rerun,
+        )
+        client, experiment = self.parent.client, self.parent.experiment
+        if searches:
+            done = [run for run in self.parent.members() if run.info.status == "FINISHED"]
+        else:
+            hashes = [] if settings.rerun else self.hashes
+            done = [run for hash in hashes if (run := finished_run(client, experiment, hash)) is not None]
+        for run in done:
+            self.parent.include(run)
+        self.parent.started(len(done))
+        self.terminal = Terminal()
+        self.terminal.header(
+            {
+                "sweep": varied,
+                "runs": f"{planned}, {len(done)} of them done already" if done else str(planned),
+                "output": f"{output_folder(settings)}/",
+                "parent": self.parent.run_id,
+            }
+        )
+
+    def end(self, interrupted: bool = False) -> int:
+        """End the parent run and show the table; the exit status."""
+        from src.runs.tracking import ui_command
+
+        members = self.parent.members()
+        failed = [run for run in members if run.info.status == "FAILED"]
+        hashes = {run.data.tags["config_hash"] for run in members if run.info.status == "FINISHED"}
+        missing = len(set(self.hashes) - hashes)
+        status = "KILLED" if interrupted else "FAILED" if failed or missing else "FINISHED"
+        self.parent.end(status, members)
+        self.terminal.line()
+        self.terminal.sweep_table([(str(run.info.run_name), _status(run), run.data.metrics) for run in members])
+        for run in failed:
+            tags = run.data.tags
+            self.terminal.warning(f"{run.info.run_name} failed: {tags.get('error')} See {tags.get('output')}")
+        if missing > len(failed):
+            self.terminal.warning(f"{missing - len(failed)} runs are not finished; the same command goes on with them.")
+        self.terminal.line(f"Compare runs: {ui_command(self.parent.uri)}")
+        return 130 if interrupted else 0 if status == "FINISHED" else 1
+
+
+def end(interrupted: bool = False) -> int:
+    """End the sweep that this command runs, if it runs one; the exit status."""
+    return 0 if _sweep is None else _sweep.end(interrupted)
+
+
+def without_hydra(composed: DictConfig) -> DictConfig:
+    """The composed configuration without Hydra's own."""
+    job = composed.copy()
+    with open_dict(job):
+        del job["hydra"]
+    return job
+
+
+def _varies(override: str) -> bool:
+    try:
+        return bool(OverridesParser.create().parse_override(override).is_sweep_override())
+    except Exception:  # what cannot be read, the sweeper will say
+        return False
+
+
+def _grid(composed: DictConfig, given: Sequence[str]) -> list[Config]:
+    """The configurations of all runs, checked before the first begins."""
+    loader = GlobalHydra.instance().config_loader()
+    params = [f"{key}={value}" for key, value in (composed.hydra.sweeper.get("params") or {}).items()]
+    parsed = OverridesParser.create(config_loader=loader).parse_overrides([*params, *given])
+    configs = []
+    for overrides in BasicSweeper.split_arguments(parsed, None)[0]:
+        job = loader.load_sweep_config(composed, list(overrides))
+        config = from_hydra(without_hydra(job), overrides)
+        if found := problems(config):
+            raise UserError(f"The sweep cannot begin; in the run {' '.join(overrides)}: " + "\n".join(found))
+        configs.append(config)
+    return configs
+
+
+def output_folder(config: Config) -> Path:
+    """Where the output of a sweep's runs goes."""
+    return Path(config.tracking.folder) / "output"
+
+
+def run_alone(config: Config) -> float:
+    """A single run, in a process like those of a sweep: so that it is measured as they are.
+
+    Raises:
+        UserError: it failed.
+        KeyboardInterrupt: it was interrupted.
+    """
+    from src.runs.isolation import call, start_server
+
+    start_server(PRELOADED)
+    outcome = call(train, config)
+    if outcome.error == "KeyboardInterrupt":
+        raise KeyboardInterrupt
+    if outcome.error == "Death":
+        from src.runs.tracking import RunLog
+
+        RunLog(config).record_failure(str(outcome.reason))
+    if outcome.reason is not None:
+        raise UserError(outcome.reason)
+    return float(outcome.value)
+
+
+def run_isolated(config: Config, number: int, launcher: str) -> float | None:
+    """One run of a sweep, unless it is done; its F1, or None where there is none.
+
+    Args:
+        config: of the run.
+        number: of the run in the sweep, from 0.
+        launcher: Hydra's, as it is chosen.
+    """
+    from src.report.terminal import Terminal, run_line
+    from src.runs.isolation import call, start_server
+    from src.runs.parent import ParentRun
+    from src.runs.tracking import RunLog, run_name
+
+    start_server(PRELOADED)
+    parent = ParentRun.of(config.tracking, str(config.sweep.parent))
+    terminal = Terminal()
+    title = f"[{number + 1}/{parent.tags['planned']}] {run_name(config)}"
+    log = RunLog(config)
+    done = log.finished()
+    if done is not None:
+        terminal.line(f"{title}  done already  {run_line(done.data.metrics)}")
+        return done.data.metrics["quality/f1"]
+    if config.sweep.fail_fast and any(run.info.status == "FAILED" for run in parent.members()):
+        terminal.line(f"{title}  not begun: sweep.fail_fast=true")
+        return None
+    output = output_folder(config) / f"{log.config_hash}.log"
+    terminal.line(f"{title}  runs, see {output}")
+    outcome = call(train, config, output)
+    if outcome.error == "AlreadyRunning":
+        terminal.line(f"{title}  left alone: {outcome.reason}")
+        return None
+    if outcome.reason is not None:
+        log.record_failure(outcome.reason)
+    members = parent.members()
+    [*_, own] = [run for run in members if run.data.tags["config_hash"] == log.config_hash]
+    parent.client.set_tag(own.info.run_id, "output", str(output))
+    parent.client.set_tag(own.info.run_id, "launcher", launcher)
+    ending = run_line(own.data.metrics) if outcome.reason is None else f"{own.info.status}: {outcome.reason}"
+    terminal.line(f"{title}  {ending}")
+    terminal.line(_progress(parent, members))
+    return outcome.value
+
+
+def _progress(parent: ParentRun, members: Sequence[Run]) -> str:
+    """Where the sweep stands, whoever runs its runs."""
+    from src.report.terminal import progress_line
+    from src.runs.parent import best_by_method
+
+    tags = parent.tags
+    planned, before = int(tags["planned"]), int(tags["done_before"])
+    counts = Counter(_status(run) for run in members)
+    ended = counts["FINISHED"] + counts["FAILED"] + counts[PRUNED]
+    elapsed = time.time() - float(tags["attempt_started"])
+    left = elapsed / (ended - before) * (planned - ended) if ended > before else None
+    best = {
+        method: (run.data.metrics["quality/f1"], float(run.data.params["train.learning_rate"]))
+        for method, run in best_by_method(members).items()
+    }
+    return progress_line(counts["FINISHED"], counts["FAILED"], counts[PRUNED], planned, left, best)
+
+
+def _status(run: Run) -> str:
+    return PRUNED if run.info.status == "KILLED" and "stopped" in run.data.tags else str(run.info.status)
+
+
+def train(config: Config) -> float:
+    """What happens in a process of its own: the F1 of a run."""
+    from src.pipeline import run
+
+    on_score = None
+    if config.sweep.trial is not None:
+        from src.runs.search import reporter
+
+        on_score = reporter(config.sweep)
+    result = run(config, on_score)
+    assert result is not None  # one process a run
+    return result.metrics["quality/f1"]

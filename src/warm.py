@@ -1,0 +1,22 @@
+"""Imported once by the server that the processes of a sweep are forked from: what every run needs, paid for once.
+
+Nothing here starts threads or touches a GPU; neither would survive the fork.
+"""
+
+import matplotlib.backends.backend_svg
+import matplotlib.figure
+import mlflow.store.tracking.sqlalchemy_store
+import peft
+import sqlalchemy.orm
+import transformers.models.bert.modeling_bert
+import transformers.models.distilbert.modeling_distilbert
+
+import src.pipeline
+import src.sweep
+from src.config import quiet_libraries
+from src.runs.tracking import environment, git_commit
+
+quiet_libraries()
+sqlalchemy.orm.configure_mappers()
+environment()
+git_commit()

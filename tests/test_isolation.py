@@ -1,0 +1,42 @@
+"""A process of its own: what it hands back, what its death does not take along, and many at once on one store."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from benchmarks.start_together import start_together
+from src.config import UserError
+from src.runs.isolation import call
+from tests.conftest import TINY
+
+
+def divide(numbers):
+    a, b = numbers
+    print("dividing", flush=True)
+    return a / b
+
+
+def refuse(sentence):
+    raise UserError(sentence)
+
+
+def die(how):
+    os.kill(os.getpid(), how)
+
+
+def test_a_process_of_its_own_hands_back_what_happened(tmp_path, server):
+    log = tmp_path / "log" / "output.txt"
+    assert call(divide, (6, 3), log).value == 2
+    assert log.read_text() == "dividing\n"
+    failed = call(divide, (6, 0), log)
+    assert (failed.reason, failed.error) == ("ZeroDivisionError: division by zero", "ZeroDivisionError")
+    assert "Traceback" in log.read_text()
+    assert call(refuse, "Lower it.", log).reason == "Lower it."
+    assert call(die, signal.SIGSEGV, log).reason == "The process was killed by SIGSEGV."
+    assert "SIGKILL; most often because memory ran out" in str(call(die, signal.SIGKILL, log).reason)
+    assert call(divide, (1, 2), log).value == 0.5, "the server died with its child"
+
+
+def test_eight_runs_that_start_together_on_an_empty_store_lose_nothing(configure, server, tmp_path):
+    assert start_together(configure(*TINY, "hardware.threads=1"), tmp_path / "store") == []

@@ -1,0 +1,137 @@
+"""Many machines, one store: an MLflow server on PostgreSQL, started for real."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from src.config import ROOT
+from tests.test_sweep import SMALL
+
+PROGRAMS = [*sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)]
+INITDB = shutil.which("initdb") or next((str(p / "initdb") for p in PROGRAMS if (p / "initdb").exists()), None)
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def wait_until(ready, process, what: str) -> None:
+    deadline = time.monotonic() + 90
+    while not ready():
+        assert process.poll() is None, f"{what} ended"
+        assert time.monotonic() < deadline, f"{what} does not answer"
+        time.sleep(0.1)
+
+
+@pytest.fixture(scope="module")
+def postgres():
+    """URI of a database of a PostgreSQL server of its own."""
+    if INITDB is None:
+        pytest.skip("no PostgreSQL here (Debian: apt-get install postgresql)")
+    psycopg = pytest.importorskip("psycopg")
+    root = os.geteuid() == 0
+    owner = {"user": "postgres", "group": "postgres"} if root else {}  # it refuses to run as root
+    with tempfile.TemporaryDirectory() as folder:
+        if root:
+            shutil.chown(folder, "postgres", "postgres")
+        data, port = f"{folder}/data", free_port()
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": folder, **owner}
+        subprocess.run([INITDB, "-D", data, "-U", "tuneoff", "-A", "trust", "--no-sync"], check=True, **quiet)
+        program = str(Path(INITDB).resolve().with_name("postgres"))
+        settings = ["-D", data, "-k", folder, "-h", "127.0.0.1", "-p", str(port), "-F"]
+        process = subprocess.Popen([program, *settings], **quiet)
+        place = f"tuneoff@127.0.0.1:{port}/postgres"
+
+        def answers() -> bool:
+            try:
+                psycopg.connect(f"postgresql://{place}").close()
+            except psycopg.OperationalError:
+                return False
+            return True
+
+        try:
+            wait_until(answers, process, "PostgreSQL")
+            yield f"postgresql+psycopg://{place}"
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+@pytest.fixture(scope="module")
+def server_uri(postgres, tmp_path_factory):
+    """The README's `mlflow server` on it."""
+    folder, port = tmp_path_factory.mktemp("server"), free_port()
+    arguments = ["--backend-store-uri", postgres, "--artifacts-destination", str(folder), "--host", "127.0.0.1"]
+    with (folder / "server.log").open("w") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "mlflow", "server", *arguments, "--port", str(port), "--workers", "1"],
+            stdout=log,
+            stderr=log,
+            start_new_session=True,  # its workers end with it
+        )
+    uri = f"http://127.0.0.1:{port}"
+
+    def healthy() -> bool:
+        try:
+            with urllib.request.urlopen(f"{uri}/health", timeout=5) as response:
+                return bool(response.status == 200)
+        except OSError:
+            return False
+
+    try:
+        wait_until(healthy, process, "mlflow server")
+        yield uri
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGTERM)
+            process.wait(30)
+
+
+def test_two_machines_share_a_server_on_postgresql(server_uri, tmp_path):
+    """Two folders stand for two machines: each has its own checkpoints and output, and both the same store."""
+    store = f"tracking.uri={server_uri}"
+    shared = [*SMALL, store]
+    processes = [
+        subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "src.train",
+                "-m",
+                *shared,
+                f"method={method}",
+                f"tracking.folder={tmp_path / method}",
+            ],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for method in ("full", "lora")
+    ]
+    for process in processes:
+        shown, _ = process.communicate(timeout=200)
+        assert process.returncode == 0, shown
+    client = MlflowClient(server_uri)
+    [experiment] = [e for e in client.search_experiments() if e.name == "tuneoff"]
+    found = client.search_runs([experiment.experiment_id])
+    children = [run for run in found if "mlflow.parentRunId" in run.data.tags]
+    assert sorted(run.data.tags["method"] for run in children) == ["full", "lora"]
+    assert [run.info.status for run in found] == ["FINISHED"] * 4
+    for run in children:
+        assert len(client.get_metric_history(run.info.run_id, "train/loss")) == 10
+    assert not (tmp_path / "full" / "mlflow.db").exists()

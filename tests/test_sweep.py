@@ -1,0 +1,141 @@
+"""Sweeps through the real command line: planned, isolated, nested, finished by the same command whatever happened."""
+
+from __future__ import annotations
+
+import csv
+import random
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from src.runs.isolation import call
+from src.sweep import train
+from tests.conftest import TINY
+from tests.test_run import BY_STEP, FINAL, artifact, client_of, start
+
+# One thread, so that sums are added up in one order however many runs share the machine.
+SMALL = [*TINY, "train.epochs=1", "hardware.threads=1"]
+GRID = [*SMALL, "method=full,lora", "train.learning_rate=1e-3,1e-2", "train.seed=0,1"]
+TIMED = ("time/", "speed/", "memory/")
+
+
+def sweep(command, folder: Path, *overrides: str):
+    return command("src.train", "-m", *overrides, f"tracking.folder={folder}")
+
+
+def parents_and_children(folder: Path):
+    client = client_of(folder)
+    [experiment] = [e for e in client.search_experiments() if e.name == "tuneoff"]
+    found = client.search_runs([experiment.experiment_id], order_by=["attributes.start_time ASC"])
+    parents = [run for run in found if run.data.tags.get("kind") == "sweep"]
+    return parents, [run for run in found if run not in parents]
+
+
+def results(folder: Path):
+    """Curves and final metrics of every run of a store by hash, without what a clock or the system measured."""
+    client = client_of(folder)
+    found = {}
+    for run in parents_and_children(folder)[1]:
+        curves = {
+            key: sorted((p.step, p.value) for p in client.get_metric_history(run.info.run_id, key)) for key in BY_STEP
+        }
+        final = {key: run.data.metrics.get(key) for key in FINAL if not key.startswith(TIMED)}
+        assert run.data.tags["config_hash"] not in found, "one configuration ran twice"
+        found[run.data.tags["config_hash"]] = (run.info.status, curves, final)
+    return found
+
+
+@pytest.fixture(scope="module")
+def whole(command, tmp_path_factory):
+    """The 2 x 2 x 2 sweep, uninterrupted."""
+    folder = tmp_path_factory.mktemp("whole")
+    shown = sweep(command, folder, *GRID)
+    assert shown.returncode == 0, shown.stderr + shown.stdout
+    return folder, shown
+
+
+def test_every_combination_runs_under_one_parent(whole, tmp_path):
+    folder, shown = whole
+    [parent], children = parents_and_children(folder)
+    assert parent.info.status == "FINISHED"
+    assert len(children) == 8
+    for child in children:
+        assert child.info.status == "FINISHED"
+        assert child.data.tags["mlflow.parentRunId"] == child.data.tags["sweep"] == parent.info.run_id
+        assert child.data.metrics["memory/peak_train_mb"] > 0
+    client = client_of(folder)
+    kept = artifact(client, parent.info.run_id, "command.txt", tmp_path).read_text()
+    assert kept.startswith("python -m src.train -m model=tiny")
+    rows = list(csv.DictReader(artifact(client, parent.info.run_id, "table.csv", tmp_path).open()))
+    assert [row["run id"] for row in rows] == [child.info.run_id for child in children]
+    assert float(rows[0]["f1"]) == round(children[0].data.metrics["quality/f1"], 2)
+    report = artifact(client, parent.info.run_id, "report.md", tmp_path).read_text()
+    assert report.startswith("    python -m src.train -m") and report.count("| FINISHED |") == 8
+    assert shown.stderr == ""
+
+
+def test_a_sweep_shows_plan_progress_and_best(whole):
+    lines = whole[1].stdout.splitlines()
+    assert lines[0] == "sweep   method=full,lora train.learning_rate=1e-3,1e-2 train.seed=0,1"
+    assert lines[1] == "runs    8"
+    progress = [line for line in lines if " of 8 done" in line]
+    assert [line.split()[0] for line in progress] == list("12345678")
+    assert " left; " in progress[0] and " left" not in progress[-1]
+    assert "best F1: full " in progress[-1] and ", lora " in progress[-1]
+    assert sum(line.startswith("│") for line in lines) == 8
+
+
+def test_a_wider_grid_runs_what_is_new_and_shows_all(whole, command, tmp_path):
+    folder, _ = whole
+    wider = [override.replace("train.seed=0,1", "train.seed=range(0,3)") for override in GRID]
+    wider = [override.replace("method=full,lora", "method=glob(lora)") for override in wider]
+    shown = sweep(command, folder, *wider)
+    assert "runs    6, 4 of them done already" in shown.stdout, shown.stderr
+    done = [line for line in shown.stdout.splitlines() if "done already  EM" in line]
+    assert len(done) == 4 and all("F1 " in line for line in done)
+    parents, children = parents_and_children(folder)
+    assert len(parents) == 2
+    assert len(children) == 10
+    assert sum(parents[1].info.run_id in child.data.tags["sweep"].split() for child in children) == 6
+    for child in children[-2:]:  # leave the store as it was
+        client_of(folder).delete_run(child.info.run_id)
+
+
+def test_killed_sweeps_are_finished_by_the_same_command(whole, command, tmp_path):
+    """SIGKILL, with nothing put in order, at moments in the course of a sweep; benchmarks/kill_sweep.py does more."""
+    part = [*SMALL, "method=full,lora", "train.learning_rate=1e-2", "train.seed=0,1"]
+    folder = tmp_path / "killed"
+    moments = random.Random(0)
+    for _ in range(2):
+        process = start("-m", *part, f"tracking.folder={folder}")
+        while not list(folder.glob("artifacts/*")):
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.05)
+        time.sleep(moments.uniform(0, 2))
+        process.kill()
+        process.communicate()
+    shown = sweep(command, folder, *part)
+    assert shown.returncode == 0, shown.stderr + shown.stdout
+    found, expected = results(folder), results(whole[0])
+    assert len(found) == 4
+    assert found == {hash: expected[hash] for hash in found}
+    [parent], _ = parents_and_children(folder)
+    assert parent.info.status == "FINISHED"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere memory is sampled")
+def test_memory_is_that_of_the_run_alone(command, configure, server, tmp_path):
+    """LoRA after full, and full after LoRA."""
+    settings = ["model=minilm", "dataset.train_size=32", "dataset.validation_size=8", "train.epochs=1"]
+    shown = sweep(command, tmp_path / "swept", *settings, "train.seed=0,1", "method=full,lora")
+    assert shown.returncode == 0, shown.stderr
+    _, swept = parents_and_children(tmp_path / "swept")
+    assert [run.data.tags["method"] for run in swept] == ["full", "lora", "full", "lora"]
+    for method in ("full", "lora"):
+        config = configure(*settings, f"method={method}", f"tracking.folder={tmp_path / method}")
+        assert call(train, config, tmp_path / "log").reason is None
+        _, [alone] = parents_and_children(tmp_path / method)
+        peaks = [r.data.metrics["memory/peak_train_mb"] for r in swept if r.data.tags["method"] == method]
+        assert peaks == pytest.approx([alone.data.metrics["memory/peak_train_mb"]] * 2, rel=0.05)

@@ -1,0 +1,129 @@
+"""How sweeps end: a killed run, an interruption, a failure, a mistake; and a search that prunes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.test_run import client_of, start
+from tests.test_sweep import SMALL, parents_and_children, sweep
+
+
+def test_a_killed_run_and_an_interrupted_sweep_go_on(command, tmp_path):
+    longer = [*SMALL, "train.seed=0,1", "train.epochs=12", f"tracking.folder={tmp_path}"]
+    process = start("-m", *longer)
+
+    def checkpoints_of_runs(number):
+        while len(list(tmp_path.glob("checkpoints/*/step-*"))) < number:
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.02)
+
+    checkpoints_of_runs(1)
+    _, [child] = parents_and_children(tmp_path)
+    os.kill(int(child.data.tags["process_id"]), signal.SIGKILL)  # as the kernel does when memory runs out
+    checkpoints_of_runs(2)
+    process.send_signal(signal.SIGINT)
+    shown, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors.strip() == "Interrupted; the same command goes on where this one stopped."
+    [parent], [first, second] = parents_and_children(tmp_path)
+    assert [run.info.status for run in (parent, first, second)] == ["KILLED", "FAILED", "KILLED"]
+    assert first.data.tags["error"].startswith("The process was killed by SIGKILL; most often because memory ran out")
+    assert f"failed: {first.data.tags['error']} See {tmp_path}/output/" in shown
+    assert "1 runs are not finished; the same command goes on with them." in shown
+
+    again = command("src.train", "-m", *longer)
+    assert again.returncode == 0, again.stderr
+    [parent], children = parents_and_children(tmp_path)
+    assert [run.info.status for run in (parent, *children)] == ["FINISHED"] * 3
+    for child in children:
+        assert child.data.tags["resumed"] == "1"
+        assert "error" not in child.data.tags
+        points = client_of(tmp_path).get_metric_history(child.info.run_id, "eval/f1")
+        assert sorted(point.step for point in points) == list(range(13))
+
+
+def test_a_failing_run_takes_nothing_else_along(command, tmp_path):
+    failing = [*SMALL, "train.learning_rate=1e-3,1e38,1e-2", "train.warmup_ratio=0"]
+    shown = sweep(command, tmp_path, *failing, "sweep.fail_fast=true")
+    assert shown.returncode == 1
+    assert "[3/3] lora lr=0.01 epochs=1 seed=0  not begun: sweep.fail_fast=true" in shown.stdout
+    assert "1 runs are not finished" in shown.stdout
+    # Without fail_fast the others go on; what failed is tried again, in place of the first attempt.
+    shown = sweep(command, tmp_path, *failing)
+    assert shown.returncode == 1
+    assert shown.stdout.count("done already  EM") == 1
+    [parent], children = parents_and_children(tmp_path)
+    assert [run.info.status for run in (parent, *children)] == ["FAILED", "FINISHED", "FAILED", "FINISHED"]
+    [warning] = [line for line in shown.stdout.splitlines() if line.startswith("WARNING")]
+    assert "The loss is nan at step" in warning
+    assert "The loss is nan at step" in Path(warning.rpartition("See ")[2]).read_text()
+
+
+def test_a_mistake_in_one_run_is_found_before_the_first_begins(command, tmp_path):
+    shown = sweep(command, tmp_path, *SMALL, "train.batch_size=8,0")
+    assert shown.returncode == 1
+    assert "train.batch_size=0 must be at least 1" in shown.stderr
+    assert "Traceback" not in shown.stderr
+    assert not (tmp_path / "mlflow.db").exists()
+
+
+def test_a_live_run_is_not_run_twice(command, tmp_path):
+    arguments = [*SMALL, "train.epochs=500", f"tracking.folder={tmp_path}"]
+    process = start(*arguments)
+    for line in process.stdout:
+        if line.startswith("run "):
+            break
+    _, [running] = parents_and_children(tmp_path)
+    swept = command("src.train", "-m", *arguments)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert swept.returncode == 1
+    sentence = f"is running already (process {running.data.tags['process_id']} on {running.data.tags['host']}"
+    assert f"left alone: lora lr=0.001 epochs=500 seed=0 {sentence}" in swept.stdout
+
+
+def test_a_search_prunes_and_goes_on(command, tmp_path):
+    optuna = pytest.importorskip("optuna")
+    search = [
+        *SMALL,
+        "train.epochs=2",
+        "hydra/sweeper=optuna",
+        "hydra.sweeper.startup_trials=2",
+        "train.learning_rate=tag(log,interval(1e-4,3e-2))",
+        "method=full,lora",
+    ]
+    shown = sweep(command, tmp_path, *search, "hydra.sweeper.n_trials=6")
+    assert shown.returncode == 0, shown.stderr + shown.stdout
+    [parent], children = parents_and_children(tmp_path)
+    assert len(children) == 6
+    study = optuna.load_study(
+        study_name=parent.info.run_id,
+        storage=optuna.storages.JournalStorage(
+            optuna.storages.journal.JournalFileBackend(str(tmp_path / "optuna.journal"))
+        ),
+    )
+    by_state = {
+        state: [(t.params["method"], t.params["train.learning_rate"]) for t in study.trials if t.state.name == state]
+        for state in ("COMPLETE", "PRUNED")
+    }
+    runs = {
+        status: [
+            (run.data.tags["method"], float(run.data.params["train.learning_rate"]))
+            for run in children
+            if run.info.status == status
+        ]
+        for status in ("FINISHED", "KILLED")
+    }
+    assert by_state["COMPLETE"] == runs["FINISHED"]
+    assert by_state["PRUNED"] == runs["KILLED"]
+    assert len(runs["FINISHED"]) >= 2
+    assert study.best_value == max(
+        run.data.metrics["quality/f1"] for run in children if "quality/f1" in run.data.metrics
+    )
+    assert study.trials[0].intermediate_values[2] == study.trials[0].value
+    assert all("Pruned after epoch 1" in r.data.tags["stopped"] for r in children if r.info.status == "KILLED")
