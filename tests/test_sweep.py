@@ -128,7 +128,7 @@ def test_killed_sweeps_are_finished_by_the_same_command(whole, command, tmp_path
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere memory is sampled")
 def test_memory_is_that_of_the_run_alone(command, configure, server, tmp_path):
     """LoRA after full, and full after LoRA."""
-    settings = ["model=minilm", "dataset.train_size=32", "dataset.validation_size=8", "train.epochs=1"]
+    settings = ["model=minilm", "dataset.train_size=16", "dataset.validation_size=4", "train.epochs=1"]
     shown = sweep(command, tmp_path / "swept", *settings, "train.seed=0,1", "method=full,lora")
     assert shown.returncode == 0, shown.stderr
     _, swept = parents_and_children(tmp_path / "swept")

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from src.runs.isolation import call
+from src.sweep import train
 from tests.test_run import client_of, start
 from tests.test_sweep import SMALL, parents_and_children, sweep
 
@@ -72,19 +74,21 @@ def test_a_mistake_in_one_run_is_found_before_the_first_begins(command, tmp_path
     assert not (tmp_path / "mlflow.db").exists()
 
 
-def test_a_live_run_is_not_run_twice(command, tmp_path):
-    arguments = [*SMALL, "train.epochs=500", f"tracking.folder={tmp_path}"]
-    process = start(*arguments)
+def test_a_live_run_is_not_run_twice(configure, server, tmp_path):
+    settings = [*SMALL, "train.epochs=500", f"tracking.folder={tmp_path}"]
+    process = start(*settings)
     for line in process.stdout:
         if line.startswith("run "):
             break
     _, [running] = parents_and_children(tmp_path)
-    swept = command("src.train", "-m", *arguments)
+    second = call(train, configure(*settings), tmp_path / "log")
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=60)
-    assert swept.returncode == 1
-    sentence = f"is running already (process {running.data.tags['process_id']} on {running.data.tags['host']}"
-    assert f"left alone: lora lr=0.001 epochs=500 seed=0 {sentence}" in swept.stdout
+    tags = running.data.tags
+    assert second.error == "AlreadyRunning"
+    assert f"is running already (process {tags['process_id']} on {tags['host']}, " in str(second.reason)
+    [found] = parents_and_children(tmp_path)[1]
+    assert (found.info.run_id, found.info.status) == (running.info.run_id, "KILLED")
 
 
 def test_a_search_prunes_and_goes_on(command, tmp_path):
