@@ -9,6 +9,7 @@ done already), isolates, and reports. The same command again does what is left.
 from __future__ import annotations
 
 import hashlib
+import os
 import shlex
 import sys
 import time
@@ -42,6 +43,11 @@ class SweepCallback(Callback):
     def on_multirun_start(self, config: DictConfig, **more: Any) -> None:
         global _sweep
         try:
+            if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+                raise UserError(
+                    "A sweep (-m) cannot be started by torchrun or accelerate launch; start it without, or one run "
+                    "at a time with them."
+                )
             _sweep = Sweep(config)
         except MISTAKES as error:
             fail(error)
@@ -126,8 +132,17 @@ class Sweep:
 
 
 def end(interrupted: bool = False) -> int:
-    """End the sweep that this command runs, if it runs one; the exit status."""
-    return 0 if _sweep is None else _sweep.end(interrupted)
+    """End the sweep that this command runs, if it runs one; the exit status.
+
+    Raises:
+        UserError: the tracking store fails.
+    """
+    if _sweep is None:
+        return 0
+    from src.runs.tracking import store_errors_explained
+
+    with store_errors_explained():
+        return _sweep.end(interrupted)
 
 
 def without_hydra(composed: DictConfig) -> DictConfig:
@@ -194,7 +209,17 @@ def run_isolated(config: Config, number: int, launcher: str) -> float | None:
         config: of the run.
         number: of the run in the sweep, from 0.
         launcher: Hydra's, as it is chosen.
+
+    Raises:
+        UserError: the tracking store fails.
     """
+    from src.runs.tracking import store_errors_explained
+
+    with store_errors_explained():
+        return _run_isolated(config, number, launcher)
+
+
+def _run_isolated(config: Config, number: int, launcher: str) -> float | None:
     from src.report.terminal import Terminal, run_line
     from src.runs.isolation import call, start_server
     from src.runs.parent import ParentRun

@@ -44,14 +44,18 @@ def main() -> None:
     quiet_libraries()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        hydra.main(version_base="1.3", config_path=str(ROOT / "conf"), config_name="config")(job)()
-    except KeyboardInterrupt:
-        print("\nInterrupted; the same command goes on where this one stopped.", file=sys.stderr)
-        sys.exit(sweep.end(interrupted=True) or 130)
+        try:
+            hydra.main(version_base="1.3", config_path=str(ROOT / "conf"), config_name="config")(job)()
+        except KeyboardInterrupt:
+            print("\nInterrupted; the same command goes on where this one stopped.", file=sys.stderr)
+            sweep.end(interrupted=True)
+            sys.exit(130)
+        except (SystemExit, *MISTAKES):
+            sweep.end()
+            raise
+        sys.exit(sweep.end())
     except MISTAKES as error:
-        sweep.end()
         fail(error)
-    sys.exit(sweep.end())
 
 
 if __name__ == "__main__":

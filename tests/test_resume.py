@@ -180,7 +180,7 @@ def test_a_process_is_known_by_its_start_too():
     assert alive(me)
     assert not alive(me | {"process_start": "1000.00"}), "the process id was given away again"
     assert not alive(me | {"process_id": "4194303"})
-    assert not alive({"host": me["host"]})
-    elsewhere = me | {"host": "another-machine"}
+    assert not alive({"host_id": me["host_id"]})
+    elsewhere = me | {"host_id": "another-machine"}
     assert alive(elsewhere)
     assert not alive(elsewhere | {"heartbeat": str(float(me["heartbeat"]) - 301)})

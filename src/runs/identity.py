@@ -8,6 +8,7 @@ import hashlib
 import json
 import socket
 import time
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -76,10 +77,17 @@ def holder() -> dict[str, str]:
     process = psutil.Process()
     return {
         "host": socket.gethostname(),
+        "host_id": _host_id(),
         "process_id": str(process.pid),
         "process_start": f"{process.create_time():.2f}",
         "heartbeat": f"{time.time():.0f}",
     }
+
+
+@functools.cache
+def _host_id() -> str:
+    """Survives a reboot, and tells machines (and containers) of one name apart by their network card."""
+    return hashlib.sha256(f"{socket.gethostname()} {uuid.getnode()}".encode()).hexdigest()[:12]
 
 
 def alive(tags: Mapping[str, str]) -> bool:
@@ -88,7 +96,7 @@ def alive(tags: Mapping[str, str]) -> bool:
     On this machine by process id and start time, so that neither a reboot nor a process id that was given away again
     deceives; on another one by its last heartbeat.
     """
-    if tags.get("host") != socket.gethostname():
+    if tags.get("host_id") != _host_id():
         return time.time() - float(tags.get("heartbeat", 0)) < SILENCE_SECONDS
     try:
         process = psutil.Process(int(tags["process_id"]))

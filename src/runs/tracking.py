@@ -16,7 +16,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib.metadata import distributions
 from pathlib import Path
@@ -113,6 +113,16 @@ def _quick_refusal() -> Any:
         os.environ.pop(key)
         if before is not None:
             os.environ[key] = before
+
+
+@contextmanager
+def store_errors_explained() -> Iterator[None]:
+    """Turn what MLflow raises when its store fails into one sentence."""
+    try:
+        yield
+    except MlflowException as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"The tracking store failed ({reason}); check that it answers and has room.") from error
 
 
 class _Nothing:
@@ -346,8 +356,8 @@ class RunLog:
         self._quietly(self.flush)
         self._end("KILLED" if stopped else "FAILED")
         if isinstance(error, MlflowException):
-            reason = " ".join(str(error).split())[:200]
-            raise UserError(f"The tracking store failed ({reason}); check that it answers and has room.") from error
+            with store_errors_explained():
+                raise error
 
     def _end(self, status: str) -> None:
         self._quietly(lambda: self.client.set_terminated(self.run_id, status))
