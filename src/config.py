@@ -312,7 +312,8 @@ def explain(error: BaseException) -> str:
         group, _, name = str(error.missing_cfg_file).rpartition("/")
         names = sorted(set(error.options or []))
         there_are = f"there are: {', '.join(names)}" if names else "there is none in that group"
-        return f"{group}={name} does not exist{nearest(name, names)}; {there_are}."
+        extras = "; more come with pip install -e '.[parallel,ray,slurm]'" if group == "hydra/launcher" else ""
+        return f"{group}={name} does not exist{nearest(name, names)}; {there_are}{extras}."
     if isinstance(error, OSError):
         where = f": {error.filename}" if error.filename else ""
         return f"{error.strerror or error}{where}. Check that the place exists, is writable and has room."

@@ -70,6 +70,8 @@ class Sweep:
         settings = from_hydra(without_hydra(composed), given)
         searches = "n_trials" in composed.hydra.sweeper  # a sweeper that decides as it goes
         configs = [] if searches else _grid(composed, given)
+        if searches:
+            import src.runs.search  # noqa: F401  # says what is not installed before anything is begun
 
         from src.runs.isolation import start_server
 

@@ -17,13 +17,13 @@ from src.config import TrackingConfig
 from src.runs.identity import holder, who
 from src.runs.tracking import AlreadyRunning, connect, experiment_id, joined, mark_dead_runs, search
 
-COLUMNS = {  # of the sweep's table: heading and metric
-    "exact match": "quality/exact_match",
-    "f1": "quality/f1",
-    "trained parameters": "params/trainable",
-    "training (s)": "time/train_seconds",
-    "peak memory (MB)": "memory/peak_train_mb",
-    "stored (MB)": "storage/checkpoint_mb",
+COLUMNS = {  # of the sweep's table: heading, metric and format
+    "exact match": ("quality/exact_match", ".2f"),
+    "f1": ("quality/f1", ".2f"),
+    "trained parameters": ("params/trainable", ".0f"),
+    "training (s)": ("time/train_seconds", ".2f"),
+    "peak memory (MB)": ("memory/peak_train_mb", ".0f"),
+    "stored (MB)": ("storage/checkpoint_mb", ".2f"),
 }
 
 
@@ -123,7 +123,7 @@ def best_by_method(members: Sequence[Run]) -> dict[str, Run]:
 
 def _row(run: Run) -> dict[str, Any]:
     metrics = run.data.metrics if run.info.status == "FINISHED" else {}
-    figures = {heading: round(metrics[key], 2) if key in metrics else "" for heading, key in COLUMNS.items()}
+    figures = {name: format(metrics[key], form) if key in metrics else "" for name, (key, form) in COLUMNS.items()}
     return {
         "run": run.info.run_name,
         "status": run.info.status,
