@@ -25,6 +25,7 @@ from src.sweep import PRELOADED, train
 
 RUNS = 8
 SETTINGS = ["model=tiny", "dataset.train_size=64", "dataset.validation_size=24", "train.epochs=2", "train.batch_size=8"]
+SETTINGS += ["hardware.threads=1"]  # eight runs share the machine
 
 
 def start_together(config: Config, folder: Path) -> list[str]:

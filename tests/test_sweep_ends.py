@@ -91,7 +91,7 @@ def test_a_live_run_is_not_run_twice(configure, server, tmp_path):
     assert (found.info.run_id, found.info.status) == (running.info.run_id, "KILLED")
 
 
-def test_a_search_prunes_and_goes_on(command, tmp_path):
+def test_a_search_prunes_what_is_behind(command, tmp_path):
     optuna = pytest.importorskip("optuna")
     search = [
         *SMALL,

@@ -39,7 +39,7 @@ def journal(folder: str) -> str:
     return str(Path(folder).resolve() / "optuna.journal")
 
 
-def _open(settings: Settings, sampler: Any = None) -> optuna.Study:
+def _open(settings: Settings) -> optuna.Study:
     storage: Any = settings.storage
     if "://" not in storage:
         Path(storage).parent.mkdir(parents=True, exist_ok=True)
@@ -49,7 +49,6 @@ def _open(settings: Settings, sampler: Any = None) -> optuna.Study:
     return optuna.create_study(
         study_name=settings.study,
         storage=storage,
-        sampler=sampler,
         pruner=pruner,
         direction="maximize",
         load_if_exists=True,
@@ -61,7 +60,10 @@ def begin(settings: Settings, startup_trials: int, seed: int) -> optuna.Study:
 
     The same values make the same run, which then goes on from its checkpoint.
     """
-    study = _open(settings, optuna.samplers.TPESampler(n_startup_trials=startup_trials, seed=seed))
+    study = _open(settings)
+    # Another seed for each attempt, or the second would propose what the first has tried.
+    seed += len(study.trials)
+    study.sampler = optuna.samplers.TPESampler(n_startup_trials=startup_trials, seed=seed)
     ended = [trial.params for trial in study.get_trials(states=(TrialState.COMPLETE, TrialState.PRUNED))]
     again: list[dict[str, Any]] = []
     for trial in study.get_trials(states=(TrialState.RUNNING, TrialState.FAIL)):
