@@ -109,7 +109,7 @@ def _work(
         outcome = Outcome(reason=explain(error), error=type(error).__name__)
         if output is not None:
             print(f"\nError: {outcome.reason}", flush=True)
-    except Exception as error:
+    except Exception as error:  # a fault of the program: its traceback goes to the output, one line to the caller
         traceback.print_exc()
         name = type(error).__name__
         outcome = Outcome(reason=f"{name}: {' '.join(str(error).split())}", error=name)
