@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from mlflow.entities import Run, RunTag
 
 from src.config import TrackingConfig
 from src.runs.identity import holder, who
-from src.runs.tracking import AlreadyRunning, connect, experiment_id, joined, mark_dead_runs, search
+from src.runs.tracking import AlreadyRunning, connect, experiment_id, joined, keep_alive, mark_dead_runs, search
 
 COLUMNS = {  # of the sweep's table: heading, metric and format
     "exact match": ("quality/exact_match", ".2f"),
@@ -32,6 +33,7 @@ class ParentRun:
 
     def __init__(self, client: MlflowClient, uri: str, experiment: str, run_id: str) -> None:
         self.client, self.uri, self.experiment, self.run_id = client, uri, experiment, run_id
+        self.ended = threading.Event()
 
     @classmethod
     def begin(
@@ -66,6 +68,7 @@ class ParentRun:
             else:
                 created = client.create_run(experiment, tags={"mlflow.source.name": "src.train", **tags}, run_name=name)
                 parent = cls(client, uri, experiment, created.info.run_id)
+        keep_alive(client, parent.run_id, parent.ended)
         client.log_text(parent.run_id, command + "\n", "command.txt")
         return parent
 
@@ -107,6 +110,7 @@ class ParentRun:
             report = _report(self.tags["command"], rows)
             self.client.log_text(self.run_id, report, "report.md")
             self.tag({"mlflow.note.content": report[:8000]})
+        self.ended.set()
         self.client.set_terminated(self.run_id, status)
 
 

@@ -180,6 +180,17 @@ def mark_dead_runs(client: MlflowClient, experiment: str) -> None:
             client.set_terminated(run.info.run_id, "KILLED")
 
 
+def keep_alive(client: MlflowClient, run_id: str, ended: threading.Event) -> None:
+    """Tell other machines every minute that this process still works on a run, until it has ended."""
+
+    def beat() -> None:
+        while not ended.wait(HEARTBEAT_SECONDS):
+            with suppress(MlflowException):
+                client.set_tag(run_id, "heartbeat", f"{time.time():.0f}")
+
+    threading.Thread(target=beat, daemon=True).start()
+
+
 class RunLog:
     """A run of MLflow, RUNNING from `with` to its end: FINISHED, FAILED, or KILLED by Ctrl-C or SIGTERM.
 
@@ -234,7 +245,7 @@ class RunLog:
                 f"tracking.experiment={tracking.experiment} takes no run ({str(error).splitlines()[0]}); restore it in "
                 "the MLflow UI, or choose another name."
             ) from error
-        threading.Thread(target=self._heartbeat, daemon=True).start()
+        keep_alive(self.client, self.run_id, self.ended)
         if self.resumed:
             return self
         try:
@@ -331,12 +342,6 @@ class RunLog:
                 Path(self.client.download_artifacts(self.run_id, "result.json", temporary)).read_text(encoding="utf-8")
             )
             return result
-
-    def _heartbeat(self) -> None:
-        """Tells other machines that this process is alive."""
-        while not self.ended.wait(HEARTBEAT_SECONDS):
-            with suppress(MlflowException):
-                self.client.set_tag(self.run_id, "heartbeat", f"{time.time():.0f}")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -77,11 +77,7 @@ class Checkpoints:
         self.before_save()
         try:
             self._save(self.folder / f"step-{step:08d}", self.folder / "unfinished")
-        except (
-            OSError,
-            RuntimeError,
-            SafetensorError,
-        ) as error:  # torch and safetensors have their own for a full disk
+        except UNWRITABLE as error:
             shutil.rmtree(self.folder / "unfinished", ignore_errors=True)
             if self.warn is not None:
                 self.warn(
