@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
 from safetensors.numpy import load_file
 
-from src.config import UserError
+from src.config import TrackingConfig, UserError
 from src.pipeline import Record, run
 from src.runs.identity import alive, config_hash, holder
+from src.runs.parent import ParentRun
 from tests.conftest import TINY
 from tests.test_run import BY_STEP, artifact, client_of, runs_of
 
@@ -184,3 +186,15 @@ def test_a_process_is_known_by_its_start_too():
     elsewhere = me | {"host_id": "another-machine"}
     assert alive(elsewhere)
     assert not alive(elsewhere | {"heartbeat": str(float(me["heartbeat"]) - 301)})
+
+
+def test_a_sweeps_parent_shows_that_it_is_alive(tmp_path, monkeypatch):
+    """Or another machine would take it for dead after five minutes."""
+    monkeypatch.setattr("src.runs.tracking.HEARTBEAT_SECONDS", 0.05)
+    parent = ParentRun.begin(TrackingConfig(folder=str(tmp_path)), "sweep", "0", "command", 1, fresh=False)
+    parent.tag({"heartbeat": "0"})
+    deadline = time.monotonic() + 30
+    while parent.tags["heartbeat"] == "0":
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    parent.end("FINISHED", [])
