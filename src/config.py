@@ -81,6 +81,9 @@ class HardwareConfig:
     threads: int | None = None  # CPU threads; null: as many as torch finds physical cores
     processes: int | None = 1  # null: as many as the launcher started
     compile: bool = False  # torch.compile
+    # A batch of more goes through the model in several passes; the gradient is that of the whole. null: 2048 on a CPU.
+    tokens_per_pass: int | None = None
+    fast_kernels: bool = True  # on a CPU, our own products, attention and dropout: the same model, computed faster
 
 
 @dataclass
@@ -99,6 +102,7 @@ class TrainConfig:
     keep: str = "last"  # last | best: the epoch whose weights are reported and stored
     hidden_dropout: float = 0.1
     attention_dropout: float = 0.0  # above 0 rules out the fast attention kernels on a CPU
+    gradient_checkpointing: bool = False  # keep one tensor a layer and compute the rest again: less memory, more time
     checkpoint_minutes: float = 10.0  # at most so much work is lost to an interruption, beside every epoch's end
     keep_checkpoints: bool = False  # all of them, also when the run is finished
 

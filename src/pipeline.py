@@ -21,7 +21,7 @@ from src.data.features import Batches, make_windows
 from src.data.sources import QuestionSets
 from src.evaluation.score import per_question, score
 from src.evaluation.spans import Answer, answer_questions, mean_loss
-from src.model import backbone, method
+from src.model import backbone, kernels, method
 from src.model.method import ParameterCounts
 from src.report.figures import loss_curve
 from src.report.terminal import Terminal
@@ -142,6 +142,10 @@ def run(config: Config, on_score: Callable[[int, float], None] | None = None) ->
         if not meter.memory_is_own:
             data.sets.notes.append("An earlier run of this process has left memory behind: memory is not reported.")
         announce(config, data, counts, accelerator, log, terminal)
+        if config.train.gradient_checkpointing:
+            backbone.checkpoint_gradients(bare)
+        if hardware.uses_fast_kernels(config.hardware, accelerator):
+            kernels.speed_up(model, hardware.precision(accelerator))
         model = accelerator.prepare_model(model)
         if config.hardware.compile:
             model.compile(dynamic=True)
@@ -171,6 +175,7 @@ def run(config: Config, on_score: Callable[[int, float], None] | None = None) ->
             record.on_steps,
             checkpoints,
             more_state=[record],
+            tokens_per_pass=hardware.tokens_per_pass(config.hardware, accelerator),
         )
         # An epoch that was scored before an interruption is predicted again: the same weights give the same answers.
         reported = record.evaluations.get(epoch) or evaluate(data.sets.validation, data.validation)
@@ -259,7 +264,8 @@ def predict_answers(
     config: Config, accelerator: Accelerator, model: Any, questions: Sequence[Mapping[str, Any]], batches: Batches
 ) -> tuple[list[Answer], Any]:
     """The answers of `model`, one a question, and the start and end logits behind them."""
-    logits = predict(accelerator, model, batches, config.evaluation.batch_size)
+    tokens_per_pass = hardware.tokens_per_pass(config.hardware, accelerator)
+    logits = predict(accelerator, model, batches, config.evaluation.batch_size, tokens_per_pass)
     unanswerable = bool(config.dataset.unanswerable)
     return answer_questions(questions, batches.windows, *logits, config.evaluation, unanswerable), logits
 

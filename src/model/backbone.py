@@ -98,6 +98,17 @@ def load_model(config: ModelConfig, hidden_dropout: float, attention_dropout: fl
     return model
 
 
+def checkpoint_gradients(model: PreTrainedModel) -> None:
+    """Keep the input of each layer alone for the backward pass, and compute the layer again there.
+
+    Raises:
+        UserError: the architecture cannot.
+    """
+    if not model.supports_gradient_checkpointing:
+        raise UserError(f"train.gradient_checkpointing=true: {type(model).__name__} does not support it.")
+    model.gradient_checkpointing_enable({"use_reentrant": False})  # reentrant: no gradient where embeddings are frozen
+
+
 def _architecture(config: ModelConfig) -> PretrainedConfig:
     try:
         if not config.pretrained:

@@ -84,6 +84,7 @@ def fit(
     on_steps: Callable[[list[Step]], None],
     checkpoints: Checkpoints,
     more_state: Sequence[Stateful] = (),
+    tokens_per_pass: int | None = None,
 ) -> int:
     """Train `model` in place, from the last checkpoint if there is one.
 
@@ -97,6 +98,7 @@ def fit(
         on_steps: called with the steps of each stretch, outside the clock.
         checkpoints: where training is saved, after each epoch and every `checkpoint_minutes`.
         more_state: what else a checkpoint holds, the meter aside.
+        tokens_per_pass: see `passes`.
 
     Returns:
         The epoch whose weights the model holds.
@@ -136,7 +138,9 @@ def fit(
             with meter.phase(meter.train):
                 for group in stretch:
                     rate = scheduler.get_last_lr()[0]
-                    loss, norm = _step(accelerator, model, optimizer, group, batches, config.max_grad_norm)
+                    loss, norm = _step(
+                        accelerator, model, optimizer, group, batches, config.max_grad_norm, tokens_per_pass
+                    )
                     scheduler.step()
                     raw.append((loss, norm, rate, time.time()))
             if warm:
@@ -198,6 +202,7 @@ def _step(
     group: list[list[int]],
     batches: Batches,
     max_grad_norm: float,
+    tokens_per_pass: int | None,
 ) -> tuple[torch.Tensor, Any]:
     """One optimizer step over a group of batches; the gradient is that of one batch of all their windows.
 
@@ -207,25 +212,38 @@ def _step(
     """
     windows = sum(len(rows) for rows in group)
     total = torch.zeros((), device=accelerator.device)
-    for i, rows in enumerate(group):
-        own = rows[accelerator.process_index :: accelerator.num_processes]
-        last = i == len(group) - 1
+    own = [rows[accelerator.process_index :: accelerator.num_processes] for rows in group]
+    parts = [part for rows in own for part in passes(rows, batches.lengths, tokens_per_pass)]
+    # A process without windows of its own still takes part in the exchange of gradients.
+    weight = 1 if parts else 0
+    parts = parts or [group[0][:1]]
+    for part in parts:
+        last = part is parts[-1]
         with nullcontext() if last else accelerator.no_sync(model):  # processes exchange gradients once a step
-            # A process without windows of its own still takes part in the exchange of gradients.
-            batch = {name: values.to(accelerator.device) for name, values in batches.collate(own or rows[:1]).items()}
+            batch = {name: values.to(accelerator.device) for name, values in batches.collate(part).items()}
             # Padding is no candidate, or the loss would depend on what else is in the batch.
             padding = batch["attention_mask"] == 0
             start, end = (
                 cross_entropy(logits.float().masked_fill(padding, -math.inf), batch[name], reduction="sum")
                 for logits, name in zip(_logits(model, batch), LABELS, strict=True)
             )
-            loss = (start + end) / 2 / windows * (1 if own else 0)
+            loss = (start + end) / 2 / windows * weight
             accelerator.backward(loss * accelerator.num_processes)  # DDP takes the mean over processes
         total += loss.detach()
     norm = accelerator.clip_grad_norm_(model.parameters(), max_grad_norm)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return total, norm
+
+
+def passes(rows: Sequence[int], lengths: np.ndarray, tokens: int | None) -> list[Sequence[int]]:
+    """A batch in as many parts as keep each under `tokens`, padded to its longest window; None: in one."""
+    if tokens is None or not rows:
+        return [rows] if rows else []
+    windows = max(1, tokens // int(lengths[list(rows)].max()))
+    count = math.ceil(len(rows) / windows)
+    size = math.ceil(len(rows) / count)
+    return [rows[i : i + size] for i in range(0, len(rows), size)]
 
 
 def _logits(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -239,14 +257,19 @@ def _logits(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> tuple[tor
 
 @torch.inference_mode()
 def predict(
-    accelerator: Accelerator, model: torch.nn.Module, batches: Batches, batch_size: int
+    accelerator: Accelerator,
+    model: torch.nn.Module,
+    batches: Batches,
+    batch_size: int,
+    tokens_per_pass: int | None = None,
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Start and end logits of every window, in fp32, each of shape (tokens of the window,); in the windows' order."""
     model.eval()
     # Without DDP, whose forward is a meeting of all processes: here they have different numbers of batches.
     model = getattr(model, "module", model)
     own: list[tuple[int, np.ndarray, np.ndarray]] = []
-    for rows in batches.evaluation(batch_size)[accelerator.process_index :: accelerator.num_processes]:
+    parts = [part for rows in batches.evaluation(batch_size) for part in passes(rows, batches.lengths, tokens_per_pass)]
+    for rows in parts[accelerator.process_index :: accelerator.num_processes]:
         batch = {name: values.to(accelerator.device) for name, values in batches.collate(rows).items()}
         start, end = (logits.float().cpu().numpy() for logits in _logits(model, batch))
         own += [(row, start[i, : batches.lengths[row]], end[i, : batches.lengths[row]]) for i, row in enumerate(rows)]

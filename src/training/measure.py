@@ -9,11 +9,12 @@ it was forked. An MB is 10^6 bytes.
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -58,6 +59,7 @@ class Meter:
     started: float = field(default_factory=time.perf_counter)
     memory_is_own: bool = True  # false: an earlier run of this process has left memory behind
     _runs_in_process: ClassVar[int] = 0
+    _last: Usage | None = None
 
     def __post_init__(self) -> None:
         self.memory_is_own = Meter._runs_in_process == 0
@@ -80,6 +82,9 @@ class Meter:
     @contextmanager
     def phase(self, usage: Usage) -> Iterator[None]:
         """Add the time and the peak memory of the block to `usage`; also when the block raises."""
+        if usage is not self._last:  # the peak of one phase is not made of what another one has left
+            release_freed_memory()
+            self._last = usage
         peak = _GpuPeak(self.device) if self.device.type == "cuda" else _cpu_peak()
         start = time.perf_counter()
         try:
@@ -101,6 +106,12 @@ class _GpuPeak:
 
     def stop(self) -> float:
         return torch.cuda.max_memory_allocated(self.device) / MB
+
+
+def release_freed_memory() -> None:
+    """Have the C allocator give back what it keeps; only glibc has a word for it."""
+    with suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _cpu_peak() -> _KernelPeak | _SampledPeak:

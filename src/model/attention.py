@@ -1,0 +1,127 @@
+"""Attention as batched matrix products, for CPUs: registered with transformers as the implementation `products`.
+
+torch's own CPU attention works block by block and leaves most of the machine's matrix rate unused; in its backward
+most of all. Here each product runs over all heads at once. The rule: used on a CPU, for encoders whose attention is
+full (no causal or relative-position variant) and where nothing falls out inside attention (`attention_dropout` 0,
+or evaluation); anything else goes to torch's `sdpa`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface, bidirectional_mask_function, sdpa_mask
+
+PRODUCTS = "products"
+# The attention weights of a batch this long are kept for the backward pass. Those of longer windows are made again,
+# since they would set the peak of memory: with heads of 32 or 64 they are more than all else that a layer keeps.
+KEPT_UP_TO = 256
+CHUNK = 1 << 22  # elements of the attention weights that are worked on at once; about what the caches hold
+
+
+class _Products(torch.autograd.Function):
+    """softmax(q k^T + mask) v, with q scaled already; q, k, v of shape (windows, heads, tokens, head size)."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, lengths: list[int]) -> Tensor:
+        out = torch.empty_like(q)
+        keep = q.shape[2] <= KEPT_UP_TO and any(ctx.needs_input_grad)
+        kept = []
+        for chunk in _chunks(q):
+            weights = _weights(q[chunk], k[chunk], lengths[chunk])
+            torch.bmm(weights, v[chunk].flatten(0, 1), out=out[chunk].view(-1, *q.shape[2:]))
+            if keep:
+                kept.append(weights)
+        ctx.lengths = lengths
+        ctx.save_for_backward(q, k, v, *kept)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        q, k, v, *kept = ctx.saved_tensors
+        gradient = gradients[0].to(v.dtype)
+        dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+        shape = (-1, *q.shape[2:])
+        for i, chunk in enumerate(_chunks(q)):
+            weights = kept[i] if kept else _weights(q[chunk], k[chunk], ctx.lengths[chunk])
+            g = gradient[chunk].reshape(shape)
+            torch.bmm(weights.transpose(1, 2), g, out=dv[chunk].view(shape))
+            dweights = torch.bmm(g, v[chunk].view(shape).transpose(1, 2))
+            dscores = torch._softmax_backward_data(dweights, weights, -1, weights.dtype)
+            torch.bmm(dscores, k[chunk].view(shape), out=dq[chunk].view(shape))
+            torch.bmm(dscores.transpose(1, 2), q[chunk].view(shape), out=dk[chunk].view(shape))
+        return dq, dk, dv, None
+
+
+def _chunks(q: Tensor) -> list[slice]:
+    """Of the windows; one at least."""
+    windows, heads, tokens, _ = q.shape
+    step = max(1, CHUNK // (heads * tokens * tokens))
+    return [slice(i, i + step) for i in range(0, windows, step)]
+
+
+def _weights(q: Tensor, k: Tensor, lengths: list[int]) -> Tensor:
+    """Attention weights of some windows, (windows x heads, tokens, tokens)."""
+    scores = torch.bmm(q.flatten(0, 1), k.flatten(0, 1).transpose(1, 2))
+    heads = q.shape[1]
+    for window, length in enumerate(lengths):  # padding stands at the end; few columns, so this is cheap
+        scores[window * heads : (window + 1) * heads, :, length:] = -math.inf
+    return torch.softmax(scores, -1, out=scores)
+
+
+def _attend(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **more: Any,
+) -> tuple[Tensor, None]:
+    """transformers' attention interface: (windows, heads, tokens, head size) in, (windows, tokens, heads, size) out."""
+    windows, _, tokens, size = query.shape
+    full = attention_mask.ndim == 2 if attention_mask is not None else not getattr(module, "is_causal", True)
+    if not full or dropout or query.device.type != "cpu" or not (key.shape == value.shape == query.shape):
+        if attention_mask is not None and attention_mask.ndim == 2:
+            attention_mask = attention_mask[:, None, None, :].expand(-1, -1, tokens, -1)
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **more
+        )
+    q, k, v = (part.contiguous() for part in (query * (size**-0.5 if scaling is None else scaling), key, value))
+    lengths = [tokens] * windows if attention_mask is None else attention_mask.sum(1).tolist()
+    mixed: Tensor = _Products.apply(q, k, v, lengths)
+    return mixed.transpose(1, 2), None
+
+
+def _mask(
+    batch_size: int,
+    q_length: int,
+    kv_length: int,
+    mask_function: Callable[..., Any],
+    attention_mask: Tensor | None = None,
+    use_vmap: bool = False,
+    **more: Any,
+) -> Tensor | None:
+    """transformers' mask interface: the padding mask as it is, (windows, tokens), where that is the whole mask."""
+    if mask_function is bidirectional_mask_function and q_length == kv_length and not use_vmap:
+        return attention_mask if attention_mask is None or not attention_mask.all() else None
+    return sdpa_mask(
+        batch_size=batch_size,
+        q_length=q_length,
+        kv_length=kv_length,
+        mask_function=mask_function,
+        attention_mask=attention_mask,
+        use_vmap=use_vmap,
+        **more,
+    )
+
+
+AttentionInterface.register(PRODUCTS, _attend)
+AttentionMaskInterface.register(PRODUCTS, _mask)

@@ -1,0 +1,206 @@
+"""The fast computation is the plain one: the same outputs and gradients, the same distribution, less kept."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+from src.model import backbone, kernels, method
+from src.model.attention import KEPT_UP_TO, PRODUCTS
+from tests.test_model import SMALL, random_model
+
+WINDOWS, TOKENS = 3, 24
+
+
+@pytest.fixture(scope="module")
+def named(configure):
+    return lambda name, *more: configure(f"method={name}", *more).method
+
+
+def batch(model_type, tokens=TOKENS):
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(5, 1000, (WINDOWS, tokens), generator=generator)
+    mask = torch.ones_like(ids)
+    mask[0, tokens - 7 :] = 0  # padding, as Batches puts it: at the end
+    values = {"input_ids": ids, "attention_mask": mask}
+    if model_type in ("bert", "deberta-v2"):
+        values["token_type_ids"] = (torch.arange(tokens) > 5).long().expand(WINDOWS, -1)
+    return values
+
+
+def trained(model_type, chosen, fast, dtype=torch.float32, tokens=TOKENS, checkpointing=False):
+    """Loss, gradients by name and the bytes kept for the backward pass of one step."""
+    bare = random_model(model_type, **SMALL[model_type])
+    if checkpointing:
+        backbone.checkpoint_gradients(bare)
+    model = method.apply(bare, chosen)
+    torch.manual_seed(1)
+    for name, parameter in model.named_parameters():  # adapters begin at 0, where half of the gradients are 0
+        if "lora_B" in name or name.endswith("bias"):
+            parameter.data = torch.randn_like(parameter) * 0.05
+    if fast:
+        kernels.speed_up(model, dtype)
+    model.train()
+    kept = {}
+
+    def pack(tensor):
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    values = batch(model_type, tokens)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        outputs = model(**values)
+        kept_bytes = sum(kept.values())
+        weights = torch.linspace(-1, 1, outputs.start_logits.numel()).view_as(outputs.start_logits)
+        real = values["attention_mask"]
+        loss = ((outputs.start_logits * weights + outputs.end_logits.square()) * real).float().sum()
+    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    kept_bytes = sum(size for place, size in kept.items() if place not in own)
+    loss.backward()
+    return loss.item(), {n: p.grad for n, p in model.named_parameters() if p.requires_grad}, kept_bytes
+
+
+@pytest.mark.parametrize("model_type", SMALL)
+@pytest.mark.parametrize("chosen", ["full", "lora", "lora_attention", "dora", "bitfit", "head"])
+def test_loss_and_gradients_are_those_of_the_plain_modules(named, model_type, chosen):
+    more = (
+        ["method.peft.target_modules=all-linear"] if chosen == "lora_attention" and model_type == "modernbert" else []
+    )
+    plain_loss, plain, _ = trained(model_type, named(chosen, *more), fast=False)
+    loss, gradients, _ = trained(model_type, named(chosen, *more), fast=True)
+    assert loss == pytest.approx(plain_loss, rel=1e-5)
+    assert gradients.keys() == plain.keys()
+    for name, gradient in gradients.items():
+        if plain[name] is None:
+            assert gradient is None, name
+        else:
+            torch.testing.assert_close(gradient, plain[name], rtol=1e-4, atol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize("chosen", ["full", "lora"])
+def test_long_windows_whose_attention_is_made_again(named, chosen):
+    plain_loss, plain, _ = trained("bert", named(chosen), fast=False, tokens=KEPT_UP_TO + 10)
+    loss, gradients, _ = trained("bert", named(chosen), fast=True, tokens=KEPT_UP_TO + 10)
+    assert loss == pytest.approx(plain_loss, rel=1e-5)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradient, plain[name], rtol=1e-3, atol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize("chosen", ["full", "lora"])
+def test_bf16_gradients_point_where_the_exact_ones_do(named, chosen):
+    _, exact, _ = trained("bert", named(chosen), fast=False)
+    _, rounded, _ = trained("bert", named(chosen), fast=True, dtype=torch.bfloat16)
+    flat = [torch.cat([g.float().flatten() for g in gradients.values()]) for gradients in (exact, rounded)]
+    assert torch.cosine_similarity(*flat, dim=0) > 0.999
+    assert flat[1].norm() == pytest.approx(flat[0].norm().item(), rel=0.02)
+    assert all(gradient.dtype == torch.float32 for gradient in rounded.values())
+
+
+@pytest.mark.parametrize("chosen", ["full", "lora"])
+def test_less_is_kept_for_the_backward_pass(named, chosen):
+    _, _, plain = trained("bert", named(chosen), fast=False)
+    _, _, fast = trained("bert", named(chosen), fast=True)
+    assert fast < 0.75 * plain
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_gradient_checkpointing_keeps_less_and_learns_the_same(named, fast):
+    loss, gradients, kept = trained("bert", named("lora"), fast, tokens=128)
+    again_loss, again, kept_with = trained("bert", named("lora"), fast, tokens=128, checkpointing=True)
+    assert again_loss == loss
+    assert kept_with < 0.5 * kept
+    for name, gradient in again.items():
+        torch.testing.assert_close(gradient, gradients[name])
+
+
+def test_trained_weights_are_read_anew_after_each_step_and_frozen_ones_cast_once(named):
+    model = method.apply(random_model("bert", **SMALL["bert"]), named("full"))
+    plain = copy.deepcopy(model)
+    kernels.speed_up(model, torch.float32)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, fused=True)
+    values = batch("bert")
+    for _ in range(2):
+        model(**values).start_logits.square().sum().backward()
+        optimizer.step()
+        plain.load_state_dict(model.state_dict())
+        torch.testing.assert_close(model(**values).start_logits, plain(**values).start_logits, rtol=1e-4, atol=1e-4)
+
+
+def test_what_evaluation_has_cast_can_be_trained_with(named):
+    model = method.apply(random_model("bert", **SMALL["bert"]), named("bitfit"))
+    kernels.speed_up(model, torch.bfloat16)
+    with torch.inference_mode():
+        model(**batch("bert"))
+    model(**batch("bert")).start_logits.float().sum().backward()
+    assert all(p.grad is not None for n, p in model.named_parameters() if n.endswith("query.bias"))
+
+
+def test_lora_holds_its_frozen_weights_once(named):
+    model = method.apply(random_model("bert", **SMALL["bert"]), named("lora"))
+    kernels.speed_up(model, torch.bfloat16)
+    base = model.get_base_model().bert
+    assert base.encoder.layer[0].attention.self.query.base_layer.weight.dtype == torch.bfloat16
+    assert base.embeddings.word_embeddings.weight.dtype == torch.bfloat16
+    assert base.encoder.layer[0].output.LayerNorm.weight.dtype == torch.float32
+    assert all(p.dtype == torch.float32 for p in model.parameters() if p.requires_grad)
+
+
+def test_adapters_can_still_be_switched_off(named):
+    bare = random_model("bert", **SMALL["bert"]).eval()
+    values = batch("bert")
+    expected = bare(**values).start_logits
+    model = method.apply(bare, named("lora"))
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            parameter.data.fill_(0.1)
+    kernels.speed_up(model, torch.float32)
+    model.eval()
+    assert not torch.allclose(model(**values).start_logits, expected, atol=1e-3)
+    with model.disable_adapter():
+        torch.testing.assert_close(model(**values).start_logits, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("p", [0.1, 0.5])
+def test_factors_of_dropout_have_the_distribution_they_should(dtype, p):
+    factors = kernels.draw(1 << 20, p, dtype).double()
+    zero = factors == 0
+    assert zero.double().mean() == pytest.approx(p, abs=4 * (p * (1 - p) / 2**20) ** 0.5)
+    assert factors.mean() == pytest.approx(1, abs=0.002)
+    assert factors[~zero].min() == pytest.approx(1 / (1 - p), rel=0.01)
+    # Neighbours fall out independently of each other.
+    both = (zero[1:] & zero[:-1]).double().mean()
+    assert both == pytest.approx(p * p, abs=0.001)
+
+
+def test_dropout_is_drawn_by_torchs_generator_and_only_in_training():
+    module = torch.nn.Sequential(torch.nn.Dropout(0.25))
+    module._supports_sdpa = module.is_gradient_checkpointing = False
+    kernels.speed_up(module, torch.float32)
+    x = torch.ones(64, 64)
+    torch.manual_seed(3)
+    first, second = module(x), module(x)
+    torch.manual_seed(3)
+    again = module(x)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, second)
+    assert module.eval()(x) is x
+
+
+def test_attention_with_dropout_or_causal_attention_is_left_to_torch(named):
+    model = random_model("bert", **SMALL["bert"])
+    plain = copy.deepcopy(model)
+    kernels.speed_up(model, torch.float32)
+    assert model.config._attn_implementation == PRODUCTS
+    for part in (model, plain):
+        part.train()
+        for layer in part.bert.encoder.layer:
+            layer.attention.self.dropout.p = 0.2
+    values = batch("bert")
+    results = []
+    for part in (model, plain):
+        torch.manual_seed(0)
+        results.append(part(**values).start_logits)
+    torch.testing.assert_close(*results, rtol=1e-4, atol=1e-5)
