@@ -19,7 +19,8 @@ from hydra import compose, initialize_config_dir
 from mlflow import MlflowClient
 from omegaconf import OmegaConf
 
-from src.config import ROOT, Config, TrackingConfig, register
+from src.compose import register
+from src.config import ROOT, Config, TrackingConfig
 from src.runs.isolation import call, start_server
 from src.sweep import PRELOADED, train
 

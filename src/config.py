@@ -2,35 +2,24 @@
 
 Hydra composes the YAML files of `conf/` into these dataclasses, so that a misspelt key or a wrong
 type is refused before anything is loaded. `python -m src.train --cfg job` prints the result.
-Nothing here imports torch: a mistake in the command line is answered in under a second.
+Nothing here imports torch, nor Hydra: `src.compose` fills these classes from the command line, and what trains can be
+used without it.
 """
 
 from __future__ import annotations
 
 import difflib
-import os
 import re
-import sys
-import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, NoReturn
-
-from hydra.core.config_store import ConfigStore
-from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-from omegaconf import MISSING, Container, DictConfig, OmegaConf
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
+MISSING: Any = "???"  # what OmegaConf takes for a value that must be given
 
 
 class UserError(Exception):
     """A mistake the user can mend. Its message (what, where, what to do) is all that is shown; exit status 1."""
-
-
-# What is answered by one sentence; anything else is a fault of the program.
-MISTAKES = (UserError, HydraException, OmegaConfBaseException, OSError)
 
 
 @dataclass
@@ -147,44 +136,6 @@ class Config:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     sweep: SweepConfig = field(default_factory=SweepConfig)
     rerun: bool = False  # a fresh run, whatever is done already
-
-
-def quiet_libraries() -> None:
-    """Keep libraries' progress bars and deprecation notes from drowning what is said; call before importing."""
-    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
-    warnings.filterwarnings("ignore", category=FutureWarning)
-
-
-def register() -> None:
-    """Make the schema, the resolvers and our plug-in known to Hydra; call it before composing."""
-    if str(ROOT) not in sys.path:
-        sys.path.append(str(ROOT))  # where hydra_plugins/ is
-    ConfigStore.instance().store(name="schema", node=Config)
-    # Named after what they point at, so that a table says which file or model a number is about.
-    OmegaConf.register_new_resolver("stem", lambda path: Path(str(path)).stem if path else "file", replace=True)
-    OmegaConf.register_new_resolver("tuneoff_root", lambda: str(ROOT), replace=True)
-
-
-def from_hydra(composed: DictConfig, overrides: Sequence[str]) -> Config:
-    """What Hydra composed, as dataclasses.
-
-    Args:
-        composed: without Hydra's own part.
-        overrides: that were given; with `model.path` the group's name, hash and shape of the model are not this one's.
-
-    Raises:
-        OmegaConfBaseException: a value that is missing or cannot be resolved.
-    """
-    config: Any = OmegaConf.to_object(composed)
-    given = {override.partition("=")[0].lstrip("+") for override in overrides}
-    if "model.path" in given and not given & {"model.name", "model"}:
-        config.model.name = Path(str(config.model.path)).name
-        own: dict[str, Any] = {"sha256": None, "pretrained": True, "tokenizer": None, "config": {}}
-        for key, value in own.items():
-            if not any(override.startswith(f"model.{key}") for override in given):
-                setattr(config.model, key, value)
-    return config
 
 
 def problems(config: Config) -> list[str]:
@@ -306,36 +257,3 @@ def nearest(word: str, options: Any) -> str:
     """` (did you mean 'x'?)` for the option closest to a misspelt word, or nothing."""
     close = difflib.get_close_matches(str(word), [str(option) for option in options], n=1)
     return f" (did you mean '{close[0]}'?)" if close else ""
-
-
-def explain(error: BaseException) -> str:
-    """One sentence for an error that the user can mend: what is wrong, where, and what was probably meant."""
-    if isinstance(error, UserError):
-        return str(error)
-    if isinstance(error, MissingConfigException):
-        group, _, name = str(error.missing_cfg_file).rpartition("/")
-        names = sorted(set(error.options or []))
-        there_are = f"there are: {', '.join(names)}" if names else "there is none in that group"
-        extras = "; more come with pip install -e '.[parallel,ray,slurm]'" if group == "hydra/launcher" else ""
-        return f"{group}={name} does not exist{nearest(name, names)}; {there_are}{extras}."
-    if isinstance(error, OSError):
-        where = f": {error.filename}" if error.filename else ""
-        return f"{error.strerror or error}{where}. Check that the place exists, is writable and has room."
-    sentence = str(error)
-    for cause in (error, error.__cause__, error.__context__):
-        if isinstance(cause, ConfigKeyError | ConfigAttributeError) and isinstance(cause.parent_node, Container):
-            key, parent = str(cause.key), cause.parent_node
-            known = [str(k) for k in parent if k != "hydra"] if isinstance(parent, DictConfig) else []
-            if parent._metadata.object_type is dict:  # open to any key, as peft's block is
-                hint = f"to add it, write ++{cause.full_key}=..."
-                return f"There is no key '{cause.full_key}' yet{nearest(key, known)}; {hint}"
-            return f"There is no key '{cause.full_key or key}'{nearest(key, known)}; there are: {', '.join(known)}."
-        if isinstance(cause, OmegaConfBaseException):
-            sentence = f"{cause.full_key}: {str(cause.msg or cause).splitlines()[0]}" if cause.full_key else str(cause)
-    return " ".join(sentence.split())
-
-
-def fail(error: BaseException) -> NoReturn:
-    """Say what is wrong in one sentence; exit status 2 for a command line that cannot be read, else 1."""
-    print(f"\nError: {explain(error)}", file=sys.stderr)
-    sys.exit(2 if isinstance(error, OverrideParseException) else 1)

@@ -18,7 +18,8 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from src.config import Config, TrackingConfig, UserError, explain, nearest, quiet_libraries
+from src.compose import explain, quiet_libraries
+from src.config import Config, TrackingConfig, UserError, nearest
 
 KEYS = ("run", "question", "context", "tracking.uri", "tracking.folder")
 

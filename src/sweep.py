@@ -25,7 +25,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, open_dict, read_write
 
-from src.config import MISTAKES, Config, UserError, fail, from_hydra, problems
+from src.compose import MISTAKES, fail, from_hydra
+from src.config import Config, UserError, problems
 
 if TYPE_CHECKING:
     from mlflow.entities import Run

@@ -16,7 +16,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from src import sweep
-from src.config import MISTAKES, ROOT, fail, from_hydra, quiet_libraries, register, validate
+from src.compose import MISTAKES, fail, from_hydra, quiet_libraries, register
+from src.config import ROOT, validate
 
 
 def job(composed: DictConfig) -> float | None:

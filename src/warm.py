@@ -13,7 +13,7 @@ import transformers.models.distilbert.modeling_distilbert
 
 import src.pipeline
 import src.sweep
-from src.config import quiet_libraries
+from src.compose import quiet_libraries
 from src.runs.tracking import environment, git_commit
 
 quiet_libraries()

@@ -26,7 +26,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from src.config import ROOT, Config, register
+from src.compose import register
+from src.config import ROOT, Config
 
 register()
 

@@ -8,7 +8,8 @@ import pytest
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from src.config import ROOT, UserError, explain, nearest, problems, validate
+from src.compose import explain
+from src.config import ROOT, UserError, nearest, problems, validate
 
 OPTIONS = [(path.parent.name, path.stem) for path in sorted((ROOT / "conf").glob("*/*.yaml"))]
 

@@ -18,7 +18,7 @@ from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
-from src.config import MISTAKES, explain
+from src.compose import MISTAKES, explain
 
 FORKSERVER = "forkserver" in multiprocessing.get_all_start_methods()
 METHOD = "forkserver" if FORKSERVER else "spawn"
