@@ -59,10 +59,15 @@ def main() -> None:
         return
     for part in arguments.parts:
         results = json.loads(STORE.read_text()) if STORE.exists() else {}
-        results[part] = PARTS[part](arguments) | {"machine": machine(), "command": " ".join(sys.argv[1:])}
+        results[part] = PARTS[part](arguments) | {"machine": machine(), "command": shown_command()}
         STORE.write_text(json.dumps(results, indent=1) + "\n")
         (HERE / "RESULTS.md").write_text(report(results))
         print((HERE / "RESULTS.md").read_text() if part == arguments.parts[-1] else f"{part}: done", flush=True)
+
+
+def shown_command() -> str:
+    """As it was given, without the places of this machine."""
+    return " ".join(["python -m benchmarks.vs_stock", *(Path(word).name for word in sys.argv[1:])])
 
 
 def child(arguments: argparse.Namespace, *what: str) -> dict[str, Any]:
@@ -258,7 +263,7 @@ def ours(job: Any, rows: Any, variant: str, clock: Clock | None, epochs: int) ->
     settings = config.train
     bare = backbone.load_model(config.model, settings.hidden_dropout, settings.attention_dropout, settings.seed)
     model = method.apply(bare, config.method)
-    if hardware.uses_fast_kernels(config.hardware, accelerator):
+    if hardware.uses_fast_kernels(config.hardware, config.train, accelerator):
         kernels.speed_up(model, hardware.precision(accelerator))
     model = accelerator.prepare_model(model)
     if clock:

@@ -72,7 +72,7 @@ class HardwareConfig:
     compile: bool = False  # torch.compile
     # A batch of more goes through the model in several passes; the gradient is that of the whole. null: 2048 on a CPU.
     tokens_per_pass: int | None = None
-    fast_kernels: bool = True  # on a CPU, our own products, attention and dropout: the same model, computed faster
+    fast_kernels: bool = True  # our own products, attention and dropout: the same model, computed faster
 
 
 @dataclass
@@ -91,6 +91,7 @@ class TrainConfig:
     keep: str = "last"  # last | best: the epoch whose weights are reported and stored
     hidden_dropout: float = 0.1
     attention_dropout: float = 0.0  # above 0 rules out the fast attention kernels on a CPU
+    cache_encoder: bool = False  # method=head without dropout: compute the encoder's output once, and keep it on disk
     gradient_checkpointing: bool = False  # keep one tensor a layer and compute the rest again: less memory, more time
     checkpoint_minutes: float = 10.0  # at most so much work is lost to an interruption, beside every epoch's end
     keep_checkpoints: bool = False  # all of them, also when the run is finished
@@ -194,6 +195,13 @@ def problems(config: Config) -> list[str]:
         "train.attention_dropout": train.attention_dropout,
     }.items():
         check(0 <= share < 1, f"{key}={share} must be at least 0 and below 1.")
+
+    if train.cache_encoder:
+        check(
+            method.trainable == ["head"] and train.hidden_dropout == 0,
+            "train.cache_encoder=true needs an encoder that gives the same every time: method=head and "
+            "train.hidden_dropout=0.",
+        )
 
     check(
         model.max_length >= 16 and 0 <= model.doc_stride <= model.max_length - 16,

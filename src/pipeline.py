@@ -5,9 +5,10 @@ Used by `python -m src.train` for whole runs and by `python -m src.predict` for 
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,11 @@ from src.report.terminal import Terminal
 from src.runs.tracking import RunLog, recorded, run_name, ui_command
 from src.training import hardware
 from src.training.checkpoint import Checkpoints
+from src.training.encoded import EncodedBatches, take_encoded
 from src.training.fit import Step, fit, predict
 from src.training.measure import Meter
 
+WindowBatches = Batches | EncodedBatches
 EXAMPLES_SHOWN = 4
 EXAMPLES_LOGGED = 200
 FINAL_LOSS_STEPS = 10  # train/final_loss is the mean over this many last steps
@@ -58,8 +61,8 @@ class RunData:
     """The questions of a run and their batches."""
 
     sets: QuestionSets
-    train: Batches
-    validation: Batches
+    train: WindowBatches
+    validation: WindowBatches
     extra: dict[str, Batches]
 
 
@@ -144,9 +147,12 @@ def run(config: Config, on_score: Callable[[int, float], None] | None = None) ->
         announce(config, data, counts, accelerator, log, terminal)
         if config.train.gradient_checkpointing:
             backbone.checkpoint_gradients(bare)
-        if hardware.uses_fast_kernels(config.hardware, accelerator):
-            kernels.speed_up(model, hardware.precision(accelerator))
+        if hardware.uses_fast_kernels(config.hardware, config.train, accelerator):
+            kernels.speed_up(model, hardware.precision(accelerator), accelerator.device.type)
+        tokens_per_pass = hardware.tokens_per_pass(config.hardware, accelerator)
         model = accelerator.prepare_model(model)
+        if config.train.cache_encoder:
+            data = encode(data, accelerator, bare, meter, tokens_per_pass)
         if config.hardware.compile:
             model.compile(dynamic=True)
 
@@ -157,7 +163,7 @@ def run(config: Config, on_score: Callable[[int, float], None] | None = None) ->
         minutes, keep = config.train.checkpoint_minutes, config.train.keep_checkpoints
         checkpoints = Checkpoints(accelerator, Path(folder), minutes, keep, log.flush, terminal.warning)
 
-        def evaluate(questions: Any, batches: Batches) -> Evaluation:
+        def evaluate(questions: Any, batches: WindowBatches) -> Evaluation:
             with meter.phase(meter.evaluation):
                 return score_model(config, accelerator, model, questions.to_list(), batches)
 
@@ -175,7 +181,7 @@ def run(config: Config, on_score: Callable[[int, float], None] | None = None) ->
             record.on_steps,
             checkpoints,
             more_state=[record],
-            tokens_per_pass=hardware.tokens_per_pass(config.hardware, accelerator),
+            tokens_per_pass=tokens_per_pass,
         )
         # An epoch that was scored before an interruption is predicted again: the same weights give the same answers.
         reported = record.evaluations.get(epoch) or evaluate(data.sets.validation, data.validation)
@@ -233,6 +239,19 @@ def prepare(config: Config, tokenizer: Any, accelerator: Accelerator) -> RunData
         return RunData(sets, batches(sets.train), batches(sets.validation), extra)
 
 
+def encode(data: RunData, accelerator: Accelerator, model: Any, meter: Meter, tokens_per_pass: int | None) -> RunData:
+    """The batches of `data` as hidden states, computed once; the seconds for it count."""
+    with tempfile.TemporaryDirectory(prefix="tuneoff-encoded-") as folder:
+        encoded = {}
+        for name, usage in (("train", meter.train), ("validation", meter.evaluation)):
+            with meter.phase(usage):
+                file = Path(folder) / name
+                encoded[name] = EncodedBatches(accelerator, model, getattr(data, name), file, tokens_per_pass)
+    take_encoded(model)
+    meter.train.counted_seconds += meter.train.seconds
+    return replace(data, train=encoded["train"], validation=encoded["validation"])
+
+
 def announce(
     config: Config, data: RunData, counts: ParameterCounts, accelerator: Accelerator, log: RunLog, terminal: Terminal
 ) -> None:
@@ -261,7 +280,11 @@ def announce(
 
 
 def predict_answers(
-    config: Config, accelerator: Accelerator, model: Any, questions: Sequence[Mapping[str, Any]], batches: Batches
+    config: Config,
+    accelerator: Accelerator,
+    model: Any,
+    questions: Sequence[Mapping[str, Any]],
+    batches: WindowBatches,
 ) -> tuple[list[Answer], Any]:
     """The answers of `model`, one a question, and the start and end logits behind them."""
     tokens_per_pass = hardware.tokens_per_pass(config.hardware, accelerator)
@@ -271,7 +294,11 @@ def predict_answers(
 
 
 def score_model(
-    config: Config, accelerator: Accelerator, model: Any, questions: Sequence[Mapping[str, Any]], batches: Batches
+    config: Config,
+    accelerator: Accelerator,
+    model: Any,
+    questions: Sequence[Mapping[str, Any]],
+    batches: WindowBatches,
 ) -> Evaluation:
     """Predict and score a whole set of questions."""
     answers, logits = predict_answers(config, accelerator, model, questions, batches)

@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 
-from src.model import backbone, kernels, method
+from src.model import backbone, kernels, method, packing
 from src.model.attention import KEPT_UP_TO, PRODUCTS
 from tests.test_model import SMALL, random_model
 
@@ -204,3 +204,33 @@ def test_attention_with_dropout_or_causal_attention_is_left_to_torch(named):
         torch.manual_seed(0)
         results.append(part(**values).start_logits)
     torch.testing.assert_close(*results, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("model_type", ["bert", "distilbert", "roberta"])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_packed_windows_are_computed_as_padded_ones(model_type, checkpointing):
+    model = random_model(model_type, **SMALL[model_type])
+    if checkpointing:
+        backbone.checkpoint_gradients(model)
+    plain = copy.deepcopy(model).train()
+    assert packing.can_pack(model)
+    packing.pack(model.train())
+    values = batch(model_type)
+    real, lengths = values["attention_mask"], values["attention_mask"].sum(1).numpy()
+    values["input_ids"] = values["input_ids"].masked_fill(real == 0, model.config.pad_token_id)
+    expected = plain(**values).start_logits * real
+    found = model(**values, lengths=lengths).start_logits
+    torch.testing.assert_close(found * real, expected)
+    expected.square().sum().backward()
+    (found * real).square().sum().backward()
+    for (name, one), other in zip(plain.named_parameters(), model.parameters(), strict=True):
+        if one.grad is not None:
+            torch.testing.assert_close(other.grad, one.grad, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_relative_positions_and_dropout_in_attention_are_not_packed():
+    assert not packing.can_pack(random_model("deberta-v2", **SMALL["deberta-v2"]))
+    assert not packing.can_pack(random_model("modernbert", **SMALL["modernbert"]))
+    model = random_model("bert", **SMALL["bert"])
+    model.config.attention_probs_dropout_prob = 0.1
+    assert not packing.can_pack(model)

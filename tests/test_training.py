@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import mmap
+import shutil
 import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,10 +20,12 @@ from src.data import sample
 from src.data.features import Batches, make_windows
 from src.data.sources import to_dataset
 from src.model import backbone, method
-from src.training import hardware
+from src.training import encoded, hardware
 from src.training.checkpoint import Checkpoints
-from src.training.fit import fit, predict
+from src.training.encoded import EncodedBatches, take_encoded
+from src.training.fit import fit, passes, predict
 from src.training.measure import MB, Meter, Usage, _SampledPeak
+from tests.test_model import SMALL
 
 MODEL = ModelConfig(
     name="tiny",
@@ -46,7 +50,7 @@ def lora(configure):
     return configure("method=lora").method
 
 
-def train(batches, config=TRAIN, chosen=None, precision="fp32", scores=None):
+def train(batches, config=TRAIN, chosen=None, precision="fp32", scores=None, tokens_per_pass=None):
     """A model trained from the same start; the steps, the evaluated epochs, the meter, what was kept."""
     accelerator = hardware.start(HardwareConfig(name="cpu", device="cpu", precision=precision))
     model = backbone.load_model(MODEL, config.hidden_dropout, config.attention_dropout, seed=0)
@@ -62,7 +66,17 @@ def train(batches, config=TRAIN, chosen=None, precision="fp32", scores=None):
 
     with tempfile.TemporaryDirectory() as folder:
         checkpoints = Checkpoints(accelerator, Path(folder), 10.0, False, lambda: None, pytest.fail)
-        kept = fit(accelerator, model, batches, config, meter, evaluate, steps.extend, checkpoints)
+        kept = fit(
+            accelerator,
+            model,
+            batches,
+            config,
+            meter,
+            evaluate,
+            steps.extend,
+            checkpoints,
+            tokens_per_pass=tokens_per_pass,
+        )
     return model, steps, evaluated, meter, kept, accelerator
 
 
@@ -93,6 +107,58 @@ def test_accumulated_batches_are_one_large_batch(batches):
     assert many[0].grad_norm == pytest.approx(one[0].grad_norm, rel=1e-4)
     for name, value in weights(large).items():
         torch.testing.assert_close(weights(small)[name], value, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("tokens", [64, 200])
+def test_a_batch_in_several_passes_is_the_same_batch(batches, tokens):
+    assert len(passes(range(8), batches.lengths, tokens)) > 1
+    whole, one, *_ = train(batches)
+    _, several, *_ = train(batches, tokens_per_pass=tokens)
+    assert [step.loss for step in several] == pytest.approx([step.loss for step in one], rel=1e-4)
+    assert several[0].grad_norm == pytest.approx(one[0].grad_norm, rel=1e-4)
+    accelerator = hardware.start(HardwareConfig(name="cpu", device="cpu", precision="fp32"))
+    for first, second in zip(
+        predict(accelerator, whole, batches, 8)[0], predict(accelerator, whole, batches, 8, tokens)[0], strict=True
+    ):
+        np.testing.assert_allclose(first, second, atol=1e-5)
+
+
+def test_passes_hold_every_window_once_and_as_few_as_can_be():
+    lengths = np.array([10, 20, 30, 40, 50])
+    assert passes([0, 1, 2, 3, 4], lengths, None) == [[0, 1, 2, 3, 4]]
+    assert passes([0, 1, 2, 3, 4], lengths, 100) == [[0, 1], [2, 3], [4]]
+    assert passes([4], lengths, 10) == [[4]]
+    assert passes([], lengths, 10) == []
+
+
+@pytest.mark.parametrize("model_type", ["bert", "distilbert", "roberta"])
+def test_the_encoders_output_computed_once_trains_the_same_head(batches, tmp_path, configure, model_type):
+    chosen = configure("method=head").method
+    shape = replace(MODEL, model_type=model_type, config=SMALL[model_type])
+    results = []
+    for cached in (False, True):
+        accelerator = hardware.start(HardwareConfig(name="cpu", device="cpu", precision="fp32"))
+        model = method.apply(backbone.load_model(shape, 0.0, 0.0, seed=0), chosen)
+        used = batches
+        if cached:
+            take_encoded(model)
+            used = EncodedBatches(accelerator, model, batches, tmp_path / "states", 500)
+            (tmp_path / "states").unlink()
+        model, steps = accelerator.prepare_model(model), []
+        checkpoints = Checkpoints(accelerator, tmp_path / str(cached), 10.0, False, lambda: None, pytest.fail)
+        config, meter = replace(TRAIN, epochs=2), Meter(accelerator.device)
+        fit(accelerator, model, used, config, meter, float, steps.extend, checkpoints)
+        results.append(([step.loss for step in steps], predict(accelerator, model, used, 8)[0]))
+    (losses, logits), (cached_losses, cached_logits) = results
+    assert cached_losses == pytest.approx(losses, rel=1e-4)
+    for one, other in zip(logits, cached_logits, strict=True):
+        np.testing.assert_allclose(other, one, atol=1e-4)
+
+
+def test_no_room_for_the_encoders_output(monkeypatch, tmp_path):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    with pytest.raises(UserError, match=r"cache_encoder=true needs 0\.0 GB under"):
+        encoded._file(tmp_path / "states", 1000, 32, torch.float32)
 
 
 def test_only_what_should_train_changes(batches, lora):

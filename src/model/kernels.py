@@ -1,4 +1,4 @@
-"""The same model, computed faster on a CPU: leaf modules get another `forward`; parameters and names stay.
+"""The same model, computed faster: leaf modules get another `forward`; parameters and names stay.
 
 transformers' models and peft's layers stay what they are, so that every architecture, method and stored file stays
 plain. What changes is how a linear layer, a LoRA layer, a normalisation, an activation or a dropout is computed:
@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers.activations import GELUActivation
 
+from src.model import packing
 from src.model.attention import PRODUCTS
 
 BUFFER = 1 << 22  # factors of dropout that are drawn at first; never less than twice what one layer takes
@@ -35,15 +36,21 @@ BUFFER = 1 << 22  # factors of dropout that are drawn at first; never less than 
 Mark = Callable[[Tensor, Callable[[Tensor], Tensor], Tensor], Tensor]
 
 
-def speed_up(model: nn.Module, dtype: torch.dtype) -> None:
+def speed_up(model: nn.Module, dtype: torch.dtype, device: str = "cpu") -> None:
     """Give the modules of `model` their fast `forward`, in place; call it when the method has been applied.
 
+    On a GPU that is LoRA, and windows packed without padding where the architecture allows it: the rest is fast there.
+
     Args:
-        model: on the CPU; a `peft.PeftModel` or a plain one.
-        dtype: of the products and of everything between them; trained parameters and their gradients stay in fp32.
+        model: still on the CPU; a `peft.PeftModel` or a plain one.
+        dtype: of the products, and on a CPU of everything between them; what trains, and its gradients, stay in fp32.
+        device: "cpu" or "cuda", where it will run.
     """
     base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
-    if base._supports_sdpa:
+    on_cpu = device == "cpu"
+    if not on_cpu and packing.can_pack(base):
+        packing.pack(base)
+    elif on_cpu and base._supports_sdpa:
         base.set_attn_implementation(PRODUCTS)
     if isinstance(model, PeftModel):
         _shrink_frozen(base, dtype)
@@ -51,8 +58,10 @@ def speed_up(model: nn.Module, dtype: torch.dtype) -> None:
     # A checkpointed layer gets its input back without our mark on it, and keeps nothing between layers anyway.
     mark = _no_mark if base.is_gradient_checkpointing else _mark
     for module in list(base.modules()):
-        if (forward := _fast_forward(module, dtype, factors, mark)) is not None:
-            module.forward = forward
+        if on_cpu or isinstance(module, LoraLinear):
+            forward = _fast_forward(module, dtype, factors, mark)
+            if forward is not None:
+                module.forward = forward
 
 
 def _fast_forward(module: Any, dtype: torch.dtype, factors: Factors, mark: Mark) -> Callable[..., Tensor] | None:

@@ -225,7 +225,7 @@ def _step(
             padding = batch["attention_mask"] == 0
             start, end = (
                 cross_entropy(logits.float().masked_fill(padding, -math.inf), batch[name], reduction="sum")
-                for logits, name in zip(_logits(model, batch), LABELS, strict=True)
+                for logits, name in zip(_logits(model, batch, batches.lengths[list(part)]), LABELS, strict=True)
             )
             loss = (start + end) / 2 / windows * weight
             accelerator.backward(loss * accelerator.num_processes)  # DDP takes the mean over processes
@@ -246,13 +246,22 @@ def passes(rows: Sequence[int], lengths: np.ndarray, tokens: int | None) -> list
     return [rows[i : i + size] for i in range(0, len(rows), size)]
 
 
-def _logits(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Start and end logits, each of shape (windows, tokens); the model is handed what its architecture knows."""
+def _logits(
+    model: torch.nn.Module, batch: dict[str, torch.Tensor], lengths: np.ndarray
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Start and end logits, each of shape (windows, tokens), of windows with so many tokens each."""
     inner: Any = getattr(model, "module", model)  # DDP's
     base = inner.get_base_model() if hasattr(inner, "get_base_model") else inner
-    known = inspect.signature(type(base).forward).parameters
-    outputs = model(**{name: values for name, values in batch.items() if name in known and name not in LABELS})
+    # A model that packs its windows is told where they end: it would have to wait for the device to tell.
+    more = {"lengths": lengths} if getattr(base, "takes_lengths", False) else {}
+    outputs = model(**known_inputs(base, batch), **more)
     return outputs.start_logits, outputs.end_logits
+
+
+def known_inputs(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """What of a batch the architecture knows, labels left out."""
+    known = inspect.signature(type(model).forward).parameters
+    return {name: values for name, values in batch.items() if name in known and name not in LABELS}
 
 
 @torch.inference_mode()
@@ -271,7 +280,7 @@ def predict(
     parts = [part for rows in batches.evaluation(batch_size) for part in passes(rows, batches.lengths, tokens_per_pass)]
     for rows in parts[accelerator.process_index :: accelerator.num_processes]:
         batch = {name: values.to(accelerator.device) for name, values in batches.collate(rows).items()}
-        start, end = (logits.float().cpu().numpy() for logits in _logits(model, batch))
+        start, end = (logits.float().cpu().numpy() for logits in _logits(model, batch, batches.lengths[list(rows)]))
         own += [(row, start[i, : batches.lengths[row]], end[i, : batches.lengths[row]]) for i, row in enumerate(rows)]
     everything = sorted(gather_object(own), key=lambda item: item[0])
     return [start for _, start, _ in everything], [end for _, _, end in everything]

@@ -12,7 +12,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
-from src.config import HardwareConfig, UserError
+from src.config import HardwareConfig, TrainConfig, UserError
 
 ACCELERATE_NAMES = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 # On a CPU more at once is no faster, and what is kept for the backward pass grows with it.
@@ -86,9 +86,10 @@ def tokens_per_pass(config: HardwareConfig, accelerator: Accelerator) -> int | N
     return config.tokens_per_pass or (CPU_TOKENS_PER_PASS if accelerator.device.type == "cpu" else None)
 
 
-def uses_fast_kernels(config: HardwareConfig, accelerator: Accelerator) -> bool:
-    """Whether `src.model.kernels` computes the model; what torch.compile is given must be plain."""
-    return config.fast_kernels and not config.compile and accelerator.device.type == "cpu"
+def uses_fast_kernels(config: HardwareConfig, train: TrainConfig, accelerator: Accelerator) -> bool:
+    """Whether `src.model.kernels` computes the model: not for torch.compile, nor where a GPU runs the encoder once."""
+    plain = config.compile or (train.cache_encoder and accelerator.device.type != "cpu")
+    return config.fast_kernels and not plain
 
 
 @contextmanager

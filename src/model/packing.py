@@ -1,0 +1,110 @@
+"""Windows one behind the other instead of one below the other: no padding is computed. For GPUs.
+
+The model sees one row of all the batch's tokens; attention, registered with transformers as the implementation
+`packed`, keeps each window to itself by its boundaries (block-diagonal; with `position_ids` alone an encoder would
+look across them). Logits come back padded, so that nothing outside knows.
+"""
+
+from __future__ import annotations
+
+import inspect
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, PreTrainedModel
+from transformers.masking_utils import AttentionMaskInterface
+from transformers.modeling_outputs import QuestionAnsweringModelOutput
+
+PACKED = "packed"
+
+
+def can_pack(model: PreTrainedModel) -> bool:
+    """Whether the architecture counts positions from each window's start and has no dropout inside attention."""
+    dropout = getattr(model.config, "attention_probs_dropout_prob", getattr(model.config, "attention_dropout", 0.0))
+    known = inspect.signature(type(model).forward).parameters
+    return bool(model._supports_sdpa and "position_ids" in known and _positions(model) is not None and not dropout)
+
+
+def _positions(model: PreTrainedModel) -> Any:
+    """The table of absolute positions; None where positions are rotated or relative."""
+    found = [m for name, m in model.named_modules() if name.endswith("embeddings.position_embeddings")]
+    return found[0] if found and not getattr(model.config, "is_decoder", False) else None
+
+
+def pack(model: PreTrainedModel) -> None:
+    """Give `model` a forward that packs, in place; it takes `lengths`, the tokens of each window, beside its inputs."""
+    # RoBERTa counts its positions from behind the padding token's.
+    padding = getattr(_positions(model), "padding_idx", None)
+    model.set_attn_implementation(PACKED)
+    model.forward = partial(_forward, model.forward, 0 if padding is None else padding + 1)  # type: ignore[method-assign]
+    model.takes_lengths = True  # type: ignore[assignment]
+
+
+def _forward(
+    plain: Any, first_position: int, input_ids: Tensor, lengths: np.ndarray, attention_mask: Any = None, **more: Tensor
+) -> QuestionAnsweringModelOutput:
+    windows, width = input_ids.shape
+    # Made on the host, from what the host knows: asking the device would wait for it.
+    within = np.concatenate([np.arange(n) for n in lengths])
+    places = np.repeat(np.arange(windows) * width, lengths) + within
+
+    def there(values: np.ndarray) -> Tensor:
+        return torch.from_numpy(values).to(input_ids.device, non_blocking=True)
+
+    flat = there(places)
+    bounds = there(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))
+    longest = int(max(lengths))
+    packed = {name: values.flatten()[flat][None] for name, values in {"input_ids": input_ids, **more}.items()}
+    outputs = plain(
+        **packed,
+        position_ids=there(within + first_position)[None],
+        cu_seq_lens_q=bounds,
+        cu_seq_lens_k=bounds,
+        max_length_q=longest,
+        max_length_k=longest,
+    )
+    start, end = (
+        logits.new_zeros(windows * width).index_copy(0, flat, logits[0]).view(windows, width)
+        for logits in (outputs.start_logits, outputs.end_logits)
+    )
+    return QuestionAnsweringModelOutput(start_logits=start, end_logits=end)
+
+
+def _attend(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    cu_seq_lens_q: Tensor | None = None,
+    max_length_q: int = 0,
+    **more: Any,
+) -> tuple[Tensor, None]:
+    """transformers' attention interface: (1, heads, tokens, head size) in, (1, tokens, heads, head size) out."""
+    assert cu_seq_lens_q is not None, "the architecture does not hand the windows' boundaries on to attention"
+    q, k, v = (part[0].transpose(0, 1) for part in (query, key, value))
+    if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16):
+        from torch.nn.attention.varlen import varlen_attn
+
+        out = varlen_attn(q, k, v, cu_seq_lens_q, cu_seq_lens_q, max_length_q, max_length_q, scale=scaling)
+        return out[None], None  # type: ignore[index]
+    # The same, window by window, where there is no kernel for it.
+    parts = []
+    for a, b in pairwise(cu_seq_lens_q.tolist()):
+        window = [part[a:b].transpose(0, 1)[None] for part in (q, k, v)]
+        parts.append(scaled_dot_product_attention(window[0], window[1], window[2], scale=scaling))
+    return torch.cat(parts, dim=2).transpose(1, 2), None
+
+
+def _no_mask(*arguments: Any, **more: Any) -> None:
+    return None
+
+
+AttentionInterface.register(PACKED, _attend)
+AttentionMaskInterface.register(PACKED, _no_mask)
