@@ -41,7 +41,7 @@ def pack(model: PreTrainedModel) -> None:
     # RoBERTa counts its positions from behind the padding token's.
     padding = getattr(_positions(model), "padding_idx", None)
     model.set_attn_implementation(PACKED)
-    model.forward = partial(_forward, model.forward, 0 if padding is None else padding + 1)  # type: ignore[method-assign]
+    model.forward = partial(_forward, model.forward, 0 if padding is None else padding + 1)
     model.takes_lengths = True  # type: ignore[assignment]
 
 
@@ -92,8 +92,9 @@ def _attend(
     if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16):
         from torch.nn.attention.varlen import varlen_attn
 
-        out = varlen_attn(q, k, v, cu_seq_lens_q, cu_seq_lens_q, max_length_q, max_length_q, scale=scaling)
-        return out[None], None  # type: ignore[index]
+        bounds, longest = cu_seq_lens_q, max_length_q
+        out: Any = varlen_attn(q, k, v, bounds, bounds, longest, longest, scale=scaling)
+        return out[None], None
     # The same, window by window, where there is no kernel for it.
     parts = []
     for a, b in pairwise(cu_seq_lens_q.tolist()):

@@ -16,7 +16,7 @@ from src.config import HardwareConfig, TrainConfig, UserError
 
 ACCELERATE_NAMES = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 # On a CPU more at once is no faster, and what is kept for the backward pass grows with it.
-CPU_TOKENS_PER_PASS = 2048
+CPU_TOKENS_PER_PASS = 1536
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # glibc's malloc.h
 
 
