@@ -183,6 +183,7 @@ def problems(config: Config) -> list[str]:
         "evaluation.n_best": evaluation.n_best,
         "hardware.threads": hardware.threads,
         "hardware.processes": hardware.processes,
+        "hardware.tokens_per_pass": hardware.tokens_per_pass,
     }.items():
         check(value is None or value >= 1, f"{key}={value} must be at least 1.")
     for key, number in {"train.learning_rate": train.learning_rate, "train.max_grad_norm": train.max_grad_norm}.items():

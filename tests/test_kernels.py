@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 
 import pytest
 import torch
 
+from src.config import ROOT
 from src.model import backbone, kernels, method, packing
 from src.model.attention import KEPT_UP_TO, PRODUCTS
 from tests.test_model import SMALL, random_model
@@ -135,6 +138,16 @@ def test_what_evaluation_has_cast_can_be_trained_with(named):
         model(**batch("bert"))
     model(**batch("bert")).start_logits.float().sum().backward()
     assert all(p.grad is not None for n, p in model.named_parameters() if n.endswith("query.bias"))
+
+
+def test_what_trains_is_imported_without_hydra_and_mlflow():
+    code = """import sys
+for name in ("hydra", "omegaconf", "mlflow", "datasets", "evaluate", "matplotlib", "pandas", "rich"):
+    sys.modules[name] = None  # an import of it fails
+import benchmarks.gpu, src.training.encoded
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_lora_holds_its_frozen_weights_once(named):

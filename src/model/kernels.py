@@ -48,7 +48,7 @@ def speed_up(model: nn.Module, dtype: torch.dtype, device: str = "cpu") -> None:
     """
     base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     on_cpu = device == "cpu"
-    if not on_cpu and packing.can_pack(base):
+    if not on_cpu and packing.has_kernel(dtype) and packing.can_pack(base):
         packing.pack(base)
     elif on_cpu and base._supports_sdpa:
         base.set_attn_implementation(PRODUCTS)

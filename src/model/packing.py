@@ -30,6 +30,11 @@ def can_pack(model: PreTrainedModel) -> bool:
     return bool(model._supports_sdpa and "position_ids" in known and _positions(model) is not None and not dropout)
 
 
+def has_kernel(dtype: torch.dtype) -> bool:
+    """Whether this GPU has an attention kernel for packed windows: from Ampere on, in 16 bits."""
+    return dtype != torch.float32 and torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8, 0)
+
+
 def _positions(model: PreTrainedModel) -> Any:
     """The table of absolute positions; None where positions are rotated or relative."""
     found = [m for name, m in model.named_modules() if name.endswith("embeddings.position_embeddings")]

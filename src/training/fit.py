@@ -237,7 +237,7 @@ def _step(
 
 
 def passes(rows: Sequence[int], lengths: np.ndarray, tokens: int | None) -> list[Sequence[int]]:
-    """A batch in as many parts as keep each under `tokens`, padded to its longest window; None: in one."""
+    """A batch in as few equal parts as keep each under `tokens`, all as long as its longest window; None: in one."""
     if tokens is None or not rows:
         return [rows] if rows else []
     windows = max(1, tokens // int(lengths[list(rows)].max()))
