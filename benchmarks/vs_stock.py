@@ -1,7 +1,7 @@
 """Ours against the stock recipe: speed, memory and quality on the same windows, weights, steps and seed.
 
     python -m benchmarks.vs_stock DATA.json                       # everything but quality, about 20 minutes on 2 cores
-    python -m benchmarks.vs_stock DATA.json --parts quality --seeds 3
+    python -m benchmarks.vs_stock DATA.json --parts quality --seeds 3      # (a) alone takes an hour a seed on 2 cores
 
 DATA.json is a file in SQuAD's format. Every measurement runs in a process of its own; those that are compared take
 turns, `--rounds` times, and medians are reported. Results are kept beside this file in results.json, one part at a
@@ -25,6 +25,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -46,12 +47,15 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
-    parser.add_argument("--parts", nargs="+", default=["training", "evaluation", "tokenising", "start"])
+    parser.add_argument(
+        "--parts", nargs="+", default=["training", "memory", "scale", "evaluation", "tokenising", "start"]
+    )
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
     parser.add_argument("--variants", nargs="+", default=VARIANTS, choices=VARIANTS)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=40, help="steps of ours and of (b); (a) does a fifth of them")
     parser.add_argument("--seeds", type=int, default=1, help="of the part quality")
+    parser.add_argument("--train-size", type=int, default=4000, help="of the part quality")
     parser.add_argument("--one", help=argparse.SUPPRESS)  # a measurement in this process; prints JSON
     arguments = parser.parse_args()
     if arguments.one:
@@ -73,7 +77,7 @@ def shown_command() -> str:
 def child(arguments: argparse.Namespace, *what: str) -> dict[str, Any]:
     """One measurement in a process of its own."""
     command = [sys.executable, "-m", "benchmarks.vs_stock", str(arguments.data), "--one", ":".join(what)]
-    command += ["--steps", str(arguments.steps)]
+    command += ["--steps", str(arguments.steps), "--train-size", str(arguments.train_size)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=HERE.parent)
     if done.returncode:
         sys.exit(f"{':'.join(what)} failed:\n{done.stderr[-3000:]}")
@@ -99,6 +103,15 @@ def training(arguments: argparse.Namespace) -> dict[str, Any]:
     return {name: medians(each) for name, each in rows.items()}
 
 
+def memory(arguments: argparse.Namespace) -> dict[str, Any]:
+    variants = [variant for variant in arguments.variants if variant in ("full", "lora", "head")]
+    return {f"{model} {v}": child(arguments, "components", model, v) for model in arguments.models for v in variants}
+
+
+def scale(arguments: argparse.Namespace) -> dict[str, Any]:
+    return {count: child(arguments, "large", count) for count in ("4000", "88000")}
+
+
 def evaluation(arguments: argparse.Namespace) -> dict[str, Any]:
     return medians([child(arguments, "evaluate") for _ in range(arguments.rounds)])
 
@@ -121,7 +134,7 @@ def quality(arguments: argparse.Namespace) -> dict[str, Any]:
     return {
         variant: {key: [row[key] for row in each] for key in ("exact_match", "f1", "seconds")}
         for variant, each in rows.items()
-    }
+    } | {"train_size": arguments.train_size}
 
 
 # --- the measurements: each in its own process
@@ -210,6 +223,61 @@ def train(arguments: argparse.Namespace, model: str, variant: str) -> dict[str, 
     }
 
 
+def components(arguments: argparse.Namespace, model: str, variant: str) -> dict[str, float]:
+    """MB by component, by the sizes of the tensors; the peak of the process beside them."""
+    import torch
+
+    steps = WARM_UP + 3
+    job = setting(arguments.data, model, variant, BATCH * steps, 16)
+    rows = job.train.windows.select(range(min(len(job.train.windows), BATCH * steps)))
+    used = ours(job, rows, variant, None, epochs=1)
+    parameters = list(used.model.parameters())
+    weights = {p.untyped_storage().data_ptr() for p in parameters}
+    saved: dict[int, int] = {}
+
+    def keep(tensor: Any) -> Any:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            saved[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    tokens = int(used.tokens_per_pass)
+    width = 192
+    ids = torch.ones(tokens // width, width, dtype=torch.int64)
+    used.model.train()
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        out = used.model(input_ids=ids, attention_mask=torch.ones_like(ids))
+    kept = sum(saved.values())
+    del out
+    trained = sum(p.numel() * p.element_size() for p in parameters if p.requires_grad)
+    figures = {
+        "weights": sum(p.numel() * p.element_size() for p in parameters),
+        "gradients": trained,
+        "optimizer": 2 * trained,  # AdamW's two moments
+        "saved": kept,
+    }
+    mb = {f"{name}_mb": size / 1e6 for name, size in figures.items()}
+    return mb | {"sum_mb": sum(mb.values()), "peak_mb": used.peak_mb, "tokens": tokens}
+
+
+def large(arguments: argparse.Namespace, count: str) -> dict[str, float]:
+    """Peak memory of training steps over windows of so many questions."""
+    from datasets import concatenate_datasets
+
+    from src.data.features import make_windows
+
+    job = setting(arguments.data, "minilm", "lora", 4000, 16)
+    times = -(-int(count) // len(job.sets.train))
+    with tempfile.TemporaryDirectory() as folder:
+        import datasets
+
+        datasets.config.HF_DATASETS_CACHE = Path(folder)
+        questions = concatenate_datasets([job.sets.train] * times).select(range(int(count)))
+        windows, _ = make_windows(questions, job.tokenizer, job.config.model, "first")
+        used = ours(job, windows, "lora", None, epochs=1, stop_after=arguments.steps)
+    return {"windows": len(windows), "peak_mb": used.peak_mb}
+
+
 def arithmetic(config: Any, method: str, lengths: Any) -> float:
     """Floating-point operations of one epoch over windows of these lengths, in matrix products, padding left out.
 
@@ -248,7 +316,11 @@ def matrix_rate(fp32: bool) -> float:
     return best
 
 
-def ours(job: Any, rows: Any, variant: str, clock: Clock | None, epochs: int) -> Any:
+class Enough(Exception):
+    """As many steps as were asked for."""
+
+
+def ours(job: Any, rows: Any, variant: str, clock: Clock | None, epochs: int, stop_after: int | None = None) -> Any:
     """Train as `src.pipeline` does; gives the model, the accelerator and the peak memory in MB."""
     from src.data.features import Batches
     from src.model import backbone, kernels, method
@@ -268,7 +340,13 @@ def ours(job: Any, rows: Any, variant: str, clock: Clock | None, epochs: int) ->
     model = accelerator.prepare_model(model)
     if clock:
         clock.watch(model)
-    with tempfile.TemporaryDirectory() as folder:
+    tokens_per_pass = hardware.tokens_per_pass(config.hardware, accelerator)
+
+    def on_steps(steps: Any) -> None:
+        if stop_after is not None and steps[-1].number >= stop_after:
+            raise Enough
+
+    with tempfile.TemporaryDirectory() as folder, suppress(Enough):
         checkpoints = Checkpoints(accelerator, Path(folder), 1e9, False, lambda: None, print)
         fit(
             accelerator,
@@ -277,11 +355,13 @@ def ours(job: Any, rows: Any, variant: str, clock: Clock | None, epochs: int) ->
             replace(settings, epochs=epochs),
             meter,
             lambda epoch: 0.0,
-            lambda steps: None,
+            on_steps,
             checkpoints,
-            tokens_per_pass=hardware.tokens_per_pass(config.hardware, accelerator),
+            tokens_per_pass=tokens_per_pass,
         )
-    return SimpleNamespace(model=model, accelerator=accelerator, peak_mb=meter.train.peak_mb)
+    return SimpleNamespace(
+        model=model, accelerator=accelerator, peak_mb=meter.train.peak_mb, tokens_per_pass=tokens_per_pass
+    )
 
 
 def stock(job: Any, rows: Any, variant: str, clock: Clock | None, epochs: int) -> Any:
@@ -461,14 +541,14 @@ def first_step(data: Path, folder: Path) -> float:
 
 
 def one_quality(arguments: argparse.Namespace, variant: str, seed: str) -> dict[str, float]:
-    """3 epochs on 4,000 questions, scored on 1,000 of other articles."""
+    """3 epochs on `--train-size` questions, scored on 1,000 of other articles."""
     from src.evaluation.score import score
     from src.evaluation.spans import answer_questions
     from src.training import hardware
     from src.training.fit import predict
 
     method = variant if variant in ("full", "lora", "head") else "full"
-    job = setting(arguments.data, "minilm", method, 4000, 1000, int(seed))
+    job = setting(arguments.data, "minilm", method, arguments.train_size, 1000, int(seed))
     begin = time.perf_counter()
     used = (ours if variant == method else stock)(job, job.train.windows, variant, None, epochs=3)
     seconds = time.perf_counter() - begin
@@ -483,12 +563,16 @@ def one_quality(arguments: argparse.Namespace, variant: str, seed: str) -> dict[
 
 MEASUREMENTS: dict[str, Callable[..., dict[str, float]]] = {
     "train": train,
+    "components": components,
+    "large": large,
     "evaluate": evaluate,
     "tokenise": tokenise,
     "quality": one_quality,
 }
 PARTS = {
     "training": training,
+    "memory": memory,
+    "scale": scale,
     "evaluation": evaluation,
     "tokenising": tokenising,
     "start": start,
@@ -549,6 +633,31 @@ def report(results: dict[str, Any]) -> str:
                 speed, memory = (lora[key] / full[key] for key in ("examples_per_second", "peak_mb"))
                 lines += ["", f"LoRA against our own full: {speed:.2f}x the examples/s, {memory:.2f}x the peak memory."]
             lines.append("")
+    if rows := results.get("memory"):
+        lines += ["## Memory by component", "", f"On {rows['machine']}. `{rows['command']}`", ""]
+        text = "Weights, gradients, AdamW's two moments and what one pass keeps for its backward are sizes of tensors; "
+        text += "the peak is the process's, over what it held before the model was loaded. What it has beyond their "
+        text += "sum is working memory of the kernels and holes of the C allocator."
+        lines += [text, "", "| | weights | gradients | optimizer | kept for backward | sum | peak |"]
+        lines += ["|---|" + "---:|" * 6]
+        for name, row in rows.items():
+            if isinstance(row, dict):
+                columns = ("weights", "gradients", "optimizer", "saved", "sum", "peak")
+                cells = [name, *(f"{row[f'{column}_mb']:,.0f} MB" for column in columns)]
+                lines.append("| " + " | ".join(cells) + " |")
+        lines.append("")
+    if rows := results.get("scale"):
+        peaks = ", ".join(
+            f"{row['peak_mb']:,.0f} MB over {row['windows']:,} windows"
+            for row in rows.values()
+            if isinstance(row, dict)
+        )
+        lines += [
+            "## Memory against the size of the data",
+            "",
+            f"LoRA's peak while training: {peaks}. On {rows['machine']}.",
+            "",
+        ]
     if row := results.get("evaluation"):
         lines += ["## Evaluation of 1,000 questions", "", f"On {row['machine']}.", ""]
         lines += ["| | seconds | x (a) | same answers as (a) | F1 |", "|---|" + "---:|" * 4]
@@ -566,7 +675,7 @@ def report(results: dict[str, Any]) -> str:
         sentence += f"before it. On {row['machine']}."
         lines += ["## From the command to the end of the first step", "", sentence, ""]
     if rows := results.get("quality"):
-        lines += ["## After 3 epochs on 4,000 questions, scored on 1,000 of other articles", ""]
+        lines += [f"## After 3 epochs on {rows['train_size']:,} questions, scored on 1,000 of other articles", ""]
         lines += [
             f"On {rows['machine']}. Seeds from 0.",
             "",
