@@ -37,6 +37,7 @@ PARAMS_A_BATCH = 100  # MLflow's limits
 METRICS_A_BATCH = 1000
 LONGEST_VALUE = 6000
 FLUSH_SECONDS = 10.0
+INPUT_TRIES = 3
 EXPERIMENT_TAGS = {
     "mlflow.note.content": "Columns to compare by: method, train.learning_rate, quality/f1, quality/exact_match, "
     "params/trainable, time/train_seconds, memory/peak_train_mb, storage/checkpoint_mb. README.md says what each is.",
@@ -196,7 +197,7 @@ class RunLog:
 
     Entering it takes over an unfinished run of the same configuration that has left a checkpoint here, or begins a
     new one in place of those that have not. Metrics are collected and sent in batches, at the latest after
-    FLUSH_SECONDS.
+    FLUSH_SECONDS, while training goes on; a checkpoint and the end of the run wait for them.
     """
 
     def __init__(self, config: Config, enabled: bool = True) -> None:
@@ -208,6 +209,7 @@ class RunLog:
         if enabled:
             self.client, self.uri = connect(config.tracking)
         self.pending: list[Metric] = []
+        self.sending: list[Any] = []
         self.flushed = time.monotonic()
         self.run_id = ""
         self.resumed = False
@@ -384,13 +386,25 @@ class RunLog:
             if (name, step) not in self.logged
         ]
         if time.monotonic() - self.flushed > FLUSH_SECONDS:
-            self.flush()
+            self._send()
+
+    def _send(self) -> None:
+        """Have what was collected sent by a thread of MLflow's."""
+        for i in range(0, len(self.pending), METRICS_A_BATCH):
+            batch = self.pending[i : i + METRICS_A_BATCH]
+            self.sending.append(self.client.log_batch(self.run_id, metrics=batch, synchronous=False))
+        self.pending, self.flushed = [], time.monotonic()
 
     def flush(self) -> None:
-        """Send what was collected."""
-        for i in range(0, len(self.pending), METRICS_A_BATCH):
-            self.client.log_batch(self.run_id, metrics=self.pending[i : i + METRICS_A_BATCH])
-        self.pending, self.flushed = [], time.monotonic()
+        """Send what was collected, and wait until the store has it.
+
+        Raises:
+            MlflowException: it has not taken something.
+        """
+        self._send()
+        sending, self.sending = self.sending, []
+        for batch in sending:
+            batch.wait()
 
     def tags(self, values: Mapping[str, str]) -> None:
         self.client.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in values.items()])
@@ -405,7 +419,13 @@ class RunLog:
             profile = json.dumps({"num_rows": len(dataset)})
             entity = Dataset(source, digest.hexdigest()[:12], "local", json.dumps({"uri": source}), profile=profile)
             logged.append(DatasetInput(entity, [InputTag("mlflow.data.context", context)]))
-        self.client.log_inputs(self.run_id, logged)
+        for tries_left in reversed(range(INPUT_TRIES)):
+            try:
+                self.client.log_inputs(self.run_id, logged)
+                return
+            except MlflowException:  # two runs that log the same new data set at once: the store refuses one of them
+                if not tries_left:
+                    raise
 
     def text(self, name: str, content: str) -> None:
         self.client.log_text(self.run_id, content, name)
