@@ -31,6 +31,7 @@ from src.training import hardware
 from src.training.checkpoint import Checkpoints
 from src.training.encoded import EncodedBatches, take_encoded
 from src.training.fit import Step, fit, predict
+from src.training.forgetting import forgetting, make_probe
 from src.training.measure import Meter
 
 WindowBatches = Batches | EncodedBatches
@@ -191,6 +192,7 @@ def run(config: Config, on_score: Callable[[int, float], None] | None = None) ->
 
         metrics = final_metrics(data.sets, counts, meter, record.steps, reported, extra)
         metrics["train/reported_epoch"] = epoch
+        metrics |= moved(config, accelerator, bare, tokenizer, data.sets)
         examples = example_rows(data.sets.validation, reported.answers)
         try:
             with log.folder("model") as temporary:
@@ -200,6 +202,7 @@ def run(config: Config, on_score: Callable[[int, float], None] | None = None) ->
             log.json("predictions.json", {answer.id: answer.best.text for answer in reported.answers})
             log.json("nbest.json", {answer.id: [asdict(span) for span in answer.n_best] for answer in reported.answers})
             log.table("examples.json", {key: [row[key] for row in examples[:EXAMPLES_LOGGED]] for key in examples[0]})
+            log.frame("questions.parquet", examples)
             log.figure("loss_curve.svg", loss_curve(record.steps, record.validation_losses, run_name(config)))
             metrics["time/total_seconds"] = meter.total_seconds
             result = RunResult(log.run_id, epoch, metrics)
@@ -341,6 +344,32 @@ def final_metrics(
         if meter.device.type == "cuda":
             metrics["memory/reserved_train_mb"] = meter.train.reserved_mb
     return metrics
+
+
+def moved(config: Config, accelerator: Accelerator, model: Any, tokenizer: Any, sets: QuestionSets) -> dict[str, float]:
+    """The metrics `forgetting/*` of a model that has been trained in place; none where there is nothing to probe with.
+
+    It leaves `model` with the stock attention.
+    """
+    probe = make_probe(tokenizer, sets.train["context"], sets.validation["context"])
+    if probe is None:
+        return {}
+    untouched = backbone.load_model(config.model, hidden_dropout=0.0, attention_dropout=0.0, seed=config.train.seed)
+    # Both computed alike, so that they differ by what was learnt and not by rounding.
+    if hardware.uses_fast_kernels(config.hardware, config.train, accelerator):
+        kernels.speed_up(untouched, hardware.precision(accelerator), accelerator.device.type)
+    for each in (model, untouched):
+        if each._supports_sdpa:
+            each.set_attn_implementation("sdpa")  # packed attention belongs to training's forward
+    masked_lm = backbone.load_masked_lm(config.model)
+    figures = forgetting(
+        accelerator,
+        model,
+        untouched.to(accelerator.device),
+        None if masked_lm is None else masked_lm.to(accelerator.device),
+        probe,
+    )
+    return {f"forgetting/{name}": value for name, value in figures.items()}
 
 
 def example_rows(questions: Any, answers: Sequence[Answer]) -> list[dict[str, Any]]:

@@ -94,6 +94,7 @@ class Sweep:
             planned,
             fresh=settings.rerun,
         )
+        self.tracking = settings.tracking
         client, experiment = self.parent.client, self.parent.experiment
         if searches:
             done = [run for run in self.parent.members() if run.info.status == "FINISHED"]
@@ -115,6 +116,7 @@ class Sweep:
 
     def end(self, interrupted: bool = False) -> int:
         """End the parent run and show the table; the exit status."""
+        from src.reporting import report
         from src.runs.tracking import ui_command
 
         members = self.parent.members()
@@ -122,7 +124,6 @@ class Sweep:
         hashes = {run.data.tags["config_hash"] for run in members if run.info.status == "FINISHED"}
         missing = len(set(self.hashes) - hashes)
         status = "KILLED" if interrupted else "FAILED" if failed or missing else "FINISHED"
-        self.parent.end(status, members)
         self.terminal.line()
         self.terminal.sweep_table([(str(run.info.run_name), _status(run), run.data.metrics) for run in members])
         for run in failed:
@@ -130,6 +131,11 @@ class Sweep:
             self.terminal.warning(f"{run.info.run_name} failed: {tags.get('error')} See {tags.get('output')}")
         if missing > len(failed):
             self.terminal.warning(f"{missing - len(failed)} runs are not finished; the same command goes on with them.")
+        try:
+            if members and not interrupted:
+                report(self.tracking, sweeps=[self.parent.run_id])
+        finally:
+            self.parent.end(status, members)
         self.terminal.line(f"Compare runs: {ui_command(self.parent.uri)}")
         return 130 if interrupted else 0 if status == "FINISHED" else 1
 

@@ -71,8 +71,9 @@ def test_every_combination_runs_under_one_parent(whole, tmp_path):
     rows = list(csv.DictReader(artifact(client, parent.info.run_id, "table.csv", tmp_path).open()))
     assert [row["run id"] for row in rows] == [child.info.run_id for child in children]
     assert float(rows[0]["f1"]) == round(children[0].data.metrics["quality/f1"], 2)
-    report = artifact(client, parent.info.run_id, "report.md", tmp_path).read_text()
-    assert report.startswith("    python -m src.train -m") and report.count("| FINISHED |") == 8
+    report = artifact(client, parent.info.run_id, "report/report.md", tmp_path).read_text()
+    assert "    python -m src.train -m model=tiny" in report and "| settings tried | 2 | 2 (1.00x) |" in report
+    assert parent.data.tags["mlflow.note.content"] == report
     assert shown.stderr == ""
 
 
@@ -84,7 +85,9 @@ def test_a_sweep_shows_plan_progress_and_best(whole):
     assert [line.split()[0] for line in progress] == list("12345678")
     assert " left; " in progress[0] and " left" not in progress[-1]
     assert "best F1: full " in progress[-1] and ", lora " in progress[-1]
-    assert sum(line.startswith("│") for line in lines) == 8
+    runs, methods = " ".join(lines).split("settings tried")
+    assert runs.count("│ FINISHED │") == 8
+    assert "lora (rate " in methods and " against full (rate " in methods and "2 seeds" in methods
 
 
 def test_a_wider_grid_runs_what_is_new_and_shows_all(whole, command, tmp_path):

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from transformers import (
     AutoConfig,
+    AutoModelForMaskedLM,
     AutoModelForQuestionAnswering,
     AutoTokenizer,
     PretrainedConfig,
@@ -96,6 +97,23 @@ def load_model(config: ModelConfig, hidden_dropout: float, attention_dropout: fl
             f"({missing[0]}, ...); they are of another architecture."
         )
     return model
+
+
+def load_masked_lm(config: ModelConfig) -> PreTrainedModel | None:
+    """The checkpoint with its own masked-language-model head; None where it holds none."""
+    if not config.pretrained or type(_architecture(config)) not in AutoModelForMaskedLM._model_mapping:
+        return None
+    logging.set_verbosity_error()
+    model, loading = AutoModelForMaskedLM.from_pretrained(
+        _locate(str(config.path)),
+        config=_architecture(config),
+        revision=config.revision,
+        trust_remote_code=config.trust_remote_code,
+        use_safetensors=True,
+        dtype=torch.float32,
+        output_loading_info=True,
+    )
+    return None if loading["missing_keys"] else model
 
 
 def checkpoint_gradients(model: PreTrainedModel) -> None:

@@ -139,6 +139,16 @@ class Terminal:
     def line(self, text: str = "") -> None:
         self.console.print(escape(text))
 
+    def comparison(self, side_by_side: Any) -> None:
+        """Methods side by side (`src.report.tables.Table`)."""
+        table = Table()
+        table.add_column("")
+        for arm in side_by_side.arms:
+            table.add_column(escape(arm), justify="right")
+        for label, cells in side_by_side.rows:
+            table.add_row(label, *(escape(str(cell)) for cell in cells))
+        self.console.print(table)
+
     def sweep_table(self, rows: Sequence[tuple[str, str, Mapping[str, float]]]) -> None:
         """Name, status and figures of each run of a sweep."""
         table = Table()

@@ -99,7 +99,7 @@ class ParentRun:
         return search(self.client, self.experiment, f"tags.sweep LIKE '%{self.run_id}%'")[::-1]
 
     def end(self, status: str, members: Sequence[Run]) -> None:
-        """Log the table and the report, and end as FINISHED, FAILED or KILLED."""
+        """Log the table of all runs, and end as FINISHED, FAILED or KILLED."""
         rows = [_row(run) for run in members]
         if rows:
             text = io.StringIO()
@@ -107,9 +107,6 @@ class ParentRun:
             writer.writeheader()
             writer.writerows(rows)
             self.client.log_text(self.run_id, text.getvalue(), "table.csv")
-            report = _report(self.tags["command"], rows)
-            self.client.log_text(self.run_id, report, "report.md")
-            self.tag({"mlflow.note.content": report[:8000]})
         self.ended.set()
         self.client.set_terminated(self.run_id, status)
 
@@ -135,18 +132,3 @@ def _row(run: Run) -> dict[str, Any]:
         "run id": run.info.run_id,
         "error": run.data.tags.get("error", ""),
     }
-
-
-def _report(command: str, rows: Sequence[Mapping[str, Any]]) -> str:
-    """Command and table in Markdown."""
-    headings = [heading for heading in rows[0] if any(row[heading] != "" for row in rows)]
-    lines = [
-        f"    {command}\n",
-        "| " + " | ".join(headings) + " |",
-        "|" + "---|" * len(headings),
-        *(
-            "| " + " | ".join(str(row[h]).replace("|", "\\|").replace("\n", " ") for h in headings) + " |"
-            for row in rows
-        ),
-    ]
-    return "\n".join(lines) + "\n"

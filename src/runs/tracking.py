@@ -24,6 +24,7 @@ from types import TracebackType
 from typing import Any
 from urllib.parse import urlparse
 
+import pandas as pd
 from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
@@ -435,6 +436,13 @@ class RunLog:
 
     def table(self, name: str, columns: dict[str, Sequence[Any]]) -> None:
         self.client.log_table(self.run_id, columns, name)
+
+    def frame(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Rows as a compressed Parquet file."""
+        with tempfile.TemporaryDirectory() as temporary:
+            file = Path(temporary) / name
+            pd.DataFrame(rows).to_parquet(file, compression="zstd", index=False)
+            self.client.log_artifact(self.run_id, str(file))
 
     def figure(self, name: str, figure: Any) -> None:
         self.client.log_figure(self.run_id, figure, name)

@@ -1,0 +1,82 @@
+"""Turn finished runs into an answer: which method, how sure, at what cost.
+
+    python -m src.compare                                    # the newest sweep
+    python -m src.compare sweep=NAME                         # or [NAME,NAME]: several sweeps as one
+    python -m src.compare runs=[ID,ID,...]
+    python -m src.compare where="params.model.name = 'minilm'"
+
+The table and the verdict are shown, and written with a page of figures (report.html), Markdown and CSV under
+mlruns/reports/, and to the sweep's parent run in MLflow. More:
+
+    by=[method.peft.r]           tells arms apart by a parameter, beside the method
+    baseline=full                the arm that the others are compared with
+    formats=[html,md,csv]        also png and svg, a file a figure (pip install kaleido; it drives a Chrome)
+    output=FOLDER                instead of mlruns/reports/...
+    tracking.folder= tracking.uri= tracking.experiment=      the store, as for src.train
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from src.compose import explain, quiet_libraries
+from src.config import TrackingConfig, UserError, nearest
+
+KEYS = (
+    "sweep",
+    "runs",
+    "where",
+    "by",
+    "baseline",
+    "formats",
+    "output",
+    "tracking.folder",
+    "tracking.uri",
+    "tracking.experiment",
+)
+
+
+def main() -> None:
+    """The command line: KEY=VALUE, where a value may hold any character."""
+    quiet_libraries()
+    try:
+        given = {key: value for key, _, value in (argument.partition("=") for argument in sys.argv[1:])}
+        if given.keys() & {"-h", "--help", "help"}:
+            print(__doc__)
+            return
+        for key in given:
+            if key not in KEYS:
+                raise UserError(f"There is no key '{key}'{nearest(key, KEYS)}; there are: {', '.join(KEYS)}.")
+        from src.reporting import DEFAULT_FORMATS, FORMATS, report
+
+        formats = _listed(given.get("formats", ",".join(DEFAULT_FORMATS)))
+        for form in formats:
+            if form not in FORMATS:
+                raise UserError(f"formats={form} is none{nearest(form, FORMATS)}; there are: {', '.join(FORMATS)}.")
+        tracking = TrackingConfig(
+            folder=given.get("tracking.folder", "mlruns"),
+            uri=given.get("tracking.uri"),
+            experiment=given.get("tracking.experiment", "tuneoff"),
+        )
+        report(
+            tracking,
+            _listed(given.get("sweep", "")),
+            _listed(given.get("runs", "")),
+            given.get("where"),
+            _listed(given.get("by", "")),
+            given.get("baseline", "full"),
+            formats,
+            Path(given["output"]) if "output" in given else None,
+        )
+    except (UserError, OSError) as error:
+        print(f"Error: {explain(error)}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _listed(text: str) -> list[str]:
+    return [part.strip() for part in text.strip().removeprefix("[").removesuffix("]").split(",") if part.strip()]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,401 @@
+"""Runs put side by side: one arm a method, at its best setting, against full fine-tuning; and what spoils that.
+
+Knows the figures of runs (`src.runs.results`), not how they are shown.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from statistics import mean, stdev
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+
+from src.report.statistics import Difference, compare, holm
+
+RATE = "train.learning_rate"
+SCORES = ("exact_match", "f1")
+# What may differ between two runs of one setting, and what never divides runs.
+NOT_A_SETTING = ("train.seed", "tracking.", "train.checkpoint_minutes", "train.keep_checkpoints")
+ARMS_BY = ("dataset.name", "model.name", "method.name")
+
+
+class Result(Protocol):
+    """What a comparison needs to know of a run; `src.runs.results.StoredResult` is one."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def finished(self) -> bool: ...
+    @property
+    def failed(self) -> bool: ...
+    @property
+    def params(self) -> dict[str, str]: ...
+    @property
+    def metrics(self) -> dict[str, float]: ...
+    @property
+    def tags(self) -> dict[str, str]: ...
+    @property
+    def seed(self) -> str: ...
+    @property
+    def inputs(self) -> dict[str, tuple[str, int]]: ...
+    def history(self, metric: str) -> pd.DataFrame: ...
+    def questions(self, columns: Sequence[str] | None = None) -> pd.DataFrame | None: ...
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One setting of an arm, run with one or more seeds."""
+
+    runs: list[Any]
+
+    @property
+    def rate(self) -> float:
+        return float(self.runs[0].params.get(RATE, "nan"))
+
+    @property
+    def epochs(self) -> int:
+        return int(self.runs[0].params.get("train.epochs", 0))
+
+    @property
+    def seeds(self) -> set[str]:
+        return {run.seed for run in self.runs}
+
+    @property
+    def examples(self) -> int:
+        """Training questions."""
+        return int(self.runs[0].inputs.get("train", ("", 0))[1])
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps, as far as the parameters tell them."""
+        params = self.runs[0].params
+        batch = int(params.get("train.batch_size", 1)) * int(params.get("train.gradient_accumulation_steps", 1))
+        return self.epochs * -(-self.examples // batch)
+
+    def mean(self, metric: str) -> float | None:
+        """Over the runs; None where one of them has not measured it."""
+        values = [run.metrics.get(metric) for run in self.runs]
+        return None if any(value is None for value in values) else mean(values)
+
+    def deviation(self, metric: str) -> float | None:
+        """Standard deviation over the seeds; None for one run."""
+        values = [run.metrics[metric] for run in self.runs if metric in run.metrics]
+        return stdev(values) if len(values) > 1 else None
+
+    @cached_property
+    def questions(self) -> pd.DataFrame | None:
+        """The validation questions with their texts, as the first run kept them."""
+        found: pd.DataFrame | None = self.runs[0].questions()
+        return found
+
+    def scores(self, ids: pd.Index) -> list[np.ndarray] | None:
+        """For each of SCORES, in percent, (runs, questions); None where a run kept none or has other questions."""
+        tables = [run.questions(SCORES) for run in self.runs]
+        if any(table is None or len(table) != len(ids) or not ids.isin(table.index).all() for table in tables):
+            return None
+        return [100.0 * np.stack([table.loc[ids, score].to_numpy(float) for table in tables]) for score in SCORES]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """Everything that was tried of one method."""
+
+    name: str
+    trials: list[Trial]
+    failed: int = 0
+    unfinished: int = 0
+
+    @cached_property
+    def best(self) -> Trial:
+        """The setting with the highest mean F1, over the seeds that all settings have, where there are some."""
+        common = set.intersection(*(trial.seeds for trial in self.trials))
+
+        def f1(trial: Trial) -> float:
+            return mean(r.metrics.get("quality/f1", 0.0) for r in trial.runs if r.seed in common or not common)
+
+        return max(self.trials, key=f1)
+
+    @property
+    def rates(self) -> list[float]:
+        return sorted({trial.rate for trial in self.trials})
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """An arm against the baseline: the differences of its scores, or why there are none."""
+
+    arm: Arm
+    differences: dict[str, Difference] = field(default_factory=dict)
+    adjusted_p: float = 1.0  # of F1, for the number of arms compared
+    why_not: str = ""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All arms of some runs; the first is the baseline."""
+
+    title: str
+    commands: Sequence[str]
+    arms: list[Arm]
+    empty: dict[str, str]  # arms without a finished run, and why
+    contrasts: list[Contrast]
+    warnings: list[str]
+
+    @property
+    def baseline(self) -> Arm:
+        return self.arms[0]
+
+    @property
+    def questions(self) -> int:
+        return next((size for arm in self.arms if (size := _validation(arm.best)[1])), 0)
+
+
+def compare_runs(
+    title: str, results: Iterable[Result], by: Sequence[str] = (), baseline: str = "full", commands: Sequence[str] = ()
+) -> Comparison:
+    """Put runs side by side.
+
+    Args:
+        title: of the whole.
+        results: finished and other runs.
+        by: parameters that tell arms apart beside method, model and data set (`method.peft.r`, say).
+        baseline: the arm that the others are compared with; where there is none, the one that trains most.
+        commands: that made the runs.
+    """
+    results = list(results)
+    keys = [key for key in (*ARMS_BY, *by) if key in ("method.name", *by) or _varies(results, key)]
+    grouped: dict[str, list[Result]] = defaultdict(list)
+    for result in results:
+        grouped[_arm_name(result, keys)].append(result)
+    arms, empty = [], {}
+    for name, members in grouped.items():
+        finished = [result for result in members if result.finished]
+        failed = [result for result in members if result.failed]
+        if finished:
+            arms.append(Arm(name, _trials(finished), len(failed), len(members) - len(finished) - len(failed)))
+        else:
+            reason = failed[0].tags.get("error", "failed") if failed else "not finished"
+            empty[name] = reason.splitlines()[0][:300]
+    arms.sort(key=lambda arm: (arm.name != baseline, -(arm.best.mean("params/trainable") or 0.0), arm.name))
+    contrasts = _contrasts(arms)
+    return Comparison(title, commands, arms, empty, contrasts, _warnings(arms, empty))
+
+
+def _varies(results: Sequence[Result], key: str) -> bool:
+    return len({result.params.get(key) for result in results}) > 1
+
+
+def _arm_name(result: Result, keys: Sequence[str]) -> str:
+    named = {"dataset.name", "model.name", "method.name"}
+    values = [(key, result.params.get(key, "")) for key in keys]
+    parts = [value if key in named else f"{key.rpartition('.')[2]}={value}" for key, value in values if value]
+    return " ".join(parts)
+
+
+def _trials(results: Sequence[Result]) -> list[Trial]:
+    """Runs by setting; of two with the same seed the newer one."""
+    settings: dict[tuple[tuple[str, str], ...], dict[str, Result]] = defaultdict(dict)
+    for result in results:
+        setting = tuple(sorted((k, v) for k, v in result.params.items() if not k.startswith(NOT_A_SETTING)))
+        settings[setting][result.seed] = result
+    trials = [Trial([runs[seed] for seed in sorted(runs)]) for runs in settings.values()]
+    return sorted(trials, key=lambda trial: trial.rate)
+
+
+def _validation(trial: Trial) -> tuple[str, int]:
+    digest, size = trial.runs[0].inputs.get("validation", ("", 0))
+    return digest, size
+
+
+def _digests(arm: Arm, context: str) -> set[str]:
+    return {run.inputs.get(context, ("", 0))[0] for trial in arm.trials for run in trial.runs}
+
+
+def _contrasts(arms: Sequence[Arm]) -> list[Contrast]:
+    if len(arms) < 2:
+        return []
+    base = arms[0].best
+    table = base.questions
+    scores = None if table is None else base.scores(table.index)
+    found = []
+    for arm in arms[1:]:
+        if _digests(arm, "validation") != _digests(arms[0], "validation"):
+            found.append(Contrast(arm, why_not="scored on other questions"))
+            continue
+        own = None if table is None else arm.best.scores(table.index)
+        if scores is None or own is None:
+            found.append(Contrast(arm, why_not="a run has kept no scores by question (questions.parquet)"))
+            continue
+        found.append(Contrast(arm, dict(zip(SCORES, compare(own, scores), strict=True))))
+    tested = [contrast for contrast in found if contrast.differences]
+    adjusted = iter(holm([contrast.differences["f1"].p for contrast in tested]))
+    return [
+        Contrast(contrast.arm, contrast.differences, next(adjusted)) if contrast.differences else contrast
+        for contrast in found
+    ]
+
+
+# --- what spoils a comparison
+
+
+def _warnings(arms: Sequence[Arm], empty: dict[str, str]) -> list[str]:
+    found = [f"{name} has no finished run ({reason})." for name, reason in empty.items()]
+    for arm in arms:
+        if arm.failed:
+            found.append(f"{arm.name}: {_count(arm.failed, 'run')} failed; its best setting may be among them.")
+        if arm.unfinished:
+            found.append(f"{arm.name}: {_count(arm.unfinished, 'run')} not finished.")
+        found += _rate_warnings(arm)
+        best = arm.best.runs[0]
+        peft = best.params.get("method.peft", "")
+        adapts = bool(best.params.get("method.peft.peft_type")) or peft not in ("", "None")
+        if adapts and best.metrics.get("params/adapter", 1.0) + best.metrics.get("params/backbone", 1.0) == 0:
+            found.append(
+                f"{arm.name} adapts no layer of the backbone: only the {best.metrics['params/trainable']:,.0f} "
+                "parameters of the head trained."
+            )
+    if len(arms) > 1:
+        found += _unequal(arms)
+    return found
+
+
+def _rate_warnings(arm: Arm) -> list[str]:
+    rates, best = arm.rates, arm.best.rate
+    if len(rates) == 1:
+        return []
+    where = "lowest" if best == rates[0] else "highest" if best == rates[-1] else ""
+    if not where:
+        return []
+    direction = "lower" if where == "lowest" else "higher"
+    return [f"{arm.name}: its best learning rate, {best:g}, is the {where} that was tried; {direction} ones may win."]
+
+
+def _unequal(arms: Sequence[Arm]) -> list[str]:
+    found = []
+    for context, consequence in (
+        ("train", "they were trained on different questions"),
+        ("validation", "they were scored on different questions, and no difference is computed"),
+    ):
+        digests = {arm.name: _digests(arm, context) for arm in arms}
+        if len(set.union(*digests.values())) > 1:
+            found.append(f"The {context} data differ ({_by_value(digests)}): {consequence}.")
+    for what, value in _budgets():
+        values = {arm.name: value(arm) for arm in arms}
+        if len(set(values.values())) > 1:
+            listed = ", ".join(f"{name} {number:,}" for name, number in values.items())
+            found.append(f"The methods had different numbers of {what}: {listed}.")
+    for what, key in (("devices", "tag:device"), ("machines", "tag:host"), ("precisions", "hardware.precision")):
+        places = {arm.name: {_setting(run, key) for run in arm.best.runs} for arm in arms}
+        if len(set.union(*places.values())) > 1:
+            found.append(
+                f"The runs were made on different {what} ({_by_value(places)}): time and memory are not comparable."
+            )
+    return found
+
+
+def _budgets() -> list[tuple[str, Callable[[Arm], int]]]:
+    return [
+        ("learning rates", lambda arm: len(arm.rates)),
+        ("settings tried", lambda arm: len(arm.trials)),
+        ("seeds at the best setting", lambda arm: len(arm.best.runs)),
+        ("training questions", lambda arm: arm.best.examples),
+        ("optimizer steps", lambda arm: arm.best.steps),
+    ]
+
+
+def _setting(run: Result, key: str) -> str:
+    return run.tags.get(key.removeprefix("tag:"), "") if key.startswith("tag:") else run.params.get(key, "")
+
+
+def _by_value(values: dict[str, set[str]]) -> str:
+    return "; ".join(f"{name}: {', '.join(sorted(found)) or 'unknown'}" for name, found in values.items())
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' if number != 1 else ''}"
+
+
+# --- in words
+
+
+def verdict(comparison: Comparison) -> list[str]:
+    """A paragraph for each arm against the baseline: the difference, whether it is one, and what it costs."""
+    if not comparison.arms:
+        return ["No run has finished: there is nothing to compare."]
+    if len(comparison.arms) == 1:
+        arm = comparison.baseline
+        f1 = arm.best.mean("quality/f1") or 0.0
+        return [f"One method alone, {arm.name}: F1 {f1:.1f} at rate {arm.best.rate:g}. There is nothing to compare."]
+    several = len([contrast for contrast in comparison.contrasts if contrast.differences]) > 1
+    return [_paragraph(comparison, contrast, several) for contrast in comparison.contrasts]
+
+
+def _paragraph(comparison: Comparison, contrast: Contrast, several: bool) -> str:
+    arm, base = contrast.arm, comparison.baseline
+    opening = f"{arm.name} (rate {arm.best.rate:g}) against {base.name} (rate {base.best.rate:g}): "
+    if not contrast.differences:
+        return f"{opening}no difference is computed ({contrast.why_not}). {_costs(arm, base)}".strip()
+    f1, em = contrast.differences["f1"], contrast.differences["exact_match"]
+    seeds = min(len(arm.best.runs), len(base.best.runs))
+    size = f"n = {comparison.questions:,}, {_count(seeds, 'seed')}"
+    p = contrast.adjusted_p
+    adjusted = ", adjusted for the number of methods" if several else ""
+    figures = f"F1 {_interval(f1)}, p {_p(p)}{adjusted}; exact match {_interval(em)}. "
+    if not (f1.shown and p < 0.05):
+        finding = f"No difference in F1 shown at {size}: one under {f1.unseen:.1f} F1 would probably not be seen. "
+    elif seeds > 1:
+        finding = f"{arm.name} is {'better' if f1.mean > 0 else 'worse'} in F1, at {size}. "
+    else:
+        finding = (
+            f"This run of {arm.name} is {'better' if f1.mean > 0 else 'worse'} in F1 than {base.name}'s, at {size}. "
+        )
+    limits = "How much other seeds would differ is not known: the interval is about these runs alone. "
+    untuned = [a.name for a in (base, arm) if len(a.rates) == 1]
+    if untuned:
+        tuned = f"Only one learning rate was tried of {' and of '.join(untuned)}: another may turn this round. "
+    return opening + figures + finding + (limits if seeds == 1 else "") + (tuned if untuned else "") + _costs(arm, base)
+
+
+def _interval(difference: Difference) -> str:
+    return f"{difference.mean:+.1f} (95 % interval {difference.low:+.1f} to {difference.high:+.1f})"
+
+
+def _p(p: float) -> str:
+    return f"= {p:.3f}" if p >= 0.001 else "< 0.001"
+
+
+COSTS = (
+    ("params/trainable", "the trained parameters"),
+    ("time/train_seconds", "the training time"),
+    ("memory/peak_train_mb", "the peak memory"),
+    ("storage/checkpoint_mb", "the stored size"),
+)
+
+
+def _costs(arm: Arm, base: Arm) -> str:
+    parts = []
+    for metric, what in COSTS:
+        own, other = arm.best.mean(metric), base.best.mean(metric)
+        if own is not None and other:
+            parts.append(f"{_share(own / other)} {what}")
+    listed = parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1] if parts else ""
+    return f"It costs {listed} of {base.name}." if parts else ""
+
+
+def _share(value: float) -> str:
+    """`2.9 % of`, `41 % of`, `120 % of`, `3.1 times`."""
+    if value >= 2:
+        return f"{value:.1f} times"
+    return f"{100 * value:.0f} % of" if value >= 0.095 else f"{100 * value:.2g} % of"
+
+
+def ratio(value: float) -> str:
+    """`0.71x`, `0.029x`, `12x`."""
+    return f"{value:.2g}x" if value < 0.1 else f"{value:.2f}x" if value < 10 else f"{value:.0f}x"

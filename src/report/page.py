@@ -1,0 +1,77 @@
+"""The report page: one file that opens from disk, with plotly inside, packed, so that it stays small."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from src.report import tables
+from src.report.comparison import Comparison, verdict
+from src.report.plots import Plot
+from src.report.statistics import RESAMPLES
+
+QUESTIONS_SHOWN = 12  # for each method
+
+
+def render(comparison: Comparison, plots: list[Plot]) -> str:
+    """The page's HTML; whatever a data set or a run's name holds is text in it."""
+    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
+    headings, runs = tables.all_runs(comparison)
+    # In a script, `<` alone could end it.
+    figures = json.dumps({plot.name: plot.figure.to_plotly_json() for plot in plots}, default=_plain)
+    packed = base64.b64encode(gzip.compress(get_plotlyjs().encode(), 9, mtime=0)).decode()
+    return environment.get_template("page.html").render(
+        comparison=comparison,
+        verdict=verdict(comparison),
+        table=tables.side_by_side(comparison),
+        headings=headings,
+        runs=runs,
+        plots=plots,
+        apart=differing_most(comparison),
+        resamples=RESAMPLES,
+        figures=Markup(figures.replace("<", "\\u003c")),
+        plotly=Markup(packed),
+    )
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist()
+
+
+def differing_most(comparison: Comparison) -> list[tuple[str, list[dict[str, Any]]]]:
+    """For each tested arm the questions where its F1 and the baseline's are furthest apart, half of them each way."""
+    base = comparison.baseline.best if comparison.arms else None
+    table = None if base is None else base.questions
+    if base is None or table is None:
+        return []
+    of_base = base.scores(table.index)
+    found = []
+    for contrast in comparison.contrasts:
+        own = contrast.arm.best.scores(table.index) if contrast.differences else None
+        answers = contrast.arm.best.questions
+        if own is None or of_base is None or answers is None:
+            continue
+        f1, base_f1 = own[1].mean(0), of_base[1].mean(0)
+        order = np.argsort(f1 - base_f1, kind="stable")
+        half = QUESTIONS_SHOWN // 2
+        rows = [
+            {
+                **{key: table[key].iloc[i] for key in ("question", "context", "answers")},
+                "own": f1[i],
+                "base": base_f1[i],
+                "own_answer": answers["predicted"].loc[table.index[i]],
+                "base_answer": table["predicted"].iloc[i],
+            }
+            for i in [*order[::-1][:half], *order[:half]]
+            if f1[i] != base_f1[i]
+        ]
+        found.append((contrast.arm.name, rows))
+    return found

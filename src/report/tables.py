@@ -1,0 +1,156 @@
+"""The side-by-side table: one column a method at its best setting, and its ratio to the baseline in each row."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from src.report.comparison import Arm, Comparison, ratio, verdict
+
+NOTHING = "–"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A figure as it is shown, its ratio to the baseline's (empty in the baseline's own column), and its value."""
+
+    text: str
+    ratio: str = ""
+    value: float | None = None
+
+    def __str__(self) -> str:
+        return f"{self.text} ({self.ratio})" if self.ratio else self.text
+
+
+@dataclass(frozen=True)
+class Table:
+    """Arms side by side; `rows` are (label, a cell an arm)."""
+
+    arms: list[str]
+    rows: list[tuple[str, list[Cell]]]
+
+
+def _metric(key: str, form: str, with_spread: bool = False) -> Callable[[Arm], Cell]:
+    def cell(arm: Arm) -> Cell:
+        value = arm.best.mean(key)
+        if value is None:
+            return Cell(NOTHING)
+        spread = arm.best.deviation(key) if with_spread else None
+        return Cell(form.format(value) + (f" ± {spread:.1f}" if spread is not None else ""), value=value)
+
+    return cell
+
+
+def _fact(value: Callable[[Arm], float], form: str) -> Callable[[Arm], Cell]:
+    return lambda arm: Cell(form.format(value(arm)), value=float(value(arm)))
+
+
+ROWS: list[tuple[str, Callable[[Arm], Cell]]] = [
+    ("settings tried", _fact(lambda arm: len(arm.trials), "{:,}")),
+    ("seeds at the best one", _fact(lambda arm: len(arm.best.runs), "{:,}")),
+    ("learning rate", _fact(lambda arm: arm.best.rate, "{:g}")),
+    ("epochs", _fact(lambda arm: arm.best.epochs, "{:,}")),
+    ("training questions", _fact(lambda arm: arm.best.examples, "{:,}")),
+    ("trained parameters", _metric("params/trainable", "{:,.0f}")),
+    ("trained, % of all", _metric("params/trainable_percent", "{:.2f}")),
+    ("of these in adapters", _metric("params/adapter", "{:,.0f}")),
+    ("of these in the head", _metric("params/head", "{:,.0f}")),
+    ("of these in the backbone", _metric("params/backbone", "{:,.0f}")),
+    ("training (s)", _metric("time/train_seconds", "{:,.1f}")),
+    ("examples/s", _metric("speed/examples_per_second", "{:,.1f}")),
+    ("peak memory, training (MB)", _metric("memory/peak_train_mb", "{:,.0f}")),
+    ("stored size (MB)", _metric("storage/checkpoint_mb", "{:,.2f}")),
+    ("initial loss", _metric("train/initial_loss", "{:.3f}")),
+    ("final loss", _metric("train/final_loss", "{:.3f}")),
+    ("exact match", _metric("quality/exact_match", "{:.1f}", with_spread=True)),
+    ("F1", _metric("quality/f1", "{:.1f}", with_spread=True)),
+    ("encoder's likeness to before (CKA)", _metric("forgetting/cka", "{:.3f}")),
+    ("encoder's likeness to before (cosine)", _metric("forgetting/cosine", "{:.3f}")),
+    ("masked-LM loss before", _metric("forgetting/mlm_loss_before", "{:.3f}")),
+    ("masked-LM loss after", _metric("forgetting/mlm_loss", "{:.3f}")),
+]
+
+
+def side_by_side(comparison: Comparison) -> Table:
+    """Rows that no arm has a figure for are left out."""
+    rows = []
+    for label, cell in ROWS:
+        cells = [cell(arm) for arm in comparison.arms]
+        if any(cell.value is not None for cell in cells):
+            rows.append((label, [cells[0], *(_related(cell, cells[0]) for cell in cells[1:])]))
+    return Table([arm.name for arm in comparison.arms], rows)
+
+
+def _related(cell: Cell, base: Cell) -> Cell:
+    if not cell.value or not base.value:
+        return cell
+    return Cell(cell.text, ratio(cell.value / base.value), cell.value)
+
+
+RUN_COLUMNS: list[tuple[str, str, str]] = [  # heading, metric, format
+    ("EM", "quality/exact_match", "{:.1f}"),
+    ("F1", "quality/f1", "{:.1f}"),
+    ("trained parameters", "params/trainable", "{:,.0f}"),
+    ("training (s)", "time/train_seconds", "{:,.1f}"),
+    ("examples/s", "speed/examples_per_second", "{:,.1f}"),
+    ("peak memory (MB)", "memory/peak_train_mb", "{:,.0f}"),
+    ("stored (MB)", "storage/checkpoint_mb", "{:,.2f}"),
+    ("CKA", "forgetting/cka", "{:.3f}"),
+]
+
+
+def all_runs(comparison: Comparison) -> tuple[list[str], list[list[Cell]]]:
+    """Headings, and a row for each finished run."""
+    rows = []
+    for arm in comparison.arms:
+        for trial in arm.trials:
+            for run in trial.runs:
+                row = [Cell(arm.name), Cell(run.name), Cell(f"{trial.rate:g}", value=trial.rate)]
+                row += [Cell(str(trial.epochs), value=trial.epochs), Cell(run.seed, value=float(run.seed or 0))]
+                for _, metric, form in RUN_COLUMNS:
+                    value = run.metrics.get(metric)
+                    row.append(Cell(NOTHING) if value is None else Cell(form.format(value), value=value))
+                rows.append(row)
+    return ["method", "run", "learning rate", "epochs", "seed", *(heading for heading, *_ in RUN_COLUMNS)], rows
+
+
+def as_markdown(comparison: Comparison) -> str:
+    """Verdict, warnings and table."""
+    table = side_by_side(comparison)
+    lines = [f"# {_plain(comparison.title)}", ""]
+    if comparison.commands:
+        lines += [*(f"    {command}" for command in comparison.commands), ""]
+    for paragraph in verdict(comparison):
+        lines += [_plain(paragraph), ""]
+    lines += [f"- **Warning:** {_plain(warning)}" for warning in comparison.warnings]
+    if comparison.warnings:
+        lines.append("")
+    lines += [_markdown_row(["", *table.arms]), "|---|" + "---:|" * len(table.arms)]
+    lines += [_markdown_row([label, *map(str, cells)]) for label, cells in table.rows]
+    return "\n".join(lines) + "\n"
+
+
+def _markdown_row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(_plain(cell).replace("|", "\\|") for cell in cells) + " |"
+
+
+def _plain(text: str) -> str:
+    """One line without markup: names come from people and data sets."""
+    return " ".join(text.split()).replace("<", "&lt;")
+
+
+def as_csv(comparison: Comparison) -> str:
+    """The side-by-side table: for each arm a column of values and one of ratios to the baseline."""
+    table = side_by_side(comparison)
+    text = io.StringIO()
+    writer = csv.writer(text)
+    ratios = [f"{arm} / {table.arms[0]}" for arm in table.arms[1:]]
+    writer.writerow(["", *table.arms, *ratios])
+    for label, cells in table.rows:
+        values = ["" if cell.value is None else repr(cell.value) for cell in cells]
+        base = cells[0].value
+        quotients = ["" if cell.value is None or not base else repr(cell.value / base) for cell in cells[1:]]
+        writer.writerow([label, *values, *quotients])
+    return text.getvalue()

@@ -1,0 +1,80 @@
+"""Runs of the store in, a report out. Used by `python -m src.compare`, and by a sweep at its end."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from src.config import TrackingConfig, UserError, nearest
+from src.report import tables
+from src.report.comparison import compare_runs, verdict
+from src.report.page import render
+from src.report.plots import plots
+from src.report.terminal import Terminal
+from src.runs.results import select
+from src.runs.tracking import store_errors_explained
+
+FORMATS = ("html", "md", "csv", "png", "svg")
+DEFAULT_FORMATS = ("html", "md", "csv")
+
+
+def report(
+    tracking: TrackingConfig,
+    sweeps: Sequence[str] = (),
+    runs: Sequence[str] = (),
+    where: str | None = None,
+    by: Sequence[str] = (),
+    baseline: str = "full",
+    formats: Sequence[str] = DEFAULT_FORMATS,
+    output: Path | None = None,
+) -> Path:
+    """Compare runs, show the result, and write it; the folder it lies in.
+
+    Raises:
+        UserError: no such runs, no such parameter, or a format that cannot be made.
+    """
+    with store_errors_explained():
+        selection = select(tracking, sweeps, runs, where)
+        known = {key for result in selection.results for key in result.params}
+        for key in by:
+            if key not in known:
+                raise UserError(f"by={key}: no run has such a parameter{nearest(key, sorted(known))}.")
+        comparison = compare_runs(selection.title, selection.results, by, baseline, selection.commands)
+        figures = plots(comparison) if set(formats) & {"html", "png", "svg"} else []
+        name = "-".join(parent[:12] for parent in selection.parents) or re.sub(r"\W+", "_", selection.title)[:80]
+        folder = output or Path(tracking.folder) / "reports" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        for form in formats:
+            if form == "html":
+                (folder / "report.html").write_text(render(comparison, figures), encoding="utf-8")
+            elif form == "md":
+                (folder / "report.md").write_text(tables.as_markdown(comparison), encoding="utf-8")
+            elif form == "csv":
+                (folder / "side_by_side.csv").write_text(tables.as_csv(comparison), encoding="utf-8")
+            else:
+                for figure in figures:
+                    _picture(figure.figure, folder / f"{figure.name}.{form}")
+        for parent in selection.parents:
+            selection.client.log_artifacts(parent, str(folder), "report")
+            selection.client.set_tag(parent, "mlflow.note.content", tables.as_markdown(comparison)[:8000])
+    terminal = Terminal()
+    if len(comparison.arms) > 1:
+        terminal.comparison(tables.side_by_side(comparison))
+    for warning in comparison.warnings:
+        terminal.warning(warning)
+    for paragraph in verdict(comparison):
+        terminal.line(paragraph)
+    terminal.line(f"Report: {folder}/")
+    return folder
+
+
+def _picture(figure: Any, file: Path) -> None:
+    try:
+        figure.write_image(file, width=900, height=500, scale=2)
+    except (ImportError, ValueError, RuntimeError) as error:
+        raise UserError(
+            f"formats={file.suffix[1:]} needs kaleido and a Chrome or Chromium ({str(error).splitlines()[0]}); "
+            "pip install kaleido, or leave it out."
+        ) from error

@@ -1,0 +1,174 @@
+"""What finished runs left in MLflow, read back: the source of every comparison. Nothing but the store is read."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import pandas as pd
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+
+from src.config import TrackingConfig, UserError
+from src.runs.tracking import connect, search
+
+QUESTIONS = "questions.parquet"
+
+
+@dataclass(frozen=True)
+class StoredResult:
+    """One run of the store; what is larger than a line is read when it is asked for."""
+
+    client: MlflowClient
+    run: Run
+
+    @property
+    def id(self) -> str:
+        return str(self.run.info.run_id)
+
+    @property
+    def name(self) -> str:
+        return str(self.run.info.run_name)
+
+    @property
+    def finished(self) -> bool:
+        return bool(self.run.info.status == "FINISHED")
+
+    @property
+    def failed(self) -> bool:
+        return bool(self.run.info.status == "FAILED")
+
+    @property
+    def params(self) -> dict[str, str]:
+        found: dict[str, str] = self.run.data.params
+        return found
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        found: dict[str, float] = self.run.data.metrics
+        return found
+
+    @property
+    def tags(self) -> dict[str, str]:
+        found: dict[str, str] = self.run.data.tags
+        return found
+
+    @property
+    def seed(self) -> str:
+        return self.params.get("train.seed", "")
+
+    @cached_property
+    def inputs(self) -> dict[str, tuple[str, int]]:
+        """Digest and number of questions of the data sets, by context (train, validation)."""
+        found = {}
+        for item in self.run.inputs.dataset_inputs if self.run.inputs else []:
+            context = next((tag.value for tag in item.tags if tag.key == "mlflow.data.context"), "")
+            rows = json.loads(item.dataset.profile or "{}").get("num_rows", 0)
+            found[context] = (str(item.dataset.digest), int(rows))
+        return found
+
+    def history(self, metric: str) -> pd.DataFrame:
+        """Columns `step`, `seconds` (since the first value) and `value`, in the order of the steps."""
+        points = sorted(self.client.get_metric_history(self.id, metric), key=lambda point: point.step)
+        begin = points[0].timestamp if points else 0
+        rows = [(point.step, (point.timestamp - begin) / 1000, point.value) for point in points]
+        return pd.DataFrame(rows, columns=["step", "seconds", "value"])
+
+    def questions(self, columns: Sequence[str] | None = None) -> pd.DataFrame | None:
+        """Each validation question with its scores (0 to 1) and texts, by `id`; None where the run kept none."""
+        with tempfile.TemporaryDirectory() as temporary:
+            try:
+                file = self.client.download_artifacts(self.id, QUESTIONS, temporary)
+                return pd.read_parquet(file, columns=None if columns is None else ["id", *columns]).set_index("id")
+            except (MlflowException, OSError):
+                return None
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The runs to compare: what they are called together, and the parent runs of the sweeps they make up, if any."""
+
+    client: MlflowClient
+    title: str
+    results: list[StoredResult]
+    parents: list[str] = field(default_factory=list)
+    commands: list[str] = field(default_factory=list)
+
+
+def select(
+    tracking: TrackingConfig, sweeps: Sequence[str] = (), runs: Sequence[str] = (), where: str | None = None
+) -> Selection:
+    """The runs of the newest sweep, of those named in `sweeps`, those of `runs`, or those that meet `where`.
+
+    Args:
+        tracking: the store and the experiment.
+        sweeps: names of sweeps, or the first characters of their ids.
+        runs: the first characters of ids.
+        where: a condition in MLflow's language, such as `params.model.name = 'minilm'`.
+
+    Raises:
+        UserError: nothing there.
+    """
+    client, _ = connect(tracking)
+    experiment = client.get_experiment_by_name(tracking.experiment)
+    if experiment is None:
+        names = [str(e.name) for e in client.search_experiments()]
+        raise UserError(f"There is no experiment {tracking.experiment} in the store; there are: {', '.join(names)}.")
+    number = str(experiment.experiment_id)
+
+    def found(condition: str) -> list[StoredResult]:
+        try:
+            everything = search(client, number, condition)
+        except MlflowException as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"where={condition} is no condition that MLflow understands ({reason}).") from error
+        return [StoredResult(client, run) for run in everything if run.data.tags.get("kind") != "sweep"][::-1]
+
+    if runs:
+        everything = found("")
+        chosen = []
+        for prefix in runs:
+            matches = [result for result in everything if result.id.startswith(prefix)]
+            if len(matches) != 1:
+                raise UserError(f"runs: {len(matches) or 'no'} runs have an id that starts with {prefix}.")
+            chosen += matches
+        return Selection(client, f"{len(chosen)} chosen runs", chosen)
+    if where is not None:
+        if not (chosen := found(where)):
+            raise UserError(f"where={where}: no run meets it.")
+        return Selection(client, where, chosen)
+    parents = search(client, number, "tags.kind = 'sweep'")
+    if sweeps:
+        names = sorted({str(parent.info.run_name) for parent in parents})
+        chosen_sweeps = []
+        for sweep in sweeps:
+            same = [p for p in parents if p.info.run_name == sweep or p.info.run_id.startswith(sweep)]
+            if not same:
+                raise UserError(f"sweep={sweep}: there is no such sweep; there are: {', '.join(names) or 'none'}.")
+            chosen_sweeps.append(same[0])
+        return of_sweeps(client, chosen_sweeps)
+    if parents:
+        return of_sweeps(client, parents[:1])
+    if not (everything := found("")):
+        raise UserError(f"The experiment {tracking.experiment} holds no run; train some first (src.train).")
+    return Selection(client, f"all runs of {tracking.experiment}", everything)
+
+
+def of_sweeps(client: MlflowClient, parents: Sequence[Run]) -> Selection:
+    """The runs of some sweeps, each once."""
+    members = {
+        run.info.run_id: StoredResult(client, run)
+        for parent in parents
+        for run in search(client, parent.info.experiment_id, f"tags.sweep LIKE '%{parent.info.run_id}%'")[::-1]
+    }
+    return Selection(
+        client,
+        " + ".join(str(parent.info.run_name) for parent in parents),
+        list(members.values()),
+        [parent.info.run_id for parent in parents],
+        [parent.data.tags.get("command", "") for parent in parents],
+    )

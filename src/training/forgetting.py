@@ -1,0 +1,102 @@
+"""How far training has moved the encoder: its hidden states, and its masked-language-model loss, before and after.
+
+Measured on the same passages by the untouched model and by the trained one: passages of the validation set that no
+training question is about, chosen by a hash of their text, so that every run on a data set has the same ones.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch.nn.functional import cosine_similarity, cross_entropy
+
+from src.training.fit import known_inputs
+
+PASSAGES = 48
+TOKENS = 128  # of each passage, at most
+ROWS = 8  # passages in a batch
+MASKED = 0.15  # of the tokens, as in BERT's pretraining (Devlin et al. 2019)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Tokens of the passages, in batches of `input_ids`, `attention_mask` and whatever else the tokenizer gives."""
+
+    batches: list[dict[str, torch.Tensor]]
+    special_ids: list[int]
+    mask_id: int | None
+
+
+def make_probe(tokenizer: Any, trained: Sequence[str], others: Sequence[str]) -> Probe | None:
+    """The probe out of the passages `others`, those of `trained` left out; None where nothing is left."""
+    passages = sorted(set(others) - set(trained), key=lambda text: hashlib.sha256(text.encode()).digest())[:PASSAGES]
+    batches = [
+        dict(tokenizer(passages[i : i + ROWS], truncation=True, max_length=TOKENS, padding=True, return_tensors="pt"))
+        for i in range(0, len(passages), ROWS)
+    ]
+    return Probe(batches, tokenizer.all_special_ids, tokenizer.mask_token_id) if batches else None
+
+
+@torch.inference_mode()
+def forgetting(
+    accelerator: Accelerator, trained: Any, untouched: Any, masked_lm: Any, probe: Probe
+) -> dict[str, float]:
+    """What training has changed.
+
+    Args:
+        accelerator: for device and precision.
+        trained, untouched: question-answering models, on the device.
+        masked_lm: the untouched model with its checkpoint's masked-language-model head, or None.
+        probe: the passages.
+
+    Returns:
+        `cka`, linear centred kernel alignment of the hidden states of all tokens (Kornblith et al. 2019), and
+        `cosine`, their mean cosine similarity: both 1 where nothing has moved. With `masked_lm`, the cross entropy
+        (nats) of masked tokens before and after, `mlm_loss_before` and `mlm_loss`, its head left as it was.
+    """
+    states = []
+    for model in (untouched, trained):
+        encoder = model.base_model.eval()
+        found = []
+        for batch in _on(accelerator, probe):
+            with accelerator.autocast():
+                out = encoder(**known_inputs(encoder, batch)).last_hidden_state
+            found.append(out[batch["attention_mask"].bool()].double().cpu())
+        states.append(torch.cat(found))
+    before, after = states
+    figures = {"cka": linear_cka(before, after), "cosine": float(cosine_similarity(before, after).mean())}
+    if masked_lm is not None and probe.mask_id is not None:
+        figures["mlm_loss_before"] = _masked_loss(accelerator, masked_lm, probe)
+        setattr(masked_lm, masked_lm.base_model_prefix, trained.base_model)
+        figures["mlm_loss"] = _masked_loss(accelerator, masked_lm, probe)
+    return figures
+
+
+def linear_cka(x: torch.Tensor, y: torch.Tensor) -> float:
+    """Likeness of two sets of states of the same tokens, (tokens, size) each, from 0 to 1; rotations do not matter."""
+    x, y = x - x.mean(0), y - y.mean(0)
+    return float((x.T @ y).norm() ** 2 / ((x.T @ x).norm() * (y.T @ y).norm()))
+
+
+def _on(accelerator: Accelerator, probe: Probe) -> list[dict[str, torch.Tensor]]:
+    return [{name: values.to(accelerator.device) for name, values in batch.items()} for batch in probe.batches]
+
+
+def _masked_loss(accelerator: Accelerator, model: Any, probe: Probe) -> float:
+    model.eval()
+    generator = torch.Generator().manual_seed(0)
+    losses = []
+    for batch in _on(accelerator, probe):
+        ids = batch["input_ids"]
+        special = torch.isin(ids, torch.tensor(probe.special_ids, device=ids.device))
+        masked = (torch.rand(ids.shape, generator=generator) < MASKED).to(ids.device) & ~special
+        inputs = batch | {"input_ids": ids.masked_fill(masked, int(probe.mask_id or 0))}
+        with accelerator.autocast():
+            logits = model(**known_inputs(model, inputs)).logits
+        losses.append(cross_entropy(logits[masked].double(), ids[masked], reduction="none"))
+    return float(torch.cat(losses).mean())

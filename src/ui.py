@@ -1,0 +1,62 @@
+"""Open the MLflow UI on the store that runs are logged to, for this machine alone.
+
+    python -m src.ui
+    python -m src.ui port=5001 tracking.folder=mlruns
+
+`port=` is 5000 unless given; with tracking.uri= the UI is the server's own.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from src.compose import explain
+from src.config import TrackingConfig, UserError, nearest
+
+KEYS = ("port", "tracking.folder", "tracking.uri")
+
+
+def main() -> None:
+    """The command line."""
+    try:
+        given = {key: value for key, _, value in (argument.partition("=") for argument in sys.argv[1:])}
+        if given.keys() & {"-h", "--help", "help"}:
+            print(__doc__)
+            return
+        for key in given:
+            if key not in KEYS:
+                raise UserError(f"There is no key '{key}'{nearest(key, KEYS)}; there are: {', '.join(KEYS)}.")
+        port = given.get("port", "5000")
+        if not port.isdecimal() or not 0 < int(port) < 65536:
+            raise UserError(f"port={port} is no port; give a number from 1 to 65535.")
+        from src.runs.tracking import connect
+
+        _, uri = connect(TrackingConfig(folder=given.get("tracking.folder", "mlruns"), uri=given.get("tracking.uri")))
+        if not uri.startswith("sqlite"):
+            print(f"The store is a server; open {uri}")
+            return
+        print(f"http://127.0.0.1:{port}  (Ctrl-C ends it)", flush=True)
+        command = [
+            sys.executable,
+            "-m",
+            "mlflow",
+            "ui",
+            "--backend-store-uri",
+            uri,
+            "--host",
+            "127.0.0.1",
+            "--port",
+            port,
+        ]
+        try:
+            sys.exit(subprocess.run(command).returncode)
+        except KeyboardInterrupt:  # the UI has had it too
+            return
+    except (UserError, OSError) as error:
+        print(f"Error: {explain(error)}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
