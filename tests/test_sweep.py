@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import csv
+import json
+import os
 import random
+import re
+import signal
+import socket
+import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 
+from src.config import ROOT
 from src.runs.isolation import call
 from src.sweep import train
 from tests.conftest import TINY
@@ -142,3 +151,88 @@ def test_memory_is_that_of_the_run_alone(command, configure, server, tmp_path):
         _, [alone] = parents_and_children(tmp_path / method)
         peaks = [r.data.metrics["memory/peak_train_mb"] for r in swept if r.data.tags["method"] == method]
         assert peaks == pytest.approx([alone.data.metrics["memory/peak_train_mb"]] * 2, rel=0.05)
+
+
+@pytest.fixture(scope="module")
+def page(whole, browser):
+    """The report of the sweep, opened from disk."""
+    [parent, *_], _ = parents_and_children(whole[0])
+    opened = browser.new_page(viewport={"width": 1280, "height": 900})
+    opened.errors, opened.fetched = [], []
+    opened.on("pageerror", lambda error: opened.errors.append(str(error)))
+    opened.on("request", lambda request: opened.fetched.append(request.url))
+    opened.goto((whole[0] / "reports" / parent.info.run_id[:12] / "report.html").as_uri())
+    opened.wait_for_selector("body[data-drawn]")
+    return opened
+
+
+def test_the_report_opens_from_disk_alone_and_draws(page):
+    assert page.errors == []
+    assert [url for url in page.fetched if not url.startswith(("file:", "blob:", "data:"))] == []
+    assert page.locator(".plot svg.main-svg").count() >= 13
+    assert "against full (rate " in page.locator(".verdict").inner_text()
+
+
+def test_the_report_sorts_its_runs(page, whole):
+    _, children = parents_and_children(whole[0])
+    expected = sorted(child.data.metrics["quality/f1"] for child in children)
+    page.get_by_role("button", name="F1").click()
+    headings = page.locator("#runs thead button").all_text_contents()
+    cells = page.locator(f"#runs tbody td:nth-child({headings.index('F1') + 1})")
+    assert [float(text) for text in cells.all_inner_texts()] == [float(f"{f1:.1f}") for f1 in expected]
+    page.get_by_role("button", name="F1").click()
+    assert [float(text) for text in cells.all_inner_texts()] == [float(f"{f1:.1f}") for f1 in expected[::-1]]
+    assert page.locator("#runs th[aria-sort=descending]").inner_text().startswith("F1")
+
+
+def test_a_curve_of_the_report_tells_its_loss(page):
+    plot = page.locator("#loss_by_step")
+    plot.scroll_into_view_if_needed()
+    box = plot.bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2, steps=5)
+    page.wait_for_selector("#loss_by_step .hovertext")
+    assert "loss " in page.locator("#loss_by_step .hovertext").first.text_content()
+
+
+@pytest.mark.parametrize("width", [360, 1920])
+def test_the_report_fits_the_screen(page, width):
+    page.set_viewport_size({"width": width, "height": 800})
+    page.wait_for_function("[...document.querySelectorAll('.main-svg')].every(s => s.clientWidth <= innerWidth)")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_the_report_is_accessible(page):
+    page.set_viewport_size({"width": 1280, "height": 900})
+    found = Axe().run(page).response["violations"]
+    assert [rule["id"] for rule in found if rule["impact"] in ("serious", "critical")] == []
+
+
+def test_the_mlflow_ui_compares_the_runs(whole, browser):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "src.ui", f"port={port}", f"tracking.folder={whole[0]}"]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    ui = subprocess.Popen(command, cwd=ROOT, start_new_session=True, **quiet)
+    try:
+        _, children = parents_and_children(whole[0])
+        ids = [child.info.run_id for child in children[:2]]
+        experiment = children[0].info.experiment_id
+        address = (
+            f"http://127.0.0.1:{port}/#/compare-runs?runs={json.dumps(ids)}&experiments={json.dumps([experiment])}"
+        )
+        page = browser.new_page()
+        for _ in range(120):
+            with suppress(Exception):
+                page.goto(address)
+                break
+            time.sleep(0.5)
+        page.get_by_role("link", name="eval/f1").wait_for(timeout=60_000)  # of its rows the page draws those in sight
+        lines = page.locator("body").inner_text().splitlines()
+        numbers = {round(float(line), 2) for line in lines if re.fullmatch(r"\d+(\.\d+)?", line)}
+        for child in children[:2]:
+            assert child.info.run_name in lines
+            assert round(child.data.metrics["eval/f1"], 2) in numbers
+    finally:
+        os.killpg(ui.pid, signal.SIGTERM)
+        ui.wait()

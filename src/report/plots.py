@@ -74,7 +74,7 @@ def _figure(x: str, y: str, **layout: Any) -> go.Figure:
 
 
 def _loss(comparison: Comparison, column: str, unit: str, name: str) -> Plot | None:
-    figure = _figure(unit, "training loss (nats), smoothed")
+    figure = _figure(unit, "training loss (nats), smoothed", hovermode="x")
     for number, arm in enumerate(comparison.arms):
         for i, run in enumerate(arm.best.runs):
             curve = run.history("train/loss")
@@ -108,7 +108,7 @@ def loss_by_second(comparison: Comparison) -> Plot | None:
 
 
 def score_by_epoch(comparison: Comparison) -> Plot | None:
-    figure = _figure("epoch (0: untrained)", "F1 and exact match (%)")
+    figure = _figure("epoch (0: untrained)", "F1 and exact match (%)", hovermode="x")
     for number, arm in enumerate(comparison.arms):
         for metric, label in (("eval/f1", "F1"), ("eval/exact_match", "EM")):
             curves = [curve for run in arm.best.runs if not (curve := run.history(metric)).empty]

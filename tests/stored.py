@@ -1,0 +1,132 @@
+"""Runs as `src.train` leaves them in MLflow, without the training: for tests of what reads them."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from mlflow import MlflowClient
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+
+from src.config import TrackingConfig
+from src.runs.tracking import connect, experiment_id
+
+QUESTIONS = 300
+WORDS = ("What", "Who", "When", "How many")
+
+
+class Store:
+    """A store of its own, and a way to put runs into it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.tracking = TrackingConfig(folder=str(folder))
+        self.client: MlflowClient = connect(self.tracking)[0]
+        self.experiment = experiment_id(self.client, self.tracking)
+
+    def run(
+        self,
+        method: str,
+        rate: float,
+        right: float,
+        seed: int = 0,
+        status: str = "FINISHED",
+        params: Mapping[str, Any] | None = None,
+        metrics: Mapping[str, float] | None = None,
+        tags: Mapping[str, str] | None = None,
+        digests: tuple[str, str] = ("train-a", "validation-a"),
+        questions: int = QUESTIONS,
+        context: Callable[[int], str] = lambda i: f"Passage {i} says answer {i}.",
+    ) -> str:
+        """Log a run that answers the share `right` of its questions; gives its id."""
+        name = f"{method} lr={rate:g} epochs=3 seed={seed}"
+        created = self.client.create_run(self.experiment, run_name=name)
+        id = str(created.info.run_id)
+        peft = {"method.peft.peft_type": "LORA"} if method.startswith("lora") else {"method.peft": "None"}
+        known = {
+            "method.name": method,
+            "model.name": "minilm",
+            "dataset.name": "wiki",
+            "train.learning_rate": rate,
+            "train.epochs": 3,
+            "train.seed": seed,
+            "train.batch_size": 16,
+            "train.gradient_accumulation_steps": 1,
+            "hardware.precision": "auto",
+            **peft,
+            **(params or {}),
+        }
+        generator = np.random.default_rng([seed, round(1e7 * rate), len(method)])
+        hard = np.random.default_rng(0).random(questions)
+        exact = hard + generator.normal(0, 0.1, questions) < right
+        f1 = np.where(exact, 1.0, np.where(hard < 0.9, 0.4, 0.0)).astype("float32")
+        adapts = 0 if method in ("full", "head") else 600
+        measured = {
+            "quality/exact_match": 100 * float(exact.mean()),
+            "quality/f1": 100 * float(f1.mean()),
+            "params/trainable": {"full": 20_000, "head": 770}.get(method, 1370),
+            "params/total": 20_000,
+            "params/trainable_percent": 100 if method == "full" else 6.85,
+            "params/adapter": adapts,
+            "params/head": 770,
+            "params/backbone": 19_230 if method == "full" else 0,
+            "time/train_seconds": 100 if method == "full" else 70,
+            "speed/examples_per_second": 36 if method == "full" else 49,
+            "memory/peak_train_mb": 800 if method == "full" else 430,
+            "storage/checkpoint_mb": 90 if method == "full" else 2.7,
+            "train/initial_loss": 5.1,
+            "train/final_loss": 1.9,
+            "forgetting/cka": 0.8 if method == "full" else 0.9,
+            **(metrics or {}),
+        }
+        logged = [Metric(key, value, 1_700_000_000_000, 0) for key, value in measured.items()]
+        for step in range(1, 31):
+            logged.append(Metric("train/loss", 5 / step, 1_700_000_000_000 + 500 * step, step))
+        for epoch in range(4):
+            share = epoch / 3
+            logged.append(Metric("eval/f1", share * measured["quality/f1"], 1_700_000_000_000, epoch))
+            logged.append(Metric("eval/exact_match", share * measured["quality/exact_match"], 1_700_000_000_000, epoch))
+        told = {"method": method, "device": "cpu", "host": "here", **(tags or {})}
+        self.client.log_batch(
+            id,
+            logged if status == "FINISHED" else [],
+            [Param(key, str(value)) for key, value in known.items()],
+            [RunTag(key, value) for key, value in told.items()],
+        )
+        if status == "FINISHED":
+            inputs = [
+                DatasetInput(
+                    Dataset("wiki", digest, "local", "{}", profile=f'{{"num_rows": {rows}}}'),
+                    [InputTag("mlflow.data.context", role)],
+                )
+                for role, digest, rows in zip(("train", "validation"), digests, (4000, questions), strict=True)
+            ]
+            self.client.log_inputs(id, inputs)
+            table = pd.DataFrame(
+                {
+                    "id": [f"q{i}" for i in range(questions)],
+                    "question": [f"{WORDS[i % 4]} is number {i}?" for i in range(questions)],
+                    "predicted": [f"answer {i}" if exact[i] else "another" for i in range(questions)],
+                    "answers": [[f"answer {i}"] for i in range(questions)],
+                    "exact_match": exact.astype(float),
+                    "f1": f1,
+                    "context": [context(i) for i in range(questions)],
+                }
+            )
+            with tempfile.TemporaryDirectory() as temporary:
+                file = Path(temporary) / "questions.parquet"
+                table.to_parquet(file, compression="zstd", index=False)
+                self.client.log_artifact(id, str(file))
+        self.client.set_terminated(id, status)
+        return id
+
+    def fair(self) -> None:
+        """Full and LoRA at three rates each, the middle one best, two seeds there."""
+        for method, rates in (("full", (3e-5, 1e-4, 3e-4)), ("lora", (3e-4, 1e-3, 3e-3))):
+            for rate, right in zip(rates, (0.4, 0.6, 0.5), strict=True):
+                for seed in (0, 1):
+                    self.run(method, rate, right, seed)

@@ -1,0 +1,268 @@
+"""`python -m src.compare` on runs whose figures are known, each fault planted once."""
+
+from __future__ import annotations
+
+import csv
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.stats import permutation_test
+
+from src.report.comparison import compare_runs, verdict
+from src.report.page import differing_most, render
+from src.report.plots import kind_of_question, pareto_front, plots
+from src.report.tables import side_by_side
+from src.runs.results import select
+from tests.stored import QUESTIONS, Store
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def fair(tmp_path_factory, empty_store):
+    made = Store(Path(shutil.copy(empty_store, tmp_path_factory.mktemp("fair"))).parent)
+    made.fair()
+    return made
+
+
+def compared(store, **how):
+    selection = select(store.tracking)
+    return compare_runs(selection.title, selection.results, **how)
+
+
+def test_a_fair_comparison_warns_of_nothing(fair):
+    found = compared(fair)
+    assert found.warnings == []
+    assert [arm.name for arm in found.arms] == ["full", "lora"]
+    assert [(arm.best.rate, len(arm.best.runs), len(arm.trials)) for arm in found.arms] == [(1e-4, 2, 3), (1e-3, 2, 3)]
+    [paragraph] = verdict(found)
+    assert f"No difference in F1 shown at n = {QUESTIONS}, 2 seeds: one under " in paragraph
+    costs = "6.9 % of the trained parameters, 70 % of the training time, 54 % of the peak memory and 3 % of the stored"
+    assert costs in paragraph
+
+
+def test_the_table_holds_the_runs_figures_and_ratios(fair):
+    rows = dict(side_by_side(compared(fair)).rows)
+    assert [cell.text for cell in rows["learning rate"]] == ["0.0001", "0.001"]
+    assert [str(cell) for cell in rows["trained parameters"]] == ["20,000", "1,370 (0.069x)"]
+    assert [str(cell) for cell in rows["training (s)"]] == ["100.0", "70.0 (0.70x)"]
+    best = compared(fair).arms[1].best
+    f1 = [run.metrics["quality/f1"] for run in best.runs]
+    assert rows["F1"][1].value == pytest.approx(np.mean(f1))
+    assert rows["F1"][1].text == f"{np.mean(f1):.1f} ± {np.std(f1, ddof=1):.1f}"
+
+
+def test_differences_agree_with_the_scores_and_with_scipy(store):
+    store.run("full", 1e-4, 0.6)
+    store.run("lora", 1e-3, 0.55)
+    found = compared(store)
+    [contrast] = found.contrasts
+    tables = [arm.best.runs[0].questions() for arm in found.arms]
+    base, own = (100 * table["exact_match"].to_numpy() for table in tables)
+    assert contrast.differences["exact_match"].mean == pytest.approx(own.mean() - base.mean())
+    exact = permutation_test(
+        (own, base),
+        lambda a, b, axis: (a - b).mean(axis),
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=9999,
+        rng=np.random.default_rng(0),
+    )
+    assert contrast.differences["exact_match"].p == pytest.approx(exact.pvalue, abs=0.03)
+
+
+def test_a_worse_method_is_called_worse(store):
+    for seed in (0, 1, 2):
+        store.run("full", 1e-4, 0.7, seed)
+        store.run("lora", 1e-3, 0.4, seed)
+    [paragraph] = verdict(compared(store))
+    assert "lora is worse in F1, at n = 300, 3 seeds." in paragraph
+    assert "Only one learning rate was tried of full and of lora" in paragraph
+
+
+def test_one_seed_says_that_it_is_one_run(store):
+    store.run("full", 1e-4, 0.7)
+    store.run("lora", 1e-3, 0.4)
+    [paragraph] = verdict(compared(store))
+    assert "This run of lora is worse in F1 than full's, at n = 300, 1 seed." in paragraph
+    assert "about these runs alone" in paragraph
+
+
+PLANTED = {
+    "other training data": (
+        lambda s: s.run("lora", 1e-3, 0.65, 2, digests=("train-b", "validation-a")),
+        "The train data differ (full: train-a; lora: train-a, train-b)",
+    ),
+    "edge": (
+        lambda s: [s.run("lora", 1e-2, 0.7, seed) for seed in (0, 1)] + [s.run("full", 1e-3, 0.1)],
+        "lora: its best learning rate, 0.01, is the highest that was tried; higher ones may win.",
+    ),
+    "unequal trials": (
+        lambda s: s.run("lora", 1e-5, 0.1),
+        "The methods had different numbers of learning rates: full 3, lora 4.",
+    ),
+    "unequal seeds": (
+        lambda s: s.run("lora", 1e-3, 0.6, 2),
+        "The methods had different numbers of seeds at the best setting: full 2, lora 3.",
+    ),
+    "nothing adapted": (
+        lambda s: [s.run("lora_none", 1e-3, 0.3, 0, metrics={"params/adapter": 0, "params/trainable": 770})],
+        "lora_none adapts no layer of the backbone: only the 770 parameters of the head trained.",
+    ),
+    "failed arm": (
+        lambda s: s.run("dora", 1e-3, 0.3, status="FAILED", tags={"error": "UserError: no such layer"}),
+        "dora has no finished run (UserError: no such layer).",
+    ),
+    "failed run": (
+        lambda s: s.run("lora", 1e-2, 0.3, status="FAILED"),
+        "lora: 1 run failed; its best setting may be among them.",
+    ),
+    "more steps": (
+        lambda s: [s.run("lora", 1e-3, 0.8, seed, params={"train.epochs": 10}) for seed in (0, 1)],
+        "The methods had different numbers of optimizer steps: full 750, lora 2,500.",
+    ),
+    "another machine": (
+        lambda s: s.run("lora", 1e-3, 0.6, 2, tags={"host": "there"}),
+        "The runs were made on different machines (full: here; lora: here, there): time and memory are not comparable.",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", PLANTED)
+def test_each_planted_fault_brings_its_warning(store, fault):
+    plant, expected = PLANTED[fault]
+    store.fair()
+    plant(store)
+    assert [warning for warning in compared(store).warnings if warning.startswith(expected)]
+
+
+def test_other_validation_questions_are_never_compared(store):
+    store.run("full", 1e-4, 0.6)
+    store.run("lora", 1e-3, 0.9, digests=("train-a", "validation-b"))
+    found = compared(store)
+    assert found.contrasts[0].differences == {}
+    assert any("no difference is computed" in warning for warning in found.warnings)
+    assert "no difference is computed (scored on other questions)" in verdict(found)[0]
+
+
+def test_ranks_become_arms_when_asked_for(store):
+    store.run("full", 1e-4, 0.6)
+    for rank in (1, 16):
+        store.run("lora", 1e-3, 0.5, params={"method.peft.r": rank})
+    assert [arm.name for arm in compared(store).arms] == ["full", "lora"]
+    assert {arm.name for arm in compared(store, by=["method.peft.r"]).arms} == {"full", "lora r=1", "lora r=16"}
+
+
+def test_a_run_that_was_repeated_counts_once(store):
+    for _ in range(2):
+        store.run("full", 1e-4, 0.6)
+    assert len(compared(store).arms[0].best.runs) == 1
+
+
+def test_the_command_line_writes_every_format(fair, command, tmp_path):
+    shown = command("src.compare", f"tracking.folder={fair.folder}", f"output={tmp_path}", "where=tags.method != 'x'")
+    assert shown.returncode == 0, shown.stderr
+    assert "│ trained parameters" in shown.stdout and "1,370 (0.069x)" in shown.stdout
+    assert "No difference in F1 shown" in shown.stdout
+    rows = list(csv.reader((tmp_path / "side_by_side.csv").open()))
+    assert rows[0] == ["", "full", "lora", "lora / full"]
+    assert ["training (s)", "100.0", "70.0", "0.7"] in rows
+    assert "| training (s) | 100.0 | 70.0 (0.70x) |" in (tmp_path / "report.md").read_text()
+    assert (tmp_path / "report.html").stat().st_size < 6_000_000
+
+
+@pytest.mark.parametrize(
+    ("argument", "expected"),
+    [
+        ("sweep=nothing", "Error: sweep=nothing: there is no such sweep; there are: none."),
+        ("runs=[zzz]", "Error: runs: no runs have an id that starts with zzz."),
+        ("where=params.model.name = 'x'", "Error: where=params.model.name = 'x': no run meets it."),
+        ("by=[method.peft.rank]", "Error: by=method.peft.rank: no run has such a parameter"),
+        ("formats=[pdf]", "Error: formats=pdf is none"),
+        ("sweeep=x", "Error: There is no key 'sweeep' (did you mean 'sweep'?)"),
+        ("tracking.experiment=other", "Error: There is no experiment other in the store; there are: "),
+    ],
+)
+def test_a_mistake_is_one_sentence(fair, argument, expected, monkeypatch, capsys):
+    from src import compare
+
+    monkeypatch.setattr("sys.argv", ["compare", f"tracking.folder={fair.folder}", argument])
+    with pytest.raises(SystemExit) as ended:
+        compare.main()
+    assert ended.value.code == 1
+    shown = capsys.readouterr().err
+    assert shown.startswith(expected) and shown.count("\n") == 1
+
+
+def test_the_figures_hold_the_runs_figures(fair):
+    found = compared(fair)
+    made = {plot.name: plot.figure for plot in plots(found)}
+    assert list(made) == [
+        "loss_by_step",
+        "loss_by_second",
+        "score_by_epoch",
+        "f1_by_rate",
+        "differences",
+        "pareto_parameters",
+        "pareto_memory",
+        "pareto_time",
+        "pareto_storage",
+        "agreement",
+        "by_question",
+        "by_answer",
+        "by_passage",
+    ]
+    full, lora = made["f1_by_rate"].data
+    assert list(full.x) == [3e-5, 1e-4, 3e-4] and list(lora.x) == [3e-4, 1e-3, 3e-3]
+    assert lora.y[1] == pytest.approx(found.arms[1].best.mean("quality/f1"), abs=0.01)
+    assert sum(bar.x[0] for bar in made["agreement"].data) == QUESTIONS
+    assert list(made["by_question"].data[0].x) == ["what (75)", "who (75)", "when (75)", "how many (75)"]
+    assert made["loss_by_second"].data[0].x[-1] == 14.5
+
+
+def test_pareto_front():
+    assert pareto_front([(1, 5), (2, 4), (2, 7), (3, 7), (4, 9)]) == [(1, 5), (2, 7), (4, 9)]
+
+
+@pytest.mark.parametrize(
+    ("question", "kind"),
+    [
+        ("How many moons?", "how many"),
+        ("In which year did who win?", "which"),
+        ("Whose was it?", "who"),
+        ("Name the river.", "other"),
+        ("The show somehow ended when?", "when"),
+    ],
+)
+def test_kind_of_question(question, kind):
+    assert kind_of_question(question) == kind
+
+
+def test_the_questions_apart_are_the_ones_furthest_apart(store):
+    store.run("full", 1e-4, 0.6)
+    store.run("lora", 1e-3, 0.5)
+    found = compared(store)
+    [(name, rows)] = differing_most(found)
+    assert name == "lora"
+    tables = [arm.best.runs[0].questions() for arm in found.arms]
+    apart = (tables[1]["f1"] - tables[0]["f1"]) * 100
+    assert rows[0]["own"] - rows[0]["base"] == pytest.approx(apart.max())
+    assert rows[-1]["own"] - rows[-1]["base"] < 0
+
+
+def test_whatever_a_name_or_a_passage_holds_is_text(store):
+    bad = "<script>document.title='owned'</script><img src=x onerror=alert(1)>"
+    first = store.run("full", 1e-4, 0.6, context=lambda i: bad)
+    store.run("lora", 1e-3, 0.5, context=lambda i: bad, params={"method.name": "lora" + bad})
+    store.client.set_tag(first, "mlflow.runName", bad)
+    found = compared(store)
+    page = render(found, plots(found))
+    assert "<script>document" not in page and "<img" not in page
+    assert page.count("&lt;script&gt;document") > 3
+    assert len(re.findall("<script", page)) == 3  # the page's own
