@@ -50,7 +50,7 @@ def main() -> None:
                 raise UserError(f"There is no key '{key}'{nearest(key, KEYS)}; there are: {', '.join(KEYS)}.")
         from src.reporting import DEFAULT_FORMATS, FORMATS, report
 
-        formats = _listed(given.get("formats", ",".join(DEFAULT_FORMATS)))
+        formats = _listed(given["formats"]) if "formats" in given else list(DEFAULT_FORMATS)
         for form in formats:
             if form not in FORMATS:
                 raise UserError(f"formats={form} is none{nearest(form, FORMATS)}; there are: {', '.join(FORMATS)}.")
@@ -75,7 +75,10 @@ def main() -> None:
 
 
 def _listed(text: str) -> list[str]:
-    return [part.strip() for part in text.strip().removeprefix("[").removesuffix("]").split(",") if part.strip()]
+    """`[A,B]` as a list; without brackets it is one, commas and all, as names of sweeps have them."""
+    if not text.startswith("["):
+        return [text] if text else []
+    return [part.strip() for part in text.removeprefix("[").removesuffix("]").split(",") if part.strip()]
 
 
 if __name__ == "__main__":

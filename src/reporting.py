@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+
+from plotly.io import write_images
 
 from src.config import TrackingConfig, UserError, nearest
 from src.report import tables
 from src.report.comparison import compare_runs, verdict
 from src.report.page import render
-from src.report.plots import plots
+from src.report.plots import Plot, plots
 from src.report.terminal import Terminal
 from src.runs.results import select
 from src.runs.tracking import store_errors_explained
@@ -54,8 +55,7 @@ def report(
             elif form == "csv":
                 (folder / "side_by_side.csv").write_text(tables.as_csv(comparison), encoding="utf-8")
             else:
-                for figure in figures:
-                    _picture(figure.figure, folder / f"{figure.name}.{form}")
+                _pictures(figures, folder, form)
         for parent in selection.parents:
             selection.client.log_artifacts(parent, str(folder), "report")
             selection.client.set_tag(parent, "mlflow.note.content", tables.as_markdown(comparison)[:8000])
@@ -70,11 +70,12 @@ def report(
     return folder
 
 
-def _picture(figure: Any, file: Path) -> None:
+def _pictures(figures: Sequence[Plot], folder: Path, form: str) -> None:
+    files = [folder / f"{figure.name}.{form}" for figure in figures]
     try:
-        figure.write_image(file, width=900, height=500, scale=2)
+        write_images([figure.figure for figure in figures], files, width=900, height=500, scale=2)
     except (ImportError, ValueError, RuntimeError) as error:
         raise UserError(
-            f"formats={file.suffix[1:]} needs kaleido and a Chrome or Chromium ({str(error).splitlines()[0]}); "
-            "pip install kaleido, or leave it out."
+            f"formats={form} needs the package kaleido (pip install kaleido) and a Chrome or Chromium "
+            f"({' '.join(str(error).split())[:200]})."
         ) from error
