@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -49,8 +50,10 @@ def main() -> None:
             "--port",
             port,
         ]
+        # Its workers for evaluations of language models are eight processes that nobody needs here.
+        environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
         try:
-            sys.exit(subprocess.run(command).returncode)
+            sys.exit(subprocess.run(command, env=environment).returncode)
         except KeyboardInterrupt:  # the UI has had it too
             return
     except (UserError, OSError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
 import shutil
 from pathlib import Path
@@ -14,7 +15,7 @@ from scipy.stats import permutation_test
 from src.report.comparison import compare_runs, verdict
 from src.report.page import differing_most, render
 from src.report.plots import kind_of_question, pareto_front, plots
-from src.report.tables import side_by_side
+from src.report.tables import as_csv, as_markdown, side_by_side
 from src.runs.results import select
 from tests.stored import QUESTIONS, Store
 
@@ -149,6 +150,30 @@ def test_other_validation_questions_are_never_compared(store):
     assert found.contrasts[0].differences == {}
     assert any("no difference is computed" in warning for warning in found.warnings)
     assert "no difference is computed (scored on other questions)" in verdict(found)[0]
+
+
+def test_a_sweep_in_which_everything_failed_is_reported(store):
+    store.run("full", 1e-4, 0.6, status="FAILED", tags={"error": "UserError: no room"})
+    found = compared(store)
+    assert verdict(found) == ["No run has finished: there is nothing to compare."]
+    assert found.warnings == ["full has no finished run (UserError: no room)."]
+    assert "no room" in render(found, plots(found)) and "no room" in as_markdown(found) and as_csv(found)
+
+
+def test_the_same_data_in_another_place_is_the_same_setting(store):
+    for seed, path in enumerate(("/here/squad.json", "/there/squad.json")):
+        store.run("full", 1e-4, 0.6, seed, params={"dataset.path": path})
+    [trial] = compared(store).arms[0].trials
+    assert len(trial.runs) == 2
+
+
+def test_a_figure_without_a_number_is_drawn_all_the_same(store):
+    store.run("full", 1e-4, 0.6)
+    store.run("lora", 1e-3, 0.5, metrics={"train/final_loss": float("nan"), "memory/peak_train_mb": float("nan")})
+    found = compared(store)
+    page = render(found, plots(found))
+    figures = re.search(r'<script id="figures" type="application/json">(.*?)</script>', page, re.S).group(1)
+    json.loads(figures, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
 
 
 def test_ranks_become_arms_when_asked_for(store):

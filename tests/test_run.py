@@ -34,11 +34,11 @@ FINAL = {
     *("speed/examples_per_second", "speed/tokens_per_second"),
     *("memory/peak_train_mb", "memory/peak_eval_mb", "storage/checkpoint_mb"),
     *("train/initial_loss", "train/final_loss", "train/reported_epoch"),
-    *("data/realigned", "data/untrainable"),
+    *("data/realigned", "data/untrainable", "forgetting/cka", "forgetting/cosine"),
 }
 ARTIFACTS = {
     *("config.yaml", "predictions.json", "nbest.json", "examples.json"),
-    *("loss_curve.svg", "environment.txt", "result.json", "model"),
+    *("loss_curve.svg", "environment.txt", "questions.parquet", "result.json", "model"),
 }
 
 

@@ -19,8 +19,18 @@ from src.report.statistics import Difference, compare, holm
 
 RATE = "train.learning_rate"
 SCORES = ("exact_match", "f1")
-# What may differ between two runs of one setting, and what never divides runs.
-NOT_A_SETTING = ("train.seed", "tracking.", "train.checkpoint_minutes", "train.keep_checkpoints")
+# What may differ between two runs of one setting: the seed, and what changes no result. Data count by their digests.
+NOT_A_SETTING = (
+    "train.seed",
+    "tracking.",
+    "train.checkpoint_minutes",
+    "train.keep_checkpoints",
+    "dataset.path",
+    "dataset.root",
+    "dataset.validation_path",
+    "dataset.extra_validation",
+    "hardware.threads",
+)
 ARMS_BY = ("dataset.name", "model.name", "method.name")
 
 
@@ -95,9 +105,13 @@ class Trial:
         found: pd.DataFrame | None = self.runs[0].questions()
         return found
 
+    @cached_property
+    def _scored(self) -> list[pd.DataFrame | None]:
+        return [run.questions(SCORES) for run in self.runs]
+
     def scores(self, ids: pd.Index) -> list[np.ndarray] | None:
         """For each of SCORES, in percent, (runs, questions); None where a run kept none or has other questions."""
-        tables = [run.questions(SCORES) for run in self.runs]
+        tables: list[Any] = self._scored
         if any(table is None or len(table) != len(ids) or not ids.isin(table.index).all() for table in tables):
             return None
         return [100.0 * np.stack([table.loc[ids, score].to_numpy(float) for table in tables]) for score in SCORES]
@@ -179,7 +193,10 @@ def compare_runs(
         finished = [result for result in members if result.finished]
         failed = [result for result in members if result.failed]
         if finished:
-            arms.append(Arm(name, _trials(finished), len(failed), len(members) - len(finished) - len(failed)))
+            # Ended early because it did worse than others, by an Optuna search: that is a result.
+            pruned = [result for result in members if "stopped" in result.tags and not result.finished]
+            unfinished = len(members) - len(finished) - len(failed) - len(pruned)
+            arms.append(Arm(name, _trials(finished), len(failed), unfinished))
         else:
             reason = failed[0].tags.get("error", "failed") if failed else "not finished"
             empty[name] = reason.splitlines()[0][:300]
@@ -201,10 +218,10 @@ def _arm_name(result: Result, keys: Sequence[str]) -> str:
 
 def _trials(results: Sequence[Result]) -> list[Trial]:
     """Runs by setting; of two with the same seed the newer one."""
-    settings: dict[tuple[tuple[str, str], ...], dict[str, Result]] = defaultdict(dict)
+    settings: dict[Any, dict[str, Result]] = defaultdict(dict)
     for result in results:
-        setting = tuple(sorted((k, v) for k, v in result.params.items() if not k.startswith(NOT_A_SETTING)))
-        settings[setting][result.seed] = result
+        params = sorted((key, value) for key, value in result.params.items() if not key.startswith(NOT_A_SETTING))
+        settings[(*params, *sorted(result.inputs.items()))][result.seed] = result
     trials = [Trial([runs[seed] for seed in sorted(runs)]) for runs in settings.values()]
     return sorted(trials, key=lambda trial: trial.rate)
 
