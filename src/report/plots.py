@@ -281,7 +281,7 @@ def agreement(comparison: Comparison) -> Plot | None:
             text=[int(row[i]) for row in counts],
             hovertemplate=f"%{{y}}, {label}<br>%{{x:,}} questions<extra></extra>",
         )
-    figure.update_layout(height=170 + 45 * len(names), margin_l=110)
+    figure.update_layout(height=170 + 45 * len(names), margin_l=110, legend_traceorder="normal")
     about = "Exact match; with several seeds a question counts as right where more than half of them are."
     return Plot("agreement", f"Agreement with {base.name}", about, figure)
 
