@@ -150,7 +150,8 @@ def test_memory_is_that_of_the_run_alone(command, configure, server, tmp_path):
         assert call(train, config, tmp_path / "log").reason is None
         _, [alone] = parents_and_children(tmp_path / method)
         peaks = [r.data.metrics["memory/peak_train_mb"] for r in swept if r.data.tags["method"] == method]
-        assert peaks == pytest.approx([alone.data.metrics["memory/peak_train_mb"]] * 2, rel=0.05)
+        # From run to run the C allocator's holes make up to 20 MB; what the other method leaves would be 200.
+        assert peaks == pytest.approx([alone.data.metrics["memory/peak_train_mb"]] * 2, abs=30)
 
 
 @pytest.fixture(scope="module")
