@@ -20,7 +20,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from src.compose import explain, quiet_libraries
+from src.compose import explain, key_values, quiet_libraries
 from src.config import TrackingConfig, UserError, nearest
 
 KEYS = (
@@ -41,13 +41,7 @@ def main() -> None:
     """The command line: KEY=VALUE, where a value may hold any character."""
     quiet_libraries()
     try:
-        given = {key: value for key, _, value in (argument.partition("=") for argument in sys.argv[1:])}
-        if given.keys() & {"-h", "--help", "help"}:
-            print(__doc__)
-            return
-        for key in given:
-            if key not in KEYS:
-                raise UserError(f"There is no key '{key}'{nearest(key, KEYS)}; there are: {', '.join(KEYS)}.")
+        given = key_values(sys.argv[1:], KEYS, str(__doc__))
         from src.reporting import DEFAULT_FORMATS, FORMATS, report
 
         formats = _listed(given["formats"]) if "formats" in given else list(DEFAULT_FORMATS)

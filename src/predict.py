@@ -18,8 +18,8 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from src.compose import explain, quiet_libraries
-from src.config import Config, TrackingConfig, UserError, nearest
+from src.compose import explain, key_values, quiet_libraries
+from src.config import Config, TrackingConfig, UserError
 
 KEYS = ("run", "question", "context", "tracking.uri", "tracking.folder")
 
@@ -87,13 +87,7 @@ def main() -> None:
     """The command line; values are taken as they are, so that a question may hold any character."""
     quiet_libraries()
     try:
-        given = {key: value for key, _, value in (argument.partition("=") for argument in sys.argv[1:])}
-        if not given or given.keys() & {"-h", "--help", "help"}:
-            print(__doc__)
-            return
-        for key in given:
-            if key not in KEYS:
-                raise UserError(f"There is no key '{key}'{nearest(key, KEYS)}; there are: {', '.join(KEYS)}.")
+        given = key_values(sys.argv[1:] or ["--help"], KEYS, str(__doc__))
         for key in ("run", "question", "context"):
             if not given.get(key, "").strip():
                 raise UserError(f"{key}= is missing or empty; python -m src.predict --help shows an example.")

@@ -10,10 +10,11 @@ from plotly.io import write_images
 
 from src.config import TrackingConfig, UserError, nearest
 from src.report import tables
-from src.report.comparison import compare_runs, verdict
+from src.report.comparison import compare_runs
 from src.report.page import render
 from src.report.plots import Plot, plots
 from src.report.terminal import Terminal
+from src.report.verdict import verdict
 from src.runs.results import select
 from src.runs.tracking import store_errors_explained
 

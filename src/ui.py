@@ -12,8 +12,8 @@ import os
 import subprocess
 import sys
 
-from src.compose import explain
-from src.config import TrackingConfig, UserError, nearest
+from src.compose import explain, key_values
+from src.config import TrackingConfig, UserError
 
 KEYS = ("port", "tracking.folder", "tracking.uri")
 
@@ -21,13 +21,7 @@ KEYS = ("port", "tracking.folder", "tracking.uri")
 def main() -> None:
     """The command line."""
     try:
-        given = {key: value for key, _, value in (argument.partition("=") for argument in sys.argv[1:])}
-        if given.keys() & {"-h", "--help", "help"}:
-            print(__doc__)
-            return
-        for key in given:
-            if key not in KEYS:
-                raise UserError(f"There is no key '{key}'{nearest(key, KEYS)}; there are: {', '.join(KEYS)}.")
+        given = key_values(sys.argv[1:], KEYS, str(__doc__))
         port = given.get("port", "5000")
         if not port.isdecimal() or not 0 < int(port) < 65536:
             raise UserError(f"port={port} is no port; give a number from 1 to 65535.")

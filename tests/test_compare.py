@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from scipy.stats import permutation_test
 
-from src.report.comparison import compare_runs, verdict
+from src.report.comparison import compare_runs
 from src.report.page import differing_most, render
 from src.report.plots import kind_of_question, pareto_front, plots
 from src.report.tables import as_csv, as_markdown, side_by_side
+from src.report.verdict import verdict
 from src.runs.results import select
 from tests.stored import QUESTIONS, Store
 

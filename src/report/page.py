@@ -14,9 +14,10 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from src.report import tables
-from src.report.comparison import Comparison, verdict
+from src.report.comparison import Comparison
 from src.report.plots import Plot
 from src.report.statistics import RESAMPLES
+from src.report.verdict import verdict
 
 QUESTIONS_SHOWN = 12  # for each method
 

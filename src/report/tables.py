@@ -7,7 +7,8 @@ import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from src.report.comparison import Arm, Comparison, ratio, verdict
+from src.report.comparison import Arm, Comparison
+from src.report.verdict import ratio, verdict
 
 NOTHING = "–"
 
