@@ -48,17 +48,22 @@ def report(
         name = "-".join(parent[:12] for parent in selection.parents) or re.sub(r"\W+", "_", selection.title)[:80]
         folder = output or Path(tracking.folder) / "reports" / name
         folder.mkdir(parents=True, exist_ok=True)
+        texts = {
+            "html": ("report.html", lambda: render(comparison, figures)),
+            "md": ("report.md", lambda: tables.as_markdown(comparison)),
+            "csv": ("side_by_side.csv", lambda: tables.as_csv(comparison)),
+        }
+        written: list[Path] = []
         for form in formats:
-            if form == "html":
-                (folder / "report.html").write_text(render(comparison, figures), encoding="utf-8")
-            elif form == "md":
-                (folder / "report.md").write_text(tables.as_markdown(comparison), encoding="utf-8")
-            elif form == "csv":
-                (folder / "side_by_side.csv").write_text(tables.as_csv(comparison), encoding="utf-8")
+            if form in texts:
+                file, text = texts[form]
+                (folder / file).write_text(text(), encoding="utf-8")
+                written.append(folder / file)
             else:
-                _pictures(figures, folder, form)
+                written += _pictures(figures, folder, form)
         for parent in selection.parents:
-            selection.client.log_artifacts(parent, str(folder), "report")
+            for path in written:  # and nothing else that lies in the folder, which may be any
+                selection.client.log_artifact(parent, str(path), "report")
             selection.client.set_tag(parent, "mlflow.note.content", tables.as_markdown(comparison)[:8000])
     terminal = Terminal()
     if len(comparison.arms) > 1:
@@ -71,7 +76,7 @@ def report(
     return folder
 
 
-def _pictures(figures: Sequence[Plot], folder: Path, form: str) -> None:
+def _pictures(figures: Sequence[Plot], folder: Path, form: str) -> list[Path]:
     files = [folder / f"{figure.name}.{form}" for figure in figures]
     try:
         write_images([figure.figure for figure in figures], files, width=900, height=500, scale=2)
@@ -80,3 +85,4 @@ def _pictures(figures: Sequence[Plot], folder: Path, form: str) -> None:
             f"formats={form} needs the package kaleido (pip install kaleido) and a Chrome or Chromium "
             f"({' '.join(str(error).split())[:200]})."
         ) from error
+    return files
