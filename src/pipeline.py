@@ -213,7 +213,7 @@ def run(config: Config, on_score: Callable[[int, float], None] | None = None) ->
             log.metrics(metrics)
             terminal.result(metrics, f"{run_name(config)}: {config.train.keep} epoch ({epoch}), whole validation set")
             terminal.examples(examples[:: max(1, len(examples) // EXAMPLES_SHOWN)][:EXAMPLES_SHOWN])
-    terminal.line(f"Compare runs: {ui_command(log.uri)}")
+    terminal.line(f"Compare runs: {ui_command(config.tracking)}")
     return result
 
 

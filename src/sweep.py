@@ -136,7 +136,7 @@ class Sweep:
                 report(self.tracking, sweeps=[self.parent.run_id])
         finally:
             self.parent.end(status, members)
-        self.terminal.line(f"Compare runs: {ui_command(self.parent.uri)}")
+        self.terminal.line(f"Compare runs: {ui_command(self.tracking)}")
         return 130 if interrupted else 0 if status == "FINISHED" else 1
 
 

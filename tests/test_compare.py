@@ -17,6 +17,8 @@ from src.report.page import differing_most, render
 from src.report.plots import kind_of_question, pareto_front, plots
 from src.report.tables import as_csv, as_markdown, side_by_side
 from src.report.verdict import verdict
+from src.reporting import report
+from src.runs.parent import ParentRun
 from src.runs.results import select
 from tests.stored import QUESTIONS, Store
 
@@ -201,6 +203,19 @@ def test_the_command_line_writes_every_format(fair, command, tmp_path):
     assert ["training (s)", "100.0", "70.0", "0.7"] in rows
     assert "| training (s) | 100.0 | 70.0 (0.70x) |" in (tmp_path / "report.md").read_text()
     assert (tmp_path / "report.html").stat().st_size < 6_000_000
+
+
+def test_a_sweeps_parent_keeps_the_report_and_nothing_else_of_its_folder(store, tmp_path):
+    parent = ParentRun.begin(store.tracking, "a sweep", "identity", "python -m src.train -m", planned=2, fresh=False)
+    for method, rate in (("full", 1e-4), ("lora", 1e-3)):
+        parent.include(store.client.get_run(store.run(method, rate, 0.5)))
+    parent.end("FINISHED", parent.members())
+    folder = tmp_path / "shared folder"
+    folder.mkdir()
+    (folder / "private.txt").write_text("not of the report")
+    report(store.tracking, sweeps=["a sweep"], output=folder)
+    kept = {Path(file.path).name for file in store.client.list_artifacts(parent.run_id, "report")}
+    assert kept == {"report.html", "report.md", "side_by_side.csv"}
 
 
 @pytest.mark.parametrize(

@@ -172,7 +172,7 @@ def test_what_a_person_sees(finished):
     assert any(line.startswith("step ") and "examples/s" in line for line in lines)
     assert f"{one.data.metrics['quality/f1']:.1f}" in next(line for line in lines if "F1  " in line and "│" in line)
     assert sum(line.startswith(("right", "wrong")) for line in lines) == 4
-    assert lines[-1].startswith("Compare runs: mlflow ui --backend-store-uri sqlite:///")
+    assert lines[-1].startswith("Compare runs: python -m src.ui tracking.folder=")
     assert "\x1b" not in shown.stdout
     assert shown.stderr == ""
 
@@ -407,10 +407,8 @@ def test_a_disk_that_fills_up_takes_no_result_away(tmp_path):
     assert found.info.status == "FAILED"
 
 
-def test_the_ui_command_names_the_store(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert (
-        ui_command(f"sqlite:///{tmp_path}/mlruns/mlflow.db")
-        == "mlflow ui --backend-store-uri sqlite:///mlruns/mlflow.db"
-    )
-    assert ui_command("http://host:5000") == "http://host:5000"
+def test_the_ui_command_names_the_store():
+    assert ui_command(TrackingConfig()) == "python -m src.ui"
+    assert ui_command(TrackingConfig(folder="elsewhere")) == "python -m src.ui tracking.folder=elsewhere"
+    assert ui_command(TrackingConfig(uri="sqlite:///x.db")) == "python -m src.ui tracking.uri=sqlite:///x.db"
+    assert ui_command(TrackingConfig(uri="http://host:5000")) == "http://host:5000"

@@ -31,8 +31,8 @@ COLUMNS = {  # of the sweep's table: heading, metric and format
 class ParentRun:
     """A run of MLflow that the runs of one sweep are nested under. It has no figures of its own."""
 
-    def __init__(self, client: MlflowClient, uri: str, experiment: str, run_id: str) -> None:
-        self.client, self.uri, self.experiment, self.run_id = client, uri, experiment, run_id
+    def __init__(self, client: MlflowClient, experiment: str, run_id: str) -> None:
+        self.client, self.experiment, self.run_id = client, experiment, run_id
         self.ended = threading.Event()
 
     @classmethod
@@ -52,7 +52,7 @@ class ParentRun:
         Raises:
             AlreadyRunning: a live process works on the same sweep.
         """
-        client, uri = connect(tracking)
+        client, _ = connect(tracking)
         experiment = experiment_id(client, tracking)
         with FileLock(Path(tracking.folder).resolve() / "runs.lock"):
             mark_dead_runs(client, experiment)
@@ -62,12 +62,12 @@ class ParentRun:
                     raise AlreadyRunning(f"The same sweep is running already ({who(run.data.tags)}); let it finish.")
             tags = {"kind": "sweep", "sweep_hash": identity, "command": command, "planned": str(planned), **holder()}
             if same and not fresh:
-                parent = cls(client, uri, experiment, same[0].info.run_id)
+                parent = cls(client, experiment, same[0].info.run_id)
                 client.update_run(parent.run_id, status="RUNNING")
                 parent.tag(tags)
             else:
                 created = client.create_run(experiment, tags={"mlflow.source.name": "src.train", **tags}, run_name=name)
-                parent = cls(client, uri, experiment, created.info.run_id)
+                parent = cls(client, experiment, created.info.run_id)
         keep_alive(client, parent.run_id, parent.ended)
         client.log_text(parent.run_id, command + "\n", "command.txt")
         return parent
@@ -75,8 +75,8 @@ class ParentRun:
     @classmethod
     def of(cls, tracking: TrackingConfig, run_id: str) -> ParentRun:
         """The parent that a job was given."""
-        client, uri = connect(tracking)
-        return cls(client, uri, experiment_id(client, tracking), run_id)
+        client, _ = connect(tracking)
+        return cls(client, experiment_id(client, tracking), run_id)
 
     def tag(self, tags: Mapping[str, str]) -> None:
         self.client.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in tags.items()])

@@ -1,6 +1,6 @@
 """One run in MLflow: its parameters, metrics, inputs, artifacts and how it ended.
 
-The store is SQLite under `tracking.folder` unless `tracking.uri` names a server. `mlflow ui` shows it (README.md).
+The store is SQLite under `tracking.folder` unless `tracking.uri` names a server. `python -m src.ui` shows it.
 """
 
 from __future__ import annotations
@@ -206,9 +206,8 @@ class RunLog:
         self.config = config
         self.config_hash = config_hash(config)
         self.client: Any = _Nothing()
-        self.uri = ""
         if enabled:
-            self.client, self.uri = connect(config.tracking)
+            self.client, _ = connect(config.tracking)
         self.pending: list[Metric] = []
         self.flushed = time.monotonic()
         self.run_id = ""
@@ -442,13 +441,12 @@ class RunLog:
             self.client.log_artifacts(self.run_id, temporary, name)
 
 
-def ui_command(uri: str) -> str:
+def ui_command(tracking: TrackingConfig) -> str:
     """The line that opens the MLflow UI on a store, or its address where it has one."""
-    if urlparse(uri).scheme in ("http", "https"):
-        return uri
-    database = Path(uri.removeprefix("sqlite:///"))
-    shown = database.relative_to(Path.cwd()) if database.is_relative_to(Path.cwd()) else database
-    return f"mlflow ui --backend-store-uri sqlite:///{shown}"
+    if tracking.uri and urlparse(tracking.uri).scheme in ("http", "https"):
+        return tracking.uri
+    at = f" tracking.uri={tracking.uri}" if tracking.uri else f" tracking.folder={tracking.folder}"
+    return "python -m src.ui" + ("" if tracking == TrackingConfig(experiment=tracking.experiment) else at)
 
 
 def joined(names: str, name: str) -> str:
