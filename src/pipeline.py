@@ -166,7 +166,9 @@ def run(config: Config, on_score: Callable[[int, float], None] | None = None) ->
 
         def evaluate(questions: Any, batches: WindowBatches) -> Evaluation:
             with meter.phase(meter.evaluation):
-                return score_model(config, accelerator, model, questions.to_list(), batches)
+                scored = score_model(config, accelerator, model, questions.to_list(), batches)
+            meter.evaluation.windows += len(batches.windows)
+            return scored
 
         def evaluate_epoch(epoch: int) -> float:
             record.on_evaluation(epoch, evaluate(data.sets.validation, data.validation))
@@ -329,6 +331,7 @@ def final_metrics(
         "params/backbone": counts.backbone,
         "time/train_seconds": meter.train.seconds,
         "time/eval_seconds": meter.evaluation.seconds,
+        "speed/eval_examples_per_second": meter.evaluation.windows / meter.evaluation.seconds,
         "train/initial_loss": steps[0].loss,
         "train/final_loss": sum(step.loss for step in last) / len(last),
         "data/realigned": sets.realigned,

@@ -63,7 +63,7 @@ def load_run(run: str, tracking: TrackingConfig) -> StoredRun:
     matches = [r for r in client.search_runs(experiments, max_results=50_000) if r.info.run_id.startswith(run)]
     if len(matches) != 1:
         found = "no run" if not matches else f"{len(matches)} runs"
-        raise UserError(f"run={run}: {found} of the store has an id that starts so; see `mlflow ui` for the ids.")
+        raise UserError(f"run={run}: {found} of the store has an id that starts so; python -m src.ui shows the ids.")
     run_id = matches[0].info.run_id
     with tempfile.TemporaryDirectory() as temporary:
         try:

@@ -31,7 +31,7 @@ FINAL = {
     *("params/trainable", "params/total", "params/trainable_percent"),
     *("params/adapter", "params/head", "params/backbone"),
     *("time/train_seconds", "time/eval_seconds", "time/total_seconds"),
-    *("speed/examples_per_second", "speed/tokens_per_second"),
+    *("speed/examples_per_second", "speed/tokens_per_second", "speed/eval_examples_per_second"),
     *("memory/peak_train_mb", "memory/peak_eval_mb", "storage/checkpoint_mb"),
     *("train/initial_loss", "train/final_loss", "train/reported_epoch"),
     *("data/realigned", "data/untrainable", "forgetting/cka", "forgetting/cosine"),
@@ -116,6 +116,8 @@ def test_metrics_are_consistent_with_each_other(finished):
             100 * metrics["params/trainable"] / metrics["params/total"]
         )
         assert metrics["time/train_seconds"] + metrics["time/eval_seconds"] < metrics["time/total_seconds"]
+        windows = metrics["speed/eval_examples_per_second"] * metrics["time/eval_seconds"] / 3  # three evaluations
+        assert windows == pytest.approx(round(windows)) and 24 <= windows < 48
         assert 0 < metrics["memory/peak_train_mb"] < 2000
     lora, _, full = (r.data.metrics for r in runs)
     assert lora["params/trainable"] == 14_402

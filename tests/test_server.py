@@ -135,3 +135,13 @@ def test_two_machines_share_a_server_on_postgresql(server_uri, tmp_path):
     for run in children:
         assert len(client.get_metric_history(run.info.run_id, "train/loss")) == 10
     assert not (tmp_path / "full" / "mlflow.db").exists()
+
+    # A third machine compares them, and the sweeps keep what it found.
+    compare = [sys.executable, "-m", "src.compare", store, "where=params.model.name = 'tiny'"]
+    shown = subprocess.run([*compare, f"output={tmp_path / 'report'}"], cwd=ROOT, capture_output=True, text=True)
+    assert shown.returncode == 0, shown.stderr
+    assert "of the stored size of full." in shown.stdout
+    assert "14,402 (" in (tmp_path / "report" / "report.md").read_text()
+    for parent in (run for run in found if run.data.tags.get("kind") == "sweep"):
+        kept = client.list_artifacts(parent.info.run_id, "report")
+        assert {Path(file.path).name for file in kept} == {"report.html", "report.md", "side_by_side.csv"}

@@ -34,7 +34,7 @@ class Usage:
     seconds: float = 0.0
     peak_mb: float = 0.0
     reserved_mb: float = 0.0  # GPU only
-    windows: int = 0  # counted after the warm-up
+    windows: int = 0  # in training, counted after the warm-up
     tokens: int = 0  # without padding; counted after the warm-up
     counted_seconds: float = 0.0
 
