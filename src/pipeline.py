@@ -167,7 +167,7 @@ def run(config: Config, on_score: Callable[[int, float], None] | None = None) ->
         def evaluate(questions: Any, batches: WindowBatches) -> Evaluation:
             with meter.phase(meter.evaluation):
                 scored = score_model(config, accelerator, model, questions.to_list(), batches)
-            meter.evaluation.windows += len(batches.windows)
+            meter.evaluation.windows += len(batches.lengths)
             return scored
 
         def evaluate_epoch(epoch: int) -> float:

@@ -70,7 +70,7 @@ class Sweep:
         given = [override for override in composed.hydra.overrides.task if not override.startswith("sweep.parent=")]
         settings = from_hydra(without_hydra(composed), given)
         searches = "n_trials" in composed.hydra.sweeper  # a sweeper that decides as it goes
-        configs = [] if searches else _grid(composed, given)
+        configs = [] if searches else grid(composed, given)
         if searches:
             import src.runs.search  # noqa: F401  # says what is not installed before anything is begun
 
@@ -169,7 +169,7 @@ def _varies(override: str) -> bool:
         return False
 
 
-def _grid(composed: DictConfig, given: Sequence[str]) -> list[Config]:
+def grid(composed: DictConfig, given: Sequence[str]) -> list[Config]:
     """The configurations of all runs, checked before the first begins."""
     loader = GlobalHydra.instance().config_loader()
     params = [f"{key}={value}" for key, value in (composed.hydra.sweeper.get("params") or {}).items()]
