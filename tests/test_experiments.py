@@ -6,7 +6,9 @@ import re
 import shlex
 
 import pytest
-from hydra import compose, initialize_config_dir
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.types import RunMode
 
 import experiments.planted_faults as planted_faults
 from src import compare
@@ -35,7 +37,8 @@ def test_every_command_of_a_head_composes(overlay):
             assert key_values(overrides, KEYS[module], "")
             continue
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-            composed = compose("config", overrides, return_hydra_config=True)
+            loader = GlobalHydra.instance().config_loader()
+            composed = loader.load_configuration("config", overrides, run_mode=RunMode.MULTIRUN)
             assert grid(composed, overrides), command
 
 
