@@ -26,7 +26,8 @@ from src.model import backbone, kernels, method
 from src.model.method import ParameterCounts
 from src.report.figures import loss_curve
 from src.report.terminal import Terminal
-from src.runs.tracking import RunLog, recorded, run_name, ui_command
+from src.runs.store import ui_command
+from src.runs.tracking import RunLog, recorded, run_name
 from src.training import hardware
 from src.training.checkpoint import Checkpoints
 from src.training.encoded import EncodedBatches, take_encoded

@@ -55,7 +55,7 @@ def load_run(run: str, tracking: TrackingConfig) -> StoredRun:
     from mlflow.exceptions import MlflowException
 
     from src.model import backbone, method
-    from src.runs.tracking import connect
+    from src.runs.store import connect
     from src.training import hardware
 
     client, _ = connect(tracking)

@@ -16,7 +16,7 @@ from src.report.plots import Plot, plots
 from src.report.terminal import Terminal
 from src.report.verdict import verdict
 from src.runs.results import select
-from src.runs.tracking import store_errors_explained
+from src.runs.store import store_errors_explained
 
 FORMATS = ("html", "md", "csv", "png", "svg")
 DEFAULT_FORMATS = ("html", "md", "csv")

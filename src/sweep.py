@@ -80,7 +80,7 @@ class Sweep:
         from src.report.terminal import Terminal
         from src.runs.identity import config_hash
         from src.runs.parent import ParentRun
-        from src.runs.tracking import finished_run
+        from src.runs.store import finished_run
 
         self.hashes = list(dict.fromkeys(config_hash(config) for config in configs))
         planned = composed.hydra.sweeper.n_trials if searches else len(self.hashes)
@@ -117,7 +117,7 @@ class Sweep:
     def end(self, interrupted: bool = False) -> int:
         """End the parent run and show the table; the exit status."""
         from src.reporting import report
-        from src.runs.tracking import ui_command
+        from src.runs.store import ui_command
 
         members = self.parent.members()
         failed = [run for run in members if run.info.status == "FAILED"]
@@ -148,7 +148,7 @@ def end(interrupted: bool = False) -> int:
     """
     if _sweep is None:
         return 0
-    from src.runs.tracking import store_errors_explained
+    from src.runs.store import store_errors_explained
 
     with store_errors_explained():
         return _sweep.end(interrupted)
@@ -222,7 +222,7 @@ def run_isolated(config: Config, number: int, launcher: str) -> float | None:
     Raises:
         UserError: the tracking store fails.
     """
-    from src.runs.tracking import store_errors_explained
+    from src.runs.store import store_errors_explained
 
     with store_errors_explained():
         return _run_isolated(config, number, launcher)

@@ -25,7 +25,7 @@ def main() -> None:
         port = given.get("port", "5000")
         if not port.isdecimal() or not 0 < int(port) < 65536:
             raise UserError(f"port={port} is no port; give a number from 1 to 65535.")
-        from src.runs.tracking import connect
+        from src.runs.store import connect
 
         _, uri = connect(TrackingConfig(folder=given.get("tracking.folder", "mlruns"), uri=given.get("tracking.uri")))
         if not uri.startswith("sqlite"):

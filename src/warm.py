@@ -14,7 +14,7 @@ import transformers.models.distilbert.modeling_distilbert
 import src.pipeline
 import src.sweep
 from src.compose import quiet_libraries
-from src.runs.tracking import environment, git_commit
+from src.runs.provenance import environment, git_commit
 
 quiet_libraries()
 sqlalchemy.orm.configure_mappers()

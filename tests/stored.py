@@ -13,7 +13,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 
 from src.config import TrackingConfig
-from src.runs.tracking import connect, experiment_id
+from src.runs.store import connect, experiment_id
 
 QUESTIONS = 300
 WORDS = ("What", "Who", "When", "How many")

@@ -9,7 +9,7 @@ from transformers import BertConfig, BertForMaskedLM
 from src.config import ModelConfig
 from src.model.backbone import load_masked_lm
 from src.pipeline import run
-from src.runs.tracking import connect
+from src.runs.store import connect
 from src.training.forgetting import linear_cka, make_probe
 from tests.conftest import TINY
 

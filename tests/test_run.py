@@ -21,7 +21,8 @@ from src.model import backbone
 from src.pipeline import run
 from src.predict import load_run
 from src.runs.isolation import call
-from src.runs.tracking import flatten, ui_command
+from src.runs.store import ui_command
+from src.runs.tracking import flatten
 from src.sweep import train
 from tests.conftest import TINY, question, squad_json
 

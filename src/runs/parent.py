@@ -16,7 +16,7 @@ from mlflow.entities import Run, RunTag
 
 from src.config import TrackingConfig
 from src.runs.identity import holder, who
-from src.runs.tracking import AlreadyRunning, connect, experiment_id, joined, keep_alive, mark_dead_runs, search
+from src.runs.store import AlreadyRunning, connect, experiment_id, joined, keep_alive, mark_dead_runs, search
 
 COLUMNS = {  # of the sweep's table: heading, metric and format
     "exact match": ("quality/exact_match", ".2f"),

@@ -14,7 +14,7 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from src.config import TrackingConfig, UserError
-from src.runs.tracking import connect, search
+from src.runs.store import connect, search
 
 QUESTIONS = "questions.parquet"
 

@@ -1,48 +1,48 @@
 """One run in MLflow: its parameters, metrics, inputs, artifacts and how it ended.
 
-The store is SQLite under `tracking.folder` unless `tracking.uri` names a server. `python -m src.ui` shows it.
+src.runs.store says where it goes.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
 import json
-import os
-import platform
-import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from importlib.metadata import distributions
+from collections.abc import Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
-from urllib.parse import urlparse
 
 import pandas as pd
 from filelock import FileLock
-from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
-from sqlalchemy.exc import SQLAlchemyError
 
-from src.config import ROOT, Config, TrackingConfig, UserError
-from src.runs.identity import HEARTBEAT_SECONDS, alive, config_hash, holder, who
+from src.config import Config, UserError
+from src.runs.identity import alive, config_hash, holder, who
+from src.runs.provenance import environment, git_commit
+from src.runs.store import (
+    AlreadyRunning,
+    connect,
+    experiment_id,
+    finished_run,
+    joined,
+    keep_alive,
+    mark_dead_runs,
+    search,
+    store_errors_explained,
+)
 
 PARAMS_A_BATCH = 100  # MLflow's limits
 METRICS_A_BATCH = 1000
 LONGEST_VALUE = 6000
 FLUSH_SECONDS = 10.0
 INPUT_TRIES = 3
-EXPERIMENT_TAGS = {
-    "mlflow.note.content": "Columns to compare by: method, train.learning_rate, quality/f1, quality/exact_match, "
-    "params/trainable, time/train_seconds, memory/peak_train_mb, storage/checkpoint_mb. README.md says what each is.",
-}
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
@@ -69,64 +69,6 @@ def run_name(config: Config) -> str:
     return f"{config.method.name} lr={train.learning_rate:g} epochs={train.epochs} seed={train.seed}"
 
 
-def connect(config: TrackingConfig) -> tuple[MlflowClient, str]:
-    """A client of the tracking store, and the store's URI.
-
-    Raises:
-        UserError: a server that does not answer, or a folder that cannot be written.
-    """
-    if config.uri is not None:
-        with _quick_refusal():
-            try:
-                client = MlflowClient(config.uri)
-                client.search_experiments(max_results=1)
-            except MlflowException as error:
-                reason = " ".join(str(error).split())
-                raise UserError(
-                    f"The tracking server tracking.uri={config.uri} cannot be used ({reason[:200]}); check the "
-                    "address, or leave tracking.uri out to log under mlruns/."
-                ) from error
-        return client, config.uri
-    folder = Path(config.folder).resolve()
-    folder.mkdir(parents=True, exist_ok=True)
-    uri = f"sqlite:///{folder / 'mlflow.db'}"
-    # Processes that start together must not create the schema at once.
-    with FileLock(folder / "mlflow.db.lock"):
-        try:
-            client = MlflowClient(uri)
-            client.search_experiments(max_results=1)
-        except (MlflowException, SQLAlchemyError) as error:
-            raise UserError(
-                f"{folder / 'mlflow.db'} cannot be used as MLflow's store ({str(error).splitlines()[0][:200]}); move "
-                "it away, or set tracking.folder."
-            ) from error
-    return client, uri
-
-
-@contextmanager
-def _quick_refusal() -> Any:
-    """MLflow retries for minutes; whether the server is there at all should be known at once."""
-    key = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
-    before = os.environ.get(key)
-    os.environ[key] = "1"
-    try:
-        yield
-    finally:
-        os.environ.pop(key)
-        if before is not None:
-            os.environ[key] = before
-
-
-@contextmanager
-def store_errors_explained() -> Iterator[None]:
-    """Turn what MLflow raises when its store fails into one sentence."""
-    try:
-        yield
-    except MlflowException as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"The tracking store failed ({reason}); check that it answers and has room.") from error
-
-
 class _Nothing:
     """Stands in for the client where nothing is logged."""
 
@@ -134,63 +76,8 @@ class _Nothing:
         return lambda *args, **kwargs: self
 
 
-class AlreadyRunning(UserError):
-    """Another process works on the same run."""
-
-
 class Stopped(UserError):
     """A run that is ended before its time, for a reason that is no failure."""
-
-
-def experiment_id(client: MlflowClient, tracking: TrackingConfig) -> str:
-    """The id of `tracking.experiment`, made where it does not exist yet."""
-    experiment = client.get_experiment_by_name(tracking.experiment)
-    if experiment is not None:
-        return str(experiment.experiment_id)
-    # With a server, where artifacts go is the server's business.
-    location = None if tracking.uri else (Path(tracking.folder).resolve() / "artifacts").as_uri()
-    try:
-        return str(client.create_experiment(tracking.experiment, location, EXPERIMENT_TAGS))
-    except MlflowException:
-        experiment = client.get_experiment_by_name(tracking.experiment)
-        if experiment is None:
-            raise
-        return str(experiment.experiment_id)  # another process was faster
-
-
-def search(client: MlflowClient, experiment: str, condition: str) -> list[Run]:
-    """All runs of an experiment that meet a condition in MLflow's language, the newest first."""
-    found: list[Run] = []
-    token = None
-    while True:
-        page = client.search_runs([experiment], condition, max_results=1000, page_token=token)
-        found += page
-        if not (token := page.token):
-            return found
-
-
-def finished_run(client: MlflowClient, experiment: str, hash: str) -> Run | None:
-    """The newest FINISHED run of a configuration."""
-    found = search(client, experiment, f"tags.config_hash = '{hash}' AND attributes.status = 'FINISHED'")
-    return found[0] if found else None
-
-
-def mark_dead_runs(client: MlflowClient, experiment: str) -> None:
-    """Runs whose process is gone without a word (a SIGKILL, a reboot) are KILLED, not RUNNING."""
-    for run in search(client, experiment, "attributes.status = 'RUNNING'"):
-        if not alive(run.data.tags):
-            client.set_terminated(run.info.run_id, "KILLED")
-
-
-def keep_alive(client: MlflowClient, run_id: str, ended: threading.Event) -> None:
-    """Tell other machines every minute that this process still works on a run, until it has ended."""
-
-    def beat() -> None:
-        while not ended.wait(HEARTBEAT_SECONDS):
-            with suppress(MlflowException):
-                client.set_tag(run_id, "heartbeat", f"{time.time():.0f}")
-
-    threading.Thread(target=beat, daemon=True).start()
 
 
 class RunLog:
@@ -439,46 +326,3 @@ class RunLog:
         with tempfile.TemporaryDirectory() as temporary:
             yield Path(temporary)
             self.client.log_artifacts(self.run_id, temporary, name)
-
-
-def ui_command(tracking: TrackingConfig) -> str:
-    """The line that opens the MLflow UI on a store, or its address where it has one."""
-    if tracking.uri and urlparse(tracking.uri).scheme in ("http", "https"):
-        return tracking.uri
-    at = f" tracking.uri={tracking.uri}" if tracking.uri else f" tracking.folder={tracking.folder}"
-    return "python -m src.ui" + ("" if tracking == TrackingConfig(experiment=tracking.experiment) else at)
-
-
-def joined(names: str, name: str) -> str:
-    """`name` added to names with spaces between."""
-    return " ".join(dict.fromkeys([*names.split(), name]))
-
-
-@functools.cache
-def git_commit() -> str:
-    """The commit of the code, with "-dirty" where it was changed since; "unknown" outside a repository."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-
-
-@functools.cache
-def environment() -> str:
-    """Machine and package versions, one a line."""
-    packages = sorted({f"{d.metadata['Name']}=={d.version}" for d in distributions() if d.metadata["Name"]})
-    machine = [
-        f"# {platform.python_implementation()} {platform.python_version()} on {platform.platform()}",
-        f"# {_processor()}, {os.cpu_count()} cores",
-    ]
-    return "\n".join([*machine, *packages]) + "\n"
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

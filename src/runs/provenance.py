@@ -1,0 +1,42 @@
+"""What a result came from: the commit of the code, the machine, the versions of all packages."""
+
+from __future__ import annotations
+
+import functools
+import os
+import platform
+import subprocess
+from importlib.metadata import distributions
+from pathlib import Path
+
+from src.config import ROOT
+
+
+@functools.cache
+def git_commit() -> str:
+    """The commit of the code, with "-dirty" where it was changed since; "unknown" outside a repository."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+@functools.cache
+def environment() -> str:
+    """Machine and package versions, one a line."""
+    packages = sorted({f"{d.metadata['Name']}=={d.version}" for d in distributions() if d.metadata["Name"]})
+    machine = [
+        f"# {platform.python_implementation()} {platform.python_version()} on {platform.platform()}",
+        f"# {_processor()}, {os.cpu_count()} cores",
+    ]
+    return "\n".join([*machine, *packages]) + "\n"
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
