@@ -9,7 +9,7 @@ The table and the verdict are shown, and written with a page of figures (report.
 mlruns/reports/, and to the sweep's parent run in MLflow. More:
 
     by=[method.peft.r]           tells arms apart by a parameter, beside the method
-    baseline=full                the arm that the others are compared with
+    baseline=full                the method that the others are compared with, each within its model and data set
     formats=[html,md,csv]        also png and svg, a file a figure (pip install kaleido; it drives a Chrome)
     output=FOLDER                instead of mlruns/reports/...
     tracking.folder= tracking.uri= tracking.experiment=      the store, as for src.train

@@ -40,6 +40,7 @@ class Store:
         tags: Mapping[str, str] | None = None,
         digests: tuple[str, str] = ("train-a", "validation-a"),
         questions: int = QUESTIONS,
+        trained: int = 4000,
         context: Callable[[int], str] = lambda i: f"Passage {i} says answer {i}.",
     ) -> str:
         """Log a run that answers the share `right` of its questions; gives its id."""
@@ -103,7 +104,7 @@ class Store:
                     Dataset("wiki", digest, "local", "{}", profile=f'{{"num_rows": {rows}}}'),
                     [InputTag("mlflow.data.context", role)],
                 )
-                for role, digest, rows in zip(("train", "validation"), digests, (4000, questions), strict=True)
+                for role, digest, rows in zip(("train", "validation"), digests, (trained, questions), strict=True)
             ]
             self.client.log_inputs(id, inputs)
             table = pd.DataFrame(

@@ -187,6 +187,52 @@ def test_ranks_become_arms_when_asked_for(store):
     assert {arm.name for arm in compared(store, by=["method.peft.r"]).arms} == {"full", "lora r=1", "lora r=16"}
 
 
+def test_each_model_and_size_has_its_own_baseline(store):
+    for number, (model, right) in enumerate({"minilm": 0.5, "bert_base": 0.7}.items()):
+        for method, rate, gain in (("full", 1e-4, 0.0), ("lora", 1e-3, 0.1)):
+            store.run(
+                method, rate, right + gain, params={"model.name": model}, metrics={"memory/peak_train_mb": 100 + number}
+            )
+    found = compared(store)
+    assert [(c.arm.name, c.base.name) for c in found.contrasts] == [
+        ("bert_base lora", "bert_base full"),
+        ("minilm lora", "minilm full"),
+    ]
+    assert [arm.name for arm in found.arms] == ["bert_base full", "bert_base lora", "minilm full", "minilm lora"]
+    assert all(contrast.differences["exact_match"].mean > 0 for contrast in found.contrasts)
+    memory = dict(side_by_side(found).rows)["peak memory, training (MB)"]
+    assert [str(cell) for cell in memory] == ["101", "101 (1.00x)", "100", "100 (1.00x)"]
+    assert as_csv(found).splitlines()[0].endswith("bert_base lora / bert_base full,minilm lora / minilm full")
+    assert "minilm lora (rate 0.001) against minilm full (rate 0.0001)" in verdict(found)[1]
+    assert found.warnings == []
+    named = compared(store, baseline="minilm full")
+    assert {contrast.base.name for contrast in named.contrasts} == {"minilm full"} and len(named.contrasts) == 3
+
+
+def test_one_method_with_several_models_compares_these(store):
+    for model in ("minilm", "bert_base"):
+        store.run("lora", 1e-3, 0.5, params={"model.name": model})
+    [contrast] = compared(store).contrasts
+    assert (contrast.arm.method, contrast.base.method) == ("lora", "lora")
+
+
+def test_a_curve_over_training_sizes(store):
+    for size, right in ((4000, 0.6), (250, 0.3), (1000, 0.5)):
+        for method in ("full", "lora"):
+            store.run(
+                method, 1e-3, right, params={"dataset.train_size": size}, digests=(f"train-{size}", "v"), trained=size
+            )
+    found = compared(store, by=["dataset.train_size"])
+    assert [contrast.base.name for contrast in found.contrasts] == [f"full train_size={n}" for n in (250, 1000, 4000)]
+    assert found.warnings == []
+    [plot] = [plot for plot in plots(found) if plot.name == "f1_by_size"]
+    assert [(line.name, list(line.x)) for line in plot.figure.data] == [
+        ("full", [250, 1000, 4000]),
+        ("lora", [250, 1000, 4000]),
+    ]
+    assert list(plot.figure.data[1].y) == sorted(plot.figure.data[1].y)
+
+
 def test_a_run_that_was_repeated_counts_once(store):
     for _ in range(2):
         store.run("full", 1e-4, 0.6)
@@ -289,7 +335,8 @@ def test_the_questions_apart_are_the_ones_furthest_apart(store):
     store.run("full", 1e-4, 0.6)
     store.run("lora", 1e-3, 0.5)
     found = compared(store)
-    [(name, rows)] = differing_most(found)
+    [(name, base, rows)] = differing_most(found)
+    assert base == "full"
     assert name == "lora"
     tables = [arm.best.runs[0].questions() for arm in found.arms]
     apart = (tables[1]["f1"] - tables[0]["f1"]) * 100

@@ -5,9 +5,10 @@ Knows the figures of runs (`src.runs.results`), not how they are shown.
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from statistics import mean, stdev
 from typing import Any, Protocol
@@ -119,12 +120,26 @@ class Trial:
 
 @dataclass(frozen=True)
 class Arm:
-    """Everything that was tried of one method."""
+    """Everything that was tried of one method (on one data set, with one model: whatever tells arms apart)."""
 
-    name: str
+    labels: dict[str, str]  # what tells it apart, by the parameter's name; as shown
     trials: list[Trial]
     failed: int = 0
     unfinished: int = 0
+
+    @property
+    def name(self) -> str:
+        return " ".join(self.labels.values())
+
+    @property
+    def method(self) -> str:
+        """What is said of the method alone: `lora r=16`."""
+        return " ".join(label for key, label in self.labels.items() if key.startswith("method."))
+
+    @property
+    def group(self) -> tuple[str, ...]:
+        """What an arm shares with those it is compared with: its data set, model, and the like."""
+        return tuple(label for key, label in self.labels.items() if not key.startswith("method."))
 
     @cached_property
     def best(self) -> Trial:
@@ -143,9 +158,10 @@ class Arm:
 
 @dataclass(frozen=True)
 class Contrast:
-    """An arm against the baseline: the differences of its scores, or why there are none."""
+    """An arm against its baseline: the differences of its scores, or why there are none."""
 
     arm: Arm
+    base: Arm
     differences: dict[str, Difference] = field(default_factory=dict)
     adjusted_p: float = 1.0  # of F1, for the number of arms compared
     why_not: str = ""
@@ -153,7 +169,7 @@ class Contrast:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All arms of some runs; the first is the baseline."""
+    """All arms of some runs, the baselines first among those they are compared with."""
 
     title: str
     commands: Sequence[str]
@@ -164,7 +180,8 @@ class Comparison:
 
     @property
     def baseline(self) -> Arm:
-        return self.arms[0]
+        """The first of them."""
+        return self.contrasts[0].base if self.contrasts else self.arms[0]
 
     @property
     def questions(self) -> int:
@@ -180,40 +197,66 @@ def compare_runs(
         title: of the whole.
         results: finished and other runs.
         by: parameters that tell arms apart beside method, model and data set (`method.peft.r`, say).
-        baseline: the arm that the others are compared with; where there is none, the one that trains most.
+        baseline: the method that the others are compared with, each with that of its own data set, model and so on; or
+            the whole name of one arm. Where there is none, it is the arm that trains most.
         commands: that made the runs.
     """
     results = list(results)
     keys = [key for key in (*ARMS_BY, *by) if key in ("method.name", *by) or _varies(results, key)]
-    grouped: dict[str, list[Result]] = defaultdict(list)
+    grouped: dict[tuple[tuple[str, str], ...], list[Result]] = defaultdict(list)
     for result in results:
-        grouped[_arm_name(result, keys)].append(result)
+        grouped[_labels(result, keys)].append(result)
     arms, empty = [], {}
-    for name, members in grouped.items():
+    for labels, members in grouped.items():
         finished = [result for result in members if result.finished]
         failed = [result for result in members if result.failed]
         if finished:
             # Ended early because it did worse than others, by an Optuna search: that is a result.
             pruned = [result for result in members if "stopped" in result.tags and not result.finished]
             unfinished = len(members) - len(finished) - len(failed) - len(pruned)
-            arms.append(Arm(name, _trials(finished), len(failed), unfinished))
+            arms.append(Arm(dict(labels), _trials(finished), len(failed), unfinished))
         else:
             reason = failed[0].tags.get("error", "failed") if failed else "not finished"
-            empty[name] = reason.splitlines()[0][:300]
-    arms.sort(key=lambda arm: (arm.name != baseline, -(arm.best.mean("params/trainable") or 0.0), arm.name))
-    contrasts = _contrasts(arms)
-    return Comparison(title, commands, arms, empty, contrasts, _warnings(arms, empty))
+            empty[" ".join(label for _, label in labels)] = reason.splitlines()[0][:300]
+
+    based = any(baseline in (arm.method, arm.name) for arm in arms)
+
+    def order(arm: Arm) -> Any:
+        group = [_natural(label) for label in arm.group] if based else []
+        is_base = baseline in (arm.method, arm.name)
+        return arm.name != baseline, group, not is_base, -(arm.best.mean("params/trainable") or 0.0), arm.name
+
+    arms.sort(key=order)
+    pairs = _pairs(arms, baseline)
+    return Comparison(title, commands, arms, empty, _contrasts(pairs), _warnings(arms, pairs, empty))
 
 
 def _varies(results: Sequence[Result], key: str) -> bool:
     return len({result.params.get(key) for result in results}) > 1
 
 
-def _arm_name(result: Result, keys: Sequence[str]) -> str:
-    named = {"dataset.name", "model.name", "method.name"}
+def _labels(result: Result, keys: Sequence[str]) -> tuple[tuple[str, str], ...]:
     values = [(key, result.params.get(key, "")) for key in keys]
-    parts = [value if key in named else f"{key.rpartition('.')[2]}={value}" for key, value in values if value]
-    return " ".join(parts)
+    return tuple((k, value if k in ARMS_BY else f"{k.rpartition('.')[2]}={value}") for k, value in values if value)
+
+
+def _natural(label: str) -> list[Any]:
+    """Sorts numbers in a label by their value."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", label)]
+
+
+def _pairs(arms: Sequence[Arm], baseline: str) -> list[tuple[Arm, Arm]]:
+    """Each arm with the one that it is compared with."""
+
+    def base(arm: Arm) -> Arm:
+        named = [other for other in arms if other.name == baseline]
+        own = [other for other in arms if other.group == arm.group and other.method == baseline]
+        return (named or own or arms[:1])[0]
+
+    pairs = [(arm, base(arm)) for arm in arms]
+    if all(arm is other for arm, other in pairs):  # one method, in several places: compare these
+        pairs = [(arm, arms[0]) for arm in arms]
+    return [(arm, other) for arm, other in pairs if arm is not other]
 
 
 def _trials(results: Sequence[Result]) -> list[Trial]:
@@ -235,34 +278,28 @@ def _digests(arm: Arm, context: str) -> set[str]:
     return {run.inputs.get(context, ("", 0))[0] for trial in arm.trials for run in trial.runs}
 
 
-def _contrasts(arms: Sequence[Arm]) -> list[Contrast]:
-    if len(arms) < 2:
-        return []
-    base = arms[0].best
-    table = base.questions
-    scores = None if table is None else base.scores(table.index)
+def _contrasts(pairs: Sequence[tuple[Arm, Arm]]) -> list[Contrast]:
     found = []
-    for arm in arms[1:]:
-        if _digests(arm, "validation") != _digests(arms[0], "validation"):
-            found.append(Contrast(arm, why_not="scored on other questions"))
+    for arm, base in pairs:
+        if _digests(arm, "validation") != _digests(base, "validation"):
+            found.append(Contrast(arm, base, why_not="scored on other questions"))
             continue
+        table = base.best.questions
+        scores = None if table is None else base.best.scores(table.index)
         own = None if table is None else arm.best.scores(table.index)
         if scores is None or own is None:
-            found.append(Contrast(arm, why_not="a run has kept no scores by question (questions.parquet)"))
+            found.append(Contrast(arm, base, why_not="a run has kept no scores by question (questions.parquet)"))
             continue
-        found.append(Contrast(arm, dict(zip(SCORES, compare(own, scores), strict=True))))
+        found.append(Contrast(arm, base, dict(zip(SCORES, compare(own, scores), strict=True))))
     tested = [contrast for contrast in found if contrast.differences]
     adjusted = iter(holm([contrast.differences["f1"].p for contrast in tested]))
-    return [
-        Contrast(contrast.arm, contrast.differences, next(adjusted)) if contrast.differences else contrast
-        for contrast in found
-    ]
+    return [replace(contrast, adjusted_p=next(adjusted)) if contrast.differences else contrast for contrast in found]
 
 
 # --- what spoils a comparison
 
 
-def _warnings(arms: Sequence[Arm], empty: dict[str, str]) -> list[str]:
+def _warnings(arms: Sequence[Arm], pairs: Sequence[tuple[Arm, Arm]], empty: dict[str, str]) -> list[str]:
     found = [f"{name} has no finished run ({reason})." for name, reason in empty.items()]
     for arm in arms:
         if arm.failed:
@@ -278,8 +315,9 @@ def _warnings(arms: Sequence[Arm], empty: dict[str, str]) -> list[str]:
                 f"{arm.name} adapts no layer of the backbone: only the {best.metrics['params/trainable']:,.0f} "
                 "parameters of the head trained."
             )
-    if len(arms) > 1:
-        found += _unequal(arms)
+    for base in dict.fromkeys(base.name for _, base in pairs):
+        compared = [other for other in arms if other.name == base]
+        found += _unequal([*compared, *(arm for arm, other in pairs if other.name == base)])
     return found
 
 

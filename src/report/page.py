@@ -43,18 +43,14 @@ def render(comparison: Comparison, plots: list[Plot]) -> str:
     )
 
 
-def differing_most(comparison: Comparison) -> list[tuple[str, list[dict[str, Any]]]]:
-    """For each tested arm the questions where its F1 and the baseline's are furthest apart, half of them each way."""
-    base = comparison.baseline.best if comparison.arms else None
-    table = None if base is None else base.questions
-    if base is None or table is None:
-        return []
-    of_base = base.scores(table.index)
+def differing_most(comparison: Comparison) -> list[tuple[str, str, list[dict[str, Any]]]]:
+    """Arm, baseline and the questions where their F1 are furthest apart, half of them each way."""
     found = []
     for contrast in comparison.contrasts:
-        own = contrast.arm.best.scores(table.index) if contrast.differences else None
-        answers = contrast.arm.best.questions
-        if own is None or of_base is None or answers is None:
+        table, answers = contrast.base.best.questions, contrast.arm.best.questions
+        own = None if table is None else contrast.arm.best.scores(table.index)
+        of_base = None if table is None else contrast.base.best.scores(table.index)
+        if table is None or own is None or of_base is None or answers is None:
             continue
         f1, base_f1 = own[1].mean(0), of_base[1].mean(0)
         order = np.argsort(f1 - base_f1, kind="stable")
@@ -70,5 +66,5 @@ def differing_most(comparison: Comparison) -> list[tuple[str, list[dict[str, Any
             for i in [*order[::-1][:half], *order[:half]]
             if f1[i] != base_f1[i]
         ]
-        found.append((contrast.arm.name, rows))
+        found.append((contrast.arm.name, contrast.base.name, rows))
     return found

@@ -39,7 +39,7 @@ def plots(comparison: Comparison) -> list[Plot]:
     if not comparison.arms:
         return []
     made: list[Plot] = []
-    for make in (loss_by_step, loss_by_second, score_by_epoch, f1_by_rate, differences, *PARETO, agreement):
+    for make in (loss_by_step, loss_by_second, score_by_epoch, f1_by_rate, f1_by_size, differences, *PARETO, agreement):
         if (plot := make(comparison)) is not None:
             made.append(plot)
     return made + by_kind(comparison)
@@ -159,11 +159,39 @@ def f1_by_rate(comparison: Comparison) -> Plot | None:
     return Plot("f1_by_rate", "F1 against the learning rate", about, figure)
 
 
+def f1_by_size(comparison: Comparison) -> Plot | None:
+    curves: dict[str, dict[int, tuple[float, float]]] = {}
+    for arm in comparison.arms:
+        line = " ".join(label for key, label in arm.labels.items() if key != "dataset.train_size")
+        f1 = arm.best.mean("quality/f1")
+        if f1 is not None:
+            curves.setdefault(line, {})[arm.best.examples] = (f1, arm.best.deviation("quality/f1") or 0.0)
+    if all(len(curve) == 1 for curve in curves.values()):
+        return None
+    figure = _figure("training questions", "F1 (%)")
+    figure.update_xaxes(type="log", tickvals=sorted({size for curve in curves.values() for size in curve}))
+    for number, (line, curve) in enumerate(curves.items()):
+        sizes = sorted(curve)
+        figure.add_scatter(
+            x=sizes,
+            y=[round(curve[size][0], 2) for size in sizes],
+            error_y={"type": "data", "array": [round(curve[size][1], 2) for size in sizes], "thickness": 1},
+            mode="lines+markers",
+            line=_line(number),
+            marker=_marker(number),
+            name=_text(line),
+            hovertemplate=f"{_text(line)}<br>%{{x:,}} questions<br>F1 %{{y:.1f}}<extra></extra>",
+        )
+    about = "Each method at the best setting it has at that size, mean over seeds; bars are one standard deviation."
+    return Plot("f1_by_size", "F1 against the number of training questions", about, figure)
+
+
 def differences(comparison: Comparison) -> Plot | None:
     tested = [contrast for contrast in comparison.contrasts if contrast.differences]
     if not tested:
         return None
-    figure = _figure(f"difference to {_text(comparison.baseline.name)} (points)", "")
+    bases = _bases(comparison)
+    figure = _figure(f"difference to {_text(bases)} (points)", "")
     for number, (score, label) in enumerate((("f1", "F1"), ("exact_match", "exact match"))):
         found = [contrast.differences[score] for contrast in tested]
         figure.add_scatter(
@@ -183,7 +211,12 @@ def differences(comparison: Comparison) -> Plot | None:
     figure.add_vline(x=0, line={"color": "#1a1a1a", "width": 1})
     figure.update_layout(height=160 + 50 * len(tested), margin_l=140)
     about = "Means with 95 % intervals. An interval over the line at zero shows no difference."
-    return Plot("differences", f"Differences to {comparison.baseline.name}", about, figure)
+    return Plot("differences", f"Differences to {bases}", about, figure)
+
+
+def _bases(comparison: Comparison) -> str:
+    names = {contrast.base.name for contrast in comparison.contrasts}
+    return names.pop() if len(names) == 1 else f"{comparison.baseline.method} of the same kind"
 
 
 def _pareto(metric: str, label: str, name: str) -> Callable[[Comparison], Plot | None]:
@@ -248,29 +281,27 @@ def pareto_front(points: list[tuple[float, float]]) -> list[tuple[float, float]]
 
 
 def right(arm: Arm, ids: pd.Index) -> np.ndarray | None:
-    """The share of the arm's best runs that answered each question exactly, (questions,), from 0 to 1."""
+    """Whether more than half of the arm's best runs answered each question exactly, (questions,)."""
     scores = arm.best.scores(ids)
-    return None if scores is None else scores[0].mean(0) / 100
+    return None if scores is None else scores[0].mean(0) > 50
 
 
 def agreement(comparison: Comparison) -> Plot | None:
-    if len(comparison.arms) < 2 or comparison.baseline.best.questions is None:
-        return None
-    base = comparison.baseline
-    ids = comparison.baseline.best.questions.index
-    own = right(base, ids)
     names, counts = [], []
-    for arm in comparison.arms[1:]:
-        other = right(arm, ids)
-        if own is None or other is None:
+    for contrast in comparison.contrasts:
+        table = contrast.base.best.questions
+        both = [] if table is None else [right(arm, table.index) for arm in (contrast.arm, contrast.base)]
+        found = [answers for answers in both if answers is not None]
+        if len(found) < 2:
             continue
-        a, b = own > 0.5, other > 0.5
-        names.append(_text(arm.name))
+        a, b = found
+        names.append(_text(contrast.arm.name))
         counts.append([(a & b).sum(), (~a & b).sum(), (a & ~b).sum(), (~a & ~b).sum()])
     if not names:
         return None
     figure = _figure("questions", "", barmode="stack")
-    labels = ("both right", "the method alone", f"{_text(base.name)} alone", "neither")
+    bases = _bases(comparison)
+    labels = ("both right", "the method alone", f"{_text(bases)} alone", "neither")
     for i, (label, pattern) in enumerate(zip(labels, ("", "/", "\\", "."), strict=True)):
         figure.add_bar(
             y=names,
@@ -283,7 +314,7 @@ def agreement(comparison: Comparison) -> Plot | None:
         )
     figure.update_layout(height=170 + 45 * len(names), margin_l=110, legend_traceorder="normal")
     about = "Exact match; with several seeds a question counts as right where more than half of them are."
-    return Plot("agreement", f"Agreement with {base.name}", about, figure)
+    return Plot("agreement", f"Agreement with {bases}", about, figure)
 
 
 def kind_of_question(question: str) -> str:

@@ -74,13 +74,24 @@ ROWS: list[tuple[str, Callable[[Arm], Cell]]] = [
 ]
 
 
+def base_columns(comparison: Comparison) -> dict[str, int]:
+    """The column of the arm that each arm is compared with; baselines have none."""
+    columns = {arm.name: column for column, arm in enumerate(comparison.arms)}
+    return {contrast.arm.name: columns[contrast.base.name] for contrast in comparison.contrasts}
+
+
 def side_by_side(comparison: Comparison) -> Table:
     """Rows that no arm has a figure for are left out."""
     rows = []
+    bases = base_columns(comparison)
     for label, cell in ROWS:
         cells = [cell(arm) for arm in comparison.arms]
         if any(cell.value is not None for cell in cells):
-            rows.append((label, [cells[0], *(_related(cell, cells[0]) for cell in cells[1:])]))
+            related = [
+                _related(cell, cells[bases[arm.name]]) if arm.name in bases else cell
+                for arm, cell in zip(comparison.arms, cells, strict=True)
+            ]
+            rows.append((label, related))
     return Table([arm.name for arm in comparison.arms], rows)
 
 
@@ -147,11 +158,10 @@ def as_csv(comparison: Comparison) -> str:
     table = side_by_side(comparison)
     text = io.StringIO()
     writer = csv.writer(text)
-    ratios = [f"{arm} / {table.arms[0]}" for arm in table.arms[1:]]
-    writer.writerow(["", *table.arms, *ratios])
+    bases = [(table.arms.index(arm), base) for arm, base in base_columns(comparison).items()]
+    writer.writerow(["", *table.arms, *(f"{table.arms[arm]} / {table.arms[base]}" for arm, base in bases)])
     for label, cells in table.rows:
-        values = ["" if cell.value is None else repr(cell.value) for cell in cells]
-        base = cells[0].value
-        quotients = ["" if cell.value is None or not base else repr(cell.value / base) for cell in cells[1:]]
-        writer.writerow([label, *values, *quotients])
+        values = [cell.value for cell in cells]
+        quotients = [a / b if (a := values[arm]) is not None and (b := values[base]) else None for arm, base in bases]
+        writer.writerow([label, *("" if value is None else repr(value) for value in [*values, *quotients])])
     return text.getvalue()

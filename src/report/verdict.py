@@ -19,7 +19,7 @@ def verdict(comparison: Comparison) -> list[str]:
 
 
 def _paragraph(comparison: Comparison, contrast: Contrast, several: bool) -> str:
-    arm, base = contrast.arm, comparison.baseline
+    arm, base = contrast.arm, contrast.base
     opening = f"{arm.name} (rate {arm.best.rate:g}) against {base.name} (rate {base.best.rate:g}): "
     if not contrast.differences:
         return f"{opening}no difference is computed ({contrast.why_not}). {_costs(arm, base)}".strip()
