@@ -6,16 +6,19 @@ import csv
 import json
 import re
 import shutil
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 from scipy.stats import permutation_test
 
 from src.report.comparison import compare_runs
 from src.report.page import differing_most, render
 from src.report.plots import kind_of_question, pareto_front, plots
 from src.report.tables import as_csv, as_markdown, side_by_side
+from src.report.terminal import Terminal
 from src.report.verdict import verdict
 from src.reporting import report
 from src.runs.parent import ParentRun
@@ -231,6 +234,20 @@ def test_a_curve_over_training_sizes(store):
         ("lora", [250, 1000, 4000]),
     ]
     assert list(plot.figure.data[1].y) == sorted(plot.figure.data[1].y)
+
+
+def test_what_is_too_wide_for_the_terminal_stands_a_method_a_row(store):
+    for method in ("full", "lora", "head"):
+        store.run(method, 1e-3, 0.5)
+    shown = {}
+    for width in (75, 120):
+        terminal = Terminal()
+        terminal.console = Console(width=width, file=StringIO())
+        terminal.comparison(side_by_side(compared(store)))
+        shown[width] = terminal.console.file.getvalue()
+    assert "examples/s" not in shown[75] and "examples/s" in shown[120]
+    [row] = [line for line in shown[75].splitlines() if line.startswith("│ lora")]
+    assert row.split()[1:10:2] == ["lora", "0.001", "1,370", "70.0", "430"]
 
 
 def test_a_run_that_was_repeated_counts_once(store):

@@ -184,6 +184,12 @@ class Comparison:
         return self.contrasts[0].base if self.contrasts else self.arms[0]
 
     @property
+    def baselines(self) -> str:
+        """What they are called together."""
+        names = {contrast.base.name for contrast in self.contrasts}
+        return names.pop() if len(names) == 1 else f"{self.baseline.method} of the same group"
+
+    @property
     def questions(self) -> int:
         return next((size for arm in self.arms if (size := _validation(arm.best)[1])), 0)
 

@@ -190,8 +190,7 @@ def differences(comparison: Comparison) -> Plot | None:
     tested = [contrast for contrast in comparison.contrasts if contrast.differences]
     if not tested:
         return None
-    bases = _bases(comparison)
-    figure = _figure(f"difference to {_text(bases)} (points)", "")
+    figure = _figure("difference (points)", "")
     for number, (score, label) in enumerate((("f1", "F1"), ("exact_match", "exact match"))):
         found = [contrast.differences[score] for contrast in tested]
         figure.add_scatter(
@@ -211,12 +210,7 @@ def differences(comparison: Comparison) -> Plot | None:
     figure.add_vline(x=0, line={"color": "#1a1a1a", "width": 1})
     figure.update_layout(height=160 + 50 * len(tested), margin_l=140)
     about = "Means with 95 % intervals. An interval over the line at zero shows no difference."
-    return Plot("differences", f"Differences to {bases}", about, figure)
-
-
-def _bases(comparison: Comparison) -> str:
-    names = {contrast.base.name for contrast in comparison.contrasts}
-    return names.pop() if len(names) == 1 else f"{comparison.baseline.method} of the same kind"
+    return Plot("differences", f"Differences to {comparison.baselines}", about, figure)
 
 
 def _pareto(metric: str, label: str, name: str) -> Callable[[Comparison], Plot | None]:
@@ -300,8 +294,7 @@ def agreement(comparison: Comparison) -> Plot | None:
     if not names:
         return None
     figure = _figure("questions", "", barmode="stack")
-    bases = _bases(comparison)
-    labels = ("both right", "the method alone", f"{_text(bases)} alone", "neither")
+    labels = ("both right", "the method alone", f"{_text(comparison.baselines)} alone", "neither")
     for i, (label, pattern) in enumerate(zip(labels, ("", "/", "\\", "."), strict=True)):
         figure.add_bar(
             y=names,
@@ -314,7 +307,7 @@ def agreement(comparison: Comparison) -> Plot | None:
         )
     figure.update_layout(height=170 + 45 * len(names), margin_l=110, legend_traceorder="normal")
     about = "Exact match; with several seeds a question counts as right where more than half of them are."
-    return Plot("agreement", f"Agreement with {bases}", about, figure)
+    return Plot("agreement", f"Agreement with {comparison.baselines}", about, figure)
 
 
 def kind_of_question(question: str) -> str:

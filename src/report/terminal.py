@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -40,6 +41,16 @@ SWEEP_COLUMNS = (
     ("time/train_seconds", "training", "{:,.1f} s"),
     ("memory/peak_train_mb", "memory", "{:,.0f} MB"),
 )
+
+# Of the methods side by side, where there is no room for all rows: a row's label and its short heading.
+MAIN_ROWS = {
+    "learning rate": "rate",
+    "trained parameters": "trained",
+    "training (s)": "seconds",
+    "peak memory, training (MB)": "peak MB",
+    "exact match": "EM",
+    "F1": "F1",
+}
 
 
 class Terminal:
@@ -147,6 +158,15 @@ class Terminal:
             table.add_column(escape(arm), justify="right")
         for label, cells in side_by_side.rows:
             table.add_row(label, *(escape(str(cell)) for cell in cells))
+        wide = Measurement.get(self.console, self.console.options.update(max_width=10_000), table).maximum
+        if wide > self.console.width:  # too many methods: one a row, the main figures
+            table = Table()
+            table.add_column("", overflow="fold")
+            rows = [(MAIN_ROWS[label], cells) for label, cells in side_by_side.rows if label in MAIN_ROWS]
+            for heading, _ in rows:
+                table.add_column(heading, justify="right", no_wrap=True)
+            for column, arm in enumerate(side_by_side.arms):
+                table.add_row(escape(arm), *(escape(cells[column].text) for _, cells in rows))
         self.console.print(table)
 
     def sweep_table(self, rows: Sequence[tuple[str, str, Mapping[str, float]]]) -> None:
