@@ -1,4 +1,4 @@
-"""Runs put side by side: one arm a method, at its best setting, against full fine-tuning; and what spoils that.
+"""Runs put side by side: one arm a method, at its best setting, each against its baseline.
 
 Knows the figures of runs (`src.runs.results`), not how they are shown.
 """
@@ -7,153 +7,15 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
-from statistics import mean, stdev
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
-import pandas as pd
-
+from src.report.arms import SCORES, Arm, Result, trials
+from src.report.fairness import warnings
 from src.report.statistics import Difference, compare, holm
 
-RATE = "train.learning_rate"
-SCORES = ("exact_match", "f1")
-# What may differ between two runs of one setting: the seed, and what changes no result. Data count by their digests.
-NOT_A_SETTING = (
-    "train.seed",
-    "tracking.",
-    "train.checkpoint_minutes",
-    "train.keep_checkpoints",
-    "dataset.path",
-    "dataset.root",
-    "dataset.validation_path",
-    "dataset.extra_validation",
-    "hardware.threads",
-)
 ARMS_BY = ("dataset.name", "model.name", "method.name")
-
-
-class Result(Protocol):
-    """What a comparison needs to know of a run; `src.runs.results.StoredResult` is one."""
-
-    @property
-    def id(self) -> str: ...
-    @property
-    def name(self) -> str: ...
-    @property
-    def finished(self) -> bool: ...
-    @property
-    def failed(self) -> bool: ...
-    @property
-    def params(self) -> dict[str, str]: ...
-    @property
-    def metrics(self) -> dict[str, float]: ...
-    @property
-    def tags(self) -> dict[str, str]: ...
-    @property
-    def seed(self) -> str: ...
-    @property
-    def inputs(self) -> dict[str, tuple[str, int]]: ...
-    def history(self, metric: str) -> pd.DataFrame: ...
-    def questions(self, columns: Sequence[str] | None = None) -> pd.DataFrame | None: ...
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One setting of an arm, run with one or more seeds."""
-
-    runs: list[Any]
-
-    @property
-    def rate(self) -> float:
-        return float(self.runs[0].params.get(RATE, "nan"))
-
-    @property
-    def epochs(self) -> int:
-        return int(self.runs[0].params.get("train.epochs", 0))
-
-    @property
-    def seeds(self) -> set[str]:
-        return {run.seed for run in self.runs}
-
-    @property
-    def examples(self) -> int:
-        """Training questions."""
-        return int(self.runs[0].inputs.get("train", ("", 0))[1])
-
-    @property
-    def steps(self) -> int:
-        """Optimizer steps, as far as the parameters tell them."""
-        params = self.runs[0].params
-        batch = int(params.get("train.batch_size", 1)) * int(params.get("train.gradient_accumulation_steps", 1))
-        return self.epochs * -(-self.examples // batch)
-
-    def mean(self, metric: str) -> float | None:
-        """Over the runs; None where one of them has not measured it."""
-        values = [run.metrics.get(metric) for run in self.runs]
-        return None if any(value is None for value in values) else mean(values)
-
-    def deviation(self, metric: str) -> float | None:
-        """Standard deviation over the seeds; None for one run."""
-        values = [run.metrics[metric] for run in self.runs if metric in run.metrics]
-        return stdev(values) if len(values) > 1 else None
-
-    @cached_property
-    def questions(self) -> pd.DataFrame | None:
-        """The validation questions with their texts, as the first run kept them."""
-        found: pd.DataFrame | None = self.runs[0].questions()
-        return found
-
-    @cached_property
-    def _scored(self) -> list[pd.DataFrame | None]:
-        return [run.questions(SCORES) for run in self.runs]
-
-    def scores(self, ids: pd.Index) -> list[np.ndarray] | None:
-        """For each of SCORES, in percent, (runs, questions); None where a run kept none or has other questions."""
-        tables: list[Any] = self._scored
-        if any(table is None or len(table) != len(ids) or not ids.isin(table.index).all() for table in tables):
-            return None
-        return [100.0 * np.stack([table.loc[ids, score].to_numpy(float) for table in tables]) for score in SCORES]
-
-
-@dataclass(frozen=True)
-class Arm:
-    """Everything that was tried of one method (on one data set, with one model: whatever tells arms apart)."""
-
-    labels: dict[str, str]  # what tells it apart, by the parameter's name; as shown
-    trials: list[Trial]
-    failed: int = 0
-    unfinished: int = 0
-
-    @property
-    def name(self) -> str:
-        return " ".join(self.labels.values())
-
-    @property
-    def method(self) -> str:
-        """What is said of the method alone: `lora r=16`."""
-        return " ".join(label for key, label in self.labels.items() if key.startswith("method."))
-
-    @property
-    def group(self) -> tuple[str, ...]:
-        """What an arm shares with those it is compared with: its data set, model, and the like."""
-        return tuple(label for key, label in self.labels.items() if not key.startswith("method."))
-
-    @cached_property
-    def best(self) -> Trial:
-        """The setting with the highest mean F1, over the seeds that all settings have, where there are some."""
-        common = set.intersection(*(trial.seeds for trial in self.trials))
-
-        def f1(trial: Trial) -> float:
-            return mean(r.metrics.get("quality/f1", 0.0) for r in trial.runs if r.seed in common or not common)
-
-        return max(self.trials, key=f1)
-
-    @property
-    def rates(self) -> list[float]:
-        return sorted({trial.rate for trial in self.trials})
 
 
 @dataclass(frozen=True)
@@ -191,7 +53,7 @@ class Comparison:
 
     @property
     def questions(self) -> int:
-        return next((size for arm in self.arms if (size := _validation(arm.best)[1])), 0)
+        return next((size for arm in self.arms if (size := arm.best.validation_questions)), 0)
 
 
 def compare_runs(
@@ -220,7 +82,7 @@ def compare_runs(
             # Ended early because it did worse than others, by an Optuna search: that is a result.
             pruned = [result for result in members if "stopped" in result.tags and not result.finished]
             unfinished = len(members) - len(finished) - len(failed) - len(pruned)
-            arms.append(Arm(dict(labels), _trials(finished), len(failed), unfinished))
+            arms.append(Arm(dict(labels), trials(finished), len(failed), unfinished))
         else:
             reason = failed[0].tags.get("error", "failed") if failed else "not finished"
             empty[" ".join(label for _, label in labels)] = reason.splitlines()[0][:300]
@@ -234,7 +96,7 @@ def compare_runs(
 
     arms.sort(key=order)
     pairs = _pairs(arms, baseline)
-    return Comparison(title, commands, arms, empty, _contrasts(pairs), _warnings(arms, pairs, empty))
+    return Comparison(title, commands, arms, empty, _contrasts(pairs), warnings(arms, pairs, empty))
 
 
 def _varies(results: Sequence[Result], key: str) -> bool:
@@ -265,29 +127,10 @@ def _pairs(arms: Sequence[Arm], baseline: str) -> list[tuple[Arm, Arm]]:
     return [(arm, other) for arm, other in pairs if arm is not other]
 
 
-def _trials(results: Sequence[Result]) -> list[Trial]:
-    """Runs by setting; of two with the same seed the newer one."""
-    settings: dict[Any, dict[str, Result]] = defaultdict(dict)
-    for result in results:
-        params = sorted((key, value) for key, value in result.params.items() if not key.startswith(NOT_A_SETTING))
-        settings[(*params, *sorted(result.inputs.items()))][result.seed] = result
-    trials = [Trial([runs[seed] for seed in sorted(runs)]) for runs in settings.values()]
-    return sorted(trials, key=lambda trial: trial.rate)
-
-
-def _validation(trial: Trial) -> tuple[str, int]:
-    digest, size = trial.runs[0].inputs.get("validation", ("", 0))
-    return digest, size
-
-
-def _digests(arm: Arm, context: str) -> set[str]:
-    return {run.inputs.get(context, ("", 0))[0] for trial in arm.trials for run in trial.runs}
-
-
 def _contrasts(pairs: Sequence[tuple[Arm, Arm]]) -> list[Contrast]:
     found = []
     for arm, base in pairs:
-        if _digests(arm, "validation") != _digests(base, "validation"):
+        if arm.digests("validation") != base.digests("validation"):
             found.append(Contrast(arm, base, why_not="scored on other questions"))
             continue
         table = base.best.questions
@@ -300,84 +143,3 @@ def _contrasts(pairs: Sequence[tuple[Arm, Arm]]) -> list[Contrast]:
     tested = [contrast for contrast in found if contrast.differences]
     adjusted = iter(holm([contrast.differences["f1"].p for contrast in tested]))
     return [replace(contrast, adjusted_p=next(adjusted)) if contrast.differences else contrast for contrast in found]
-
-
-# --- what spoils a comparison
-
-
-def _warnings(arms: Sequence[Arm], pairs: Sequence[tuple[Arm, Arm]], empty: dict[str, str]) -> list[str]:
-    found = [f"{name} has no finished run ({reason})." for name, reason in empty.items()]
-    for arm in arms:
-        if arm.failed:
-            found.append(f"{arm.name}: {count(arm.failed, 'run')} failed; its best setting may be among them.")
-        if arm.unfinished:
-            found.append(f"{arm.name}: {count(arm.unfinished, 'run')} not finished.")
-        found += _rate_warnings(arm)
-        best = arm.best.runs[0]
-        peft = best.params.get("method.peft", "")
-        adapts = bool(best.params.get("method.peft.peft_type")) or peft not in ("", "None")
-        if adapts and best.metrics.get("params/adapter", 1.0) + best.metrics.get("params/backbone", 1.0) == 0:
-            found.append(
-                f"{arm.name} adapts no layer of the backbone: only the {best.metrics['params/trainable']:,.0f} "
-                "parameters of the head trained."
-            )
-    for base in dict.fromkeys(base.name for _, base in pairs):
-        compared = [other for other in arms if other.name == base]
-        found += _unequal([*compared, *(arm for arm, other in pairs if other.name == base)])
-    return found
-
-
-def _rate_warnings(arm: Arm) -> list[str]:
-    rates, best = arm.rates, arm.best.rate
-    if len(rates) == 1:
-        return []
-    where = "lowest" if best == rates[0] else "highest" if best == rates[-1] else ""
-    if not where:
-        return []
-    direction = "lower" if where == "lowest" else "higher"
-    return [f"{arm.name}: its best learning rate, {best:g}, is the {where} that was tried; {direction} ones may win."]
-
-
-def _unequal(arms: Sequence[Arm]) -> list[str]:
-    found = []
-    for context, consequence in (
-        ("train", "they were trained on different questions"),
-        ("validation", "they were scored on different questions, and no difference is computed"),
-    ):
-        digests = {arm.name: _digests(arm, context) for arm in arms}
-        if len(set.union(*digests.values())) > 1:
-            found.append(f"The {context} data differ ({_by_value(digests)}): {consequence}.")
-    for what, value in _budgets():
-        values = {arm.name: value(arm) for arm in arms}
-        if len(set(values.values())) > 1:
-            listed = ", ".join(f"{name} {number:,}" for name, number in values.items())
-            found.append(f"The methods had different numbers of {what}: {listed}.")
-    for what, key in (("devices", "tag:device"), ("machines", "tag:host"), ("precisions", "hardware.precision")):
-        places = {arm.name: {_setting(run, key) for run in arm.best.runs} for arm in arms}
-        if len(set.union(*places.values())) > 1:
-            found.append(
-                f"The runs were made on different {what} ({_by_value(places)}): time and memory are not comparable."
-            )
-    return found
-
-
-def _budgets() -> list[tuple[str, Callable[[Arm], int]]]:
-    return [
-        ("learning rates", lambda arm: len(arm.rates)),
-        ("settings tried", lambda arm: len(arm.trials)),
-        ("seeds at the best setting", lambda arm: len(arm.best.runs)),
-        ("training questions", lambda arm: arm.best.examples),
-        ("optimizer steps", lambda arm: arm.best.steps),
-    ]
-
-
-def _setting(run: Result, key: str) -> str:
-    return run.tags.get(key.removeprefix("tag:"), "") if key.startswith("tag:") else run.params.get(key, "")
-
-
-def _by_value(values: dict[str, set[str]]) -> str:
-    return "; ".join(f"{name}: {', '.join(sorted(found)) or 'unknown'}" for name, found in values.items())
-
-
-def count(number: int, what: str) -> str:
-    return f"{number} {what}{'s' if number != 1 else ''}"

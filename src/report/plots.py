@@ -14,7 +14,8 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from src.report.comparison import Arm, Comparison
+from src.report.arms import Arm
+from src.report.comparison import Comparison
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D00")
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")

@@ -7,7 +7,8 @@ import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from src.report.comparison import Arm, Comparison
+from src.report.arms import Arm
+from src.report.comparison import Comparison
 from src.report.verdict import ratio, verdict
 
 NOTHING = "–"

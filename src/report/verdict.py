@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from src.report.comparison import Arm, Comparison, Contrast, count
+from src.report.arms import Arm
+from src.report.comparison import Comparison, Contrast
+from src.report.fairness import count
 from src.report.statistics import Difference
 
 

@@ -1,0 +1,167 @@
+"""What a comparison is made of: runs by setting (a trial), settings by method (an arm)."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from statistics import mean, stdev
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+
+RATE = "train.learning_rate"
+SCORES = ("exact_match", "f1")
+# What may differ between two runs of one setting: the seed, and what changes no result. Data count by their digests.
+NOT_A_SETTING = (
+    "train.seed",
+    "tracking.",
+    "train.checkpoint_minutes",
+    "train.keep_checkpoints",
+    "dataset.path",
+    "dataset.root",
+    "dataset.validation_path",
+    "dataset.extra_validation",
+    "hardware.threads",
+)
+
+
+class Result(Protocol):
+    """What a comparison needs to know of a run; `src.runs.results.StoredResult` is one."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def finished(self) -> bool: ...
+    @property
+    def failed(self) -> bool: ...
+    @property
+    def params(self) -> dict[str, str]: ...
+    @property
+    def metrics(self) -> dict[str, float]: ...
+    @property
+    def tags(self) -> dict[str, str]: ...
+    @property
+    def seed(self) -> str: ...
+    @property
+    def inputs(self) -> dict[str, tuple[str, int]]: ...
+    def history(self, metric: str) -> pd.DataFrame: ...
+    def questions(self, columns: Sequence[str] | None = None) -> pd.DataFrame | None: ...
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One setting of an arm, run with one or more seeds."""
+
+    runs: list[Any]
+
+    @property
+    def rate(self) -> float:
+        return float(self.runs[0].params.get(RATE, "nan"))
+
+    @property
+    def epochs(self) -> int:
+        return int(self.runs[0].params.get("train.epochs", 0))
+
+    @property
+    def seeds(self) -> set[str]:
+        return {run.seed for run in self.runs}
+
+    @property
+    def examples(self) -> int:
+        """Training questions."""
+        return int(self.runs[0].inputs.get("train", ("", 0))[1])
+
+    @property
+    def validation_questions(self) -> int:
+        return int(self.runs[0].inputs.get("validation", ("", 0))[1])
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps, as far as the parameters tell them."""
+        params = self.runs[0].params
+        batch = int(params.get("train.batch_size", 1)) * int(params.get("train.gradient_accumulation_steps", 1))
+        return self.epochs * -(-self.examples // batch)
+
+    def mean(self, metric: str) -> float | None:
+        """Over the runs; None where one of them has not measured it."""
+        values = [run.metrics.get(metric) for run in self.runs]
+        return None if any(value is None for value in values) else mean(values)
+
+    def deviation(self, metric: str) -> float | None:
+        """Standard deviation over the seeds; None for one run."""
+        values = [run.metrics[metric] for run in self.runs if metric in run.metrics]
+        return stdev(values) if len(values) > 1 else None
+
+    @cached_property
+    def questions(self) -> pd.DataFrame | None:
+        """The validation questions with their texts, as the first run kept them."""
+        found: pd.DataFrame | None = self.runs[0].questions()
+        return found
+
+    @cached_property
+    def _scored(self) -> list[pd.DataFrame | None]:
+        return [run.questions(SCORES) for run in self.runs]
+
+    def scores(self, ids: pd.Index) -> list[np.ndarray] | None:
+        """For each of SCORES, in percent, (runs, questions); None where a run kept none or has other questions."""
+        tables: list[Any] = self._scored
+        if any(table is None or len(table) != len(ids) or not ids.isin(table.index).all() for table in tables):
+            return None
+        return [100.0 * np.stack([table.loc[ids, score].to_numpy(float) for table in tables]) for score in SCORES]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """Everything that was tried of one method (on one data set, with one model: whatever tells arms apart)."""
+
+    labels: dict[str, str]  # what tells it apart, by the parameter's name; as shown
+    trials: list[Trial]
+    failed: int = 0
+    unfinished: int = 0
+
+    @property
+    def name(self) -> str:
+        return " ".join(self.labels.values())
+
+    @property
+    def method(self) -> str:
+        """What is said of the method alone: `lora r=16`."""
+        return " ".join(label for key, label in self.labels.items() if key.startswith("method."))
+
+    @property
+    def group(self) -> tuple[str, ...]:
+        """What an arm shares with those it is compared with: its data set, model, and the like."""
+        return tuple(label for key, label in self.labels.items() if not key.startswith("method."))
+
+    @cached_property
+    def best(self) -> Trial:
+        """The setting with the highest mean F1, over the seeds that all settings have, where there are some."""
+        common = set.intersection(*(trial.seeds for trial in self.trials))
+
+        def f1(trial: Trial) -> float:
+            return mean(r.metrics.get("quality/f1", 0.0) for r in trial.runs if r.seed in common or not common)
+
+        return max(self.trials, key=f1)
+
+    @property
+    def rates(self) -> list[float]:
+        return sorted({trial.rate for trial in self.trials})
+
+    def digests(self, context: str) -> set[str]:
+        """Of the data sets its runs were trained (`train`) or scored (`validation`) on."""
+        return {run.inputs.get(context, ("", 0))[0] for trial in self.trials for run in trial.runs}
+
+
+def trials(results: Sequence[Result]) -> list[Trial]:
+    """Runs by setting; of two with the same seed the newer one."""
+    settings: dict[Any, dict[str, Result]] = defaultdict(dict)
+    for result in results:
+        params = sorted((key, value) for key, value in result.params.items() if not key.startswith(NOT_A_SETTING))
+        settings[(*params, *sorted(result.inputs.items()))][result.seed] = result
+    trials = [Trial([runs[seed] for seed in sorted(runs)]) for runs in settings.values()]
+    return sorted(trials, key=lambda trial: trial.rate)

@@ -1,0 +1,85 @@
+"""What spoils a comparison, each fault in a sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from src.report.arms import Arm, Result
+
+
+def warnings(arms: Sequence[Arm], pairs: Sequence[tuple[Arm, Arm]], empty: dict[str, str]) -> list[str]:
+    found = [f"{name} has no finished run ({reason})." for name, reason in empty.items()]
+    for arm in arms:
+        if arm.failed:
+            found.append(f"{arm.name}: {count(arm.failed, 'run')} failed; its best setting may be among them.")
+        if arm.unfinished:
+            found.append(f"{arm.name}: {count(arm.unfinished, 'run')} not finished.")
+        found += _rate_warnings(arm)
+        best = arm.best.runs[0]
+        peft = best.params.get("method.peft", "")
+        adapts = bool(best.params.get("method.peft.peft_type")) or peft not in ("", "None")
+        if adapts and best.metrics.get("params/adapter", 1.0) + best.metrics.get("params/backbone", 1.0) == 0:
+            found.append(
+                f"{arm.name} adapts no layer of the backbone: only the {best.metrics['params/trainable']:,.0f} "
+                "parameters of the head trained."
+            )
+    for base in dict.fromkeys(base.name for _, base in pairs):
+        compared = [other for other in arms if other.name == base]
+        found += _unequal([*compared, *(arm for arm, other in pairs if other.name == base)])
+    return found
+
+
+def _rate_warnings(arm: Arm) -> list[str]:
+    rates, best = arm.rates, arm.best.rate
+    if len(rates) == 1:
+        return []
+    where = "lowest" if best == rates[0] else "highest" if best == rates[-1] else ""
+    if not where:
+        return []
+    direction = "lower" if where == "lowest" else "higher"
+    return [f"{arm.name}: its best learning rate, {best:g}, is the {where} that was tried; {direction} ones may win."]
+
+
+def _unequal(arms: Sequence[Arm]) -> list[str]:
+    found = []
+    for context, consequence in (
+        ("train", "they were trained on different questions"),
+        ("validation", "they were scored on different questions, and no difference is computed"),
+    ):
+        digests = {arm.name: arm.digests(context) for arm in arms}
+        if len(set.union(*digests.values())) > 1:
+            found.append(f"The {context} data differ ({_by_value(digests)}): {consequence}.")
+    for what, value in _budgets():
+        values = {arm.name: value(arm) for arm in arms}
+        if len(set(values.values())) > 1:
+            listed = ", ".join(f"{name} {number:,}" for name, number in values.items())
+            found.append(f"The methods had different numbers of {what}: {listed}.")
+    for what, key in (("devices", "tag:device"), ("machines", "tag:host"), ("precisions", "hardware.precision")):
+        places = {arm.name: {_setting(run, key) for run in arm.best.runs} for arm in arms}
+        if len(set.union(*places.values())) > 1:
+            found.append(
+                f"The runs were made on different {what} ({_by_value(places)}): time and memory are not comparable."
+            )
+    return found
+
+
+def _budgets() -> list[tuple[str, Callable[[Arm], int]]]:
+    return [
+        ("learning rates", lambda arm: len(arm.rates)),
+        ("settings tried", lambda arm: len(arm.trials)),
+        ("seeds at the best setting", lambda arm: len(arm.best.runs)),
+        ("training questions", lambda arm: arm.best.examples),
+        ("optimizer steps", lambda arm: arm.best.steps),
+    ]
+
+
+def _setting(run: Result, key: str) -> str:
+    return run.tags.get(key.removeprefix("tag:"), "") if key.startswith("tag:") else run.params.get(key, "")
+
+
+def _by_value(values: dict[str, set[str]]) -> str:
+    return "; ".join(f"{name}: {', '.join(sorted(found)) or 'unknown'}" for name, found in values.items())
+
+
+def count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' if number != 1 else ''}"
