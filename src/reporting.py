@@ -44,9 +44,15 @@ def report(
             if key not in known:
                 raise UserError(f"by={key}: no run has such a parameter{nearest(key, sorted(known))}.")
         comparison = compare_runs(selection.title, selection.results, by, baseline, selection.commands)
+        if baseline != "full" and baseline not in {name for arm in comparison.arms for name in (arm.method, arm.name)}:
+            names = ", ".join(arm.name for arm in comparison.arms)
+            raise UserError(f"baseline={baseline} is none of the methods compared; there are: {names}.")
         figures = plots(comparison) if set(formats) & {"html", "png", "svg"} else []
         name = "-".join(parent[:12] for parent in selection.parents) or re.sub(r"\W+", "_", selection.title)[:80]
-        folder = output or Path(tracking.folder) / "reports" / name
+        # Another way to look at the same runs takes nothing away from the first.
+        view = "-".join(["", *(key.rpartition(".")[2] for key in by), *([baseline] if baseline != "full" else [])])
+        view = re.sub(r"[^\w-]+", "_", view)
+        folder = output or Path(tracking.folder) / "reports" / (name + view)
         folder.mkdir(parents=True, exist_ok=True)
         texts = {
             "html": ("report.html", lambda: render(comparison, figures)),
@@ -63,7 +69,7 @@ def report(
                 written += _pictures(figures, folder, form)
         for parent in selection.parents:
             for path in written:  # and nothing else that lies in the folder, which may be any
-                selection.client.log_artifact(parent, str(path), "report")
+                selection.client.log_artifact(parent, str(path), f"report{view}")
             selection.client.set_tag(parent, "mlflow.note.content", tables.as_markdown(comparison)[:8000])
     terminal = Terminal()
     if len(comparison.arms) > 1:

@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 
 from src import sweep
 from src.compose import MISTAKES, fail, from_hydra, quiet_libraries, register
-from src.config import ROOT, validate
+from src.config import ROOT, UserError, validate
 
 
 def job(composed: DictConfig) -> float | None:
@@ -45,6 +45,8 @@ def main() -> None:
     quiet_libraries()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
+        if {"--cfg", "-c"} & set(sys.argv) and {"-m", "--multirun"} & set(sys.argv):
+            raise UserError("--cfg shows the configuration of one run; leave out -m and what varies.")
         try:
             hydra.main(version_base="1.3", config_path=str(ROOT / "conf"), config_name="config")(job)()
         except KeyboardInterrupt:

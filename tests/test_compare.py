@@ -14,6 +14,7 @@ import pytest
 from rich.console import Console
 from scipy.stats import permutation_test
 
+from src.config import UserError
 from src.report.comparison import compare_runs
 from src.report.page import differing_most, render
 from src.report.plots import kind_of_question, pareto_front, plots
@@ -250,6 +251,37 @@ def test_what_is_too_wide_for_the_terminal_stands_a_method_a_row(store):
     assert row.split()[1:10:2] == ["lora", "0.001", "1,370", "70.0", "430"]
 
 
+def test_agreement_counts_each_side_for_itself(store):
+    store.run("full", 1e-4, 0.3)
+    store.run("lora", 1e-3, 0.7)
+    found = compared(store)
+    [plot] = [plot for plot in plots(found) if plot.name == "agreement"]
+    counts = {bar.name: bar.x[0] for bar in plot.figure.data}
+    full, lora = (arm.best.runs[0].questions(["exact_match"])["exact_match"] > 0.5 for arm in found.arms)
+    assert counts == {
+        "both right": (full & lora).sum(),
+        "the method alone": (lora & ~full).sum(),
+        "full alone": (full & ~lora).sum(),
+        "neither": (~full & ~lora).sum(),
+    }
+    assert counts["the method alone"] > 100 > counts["full alone"]
+
+
+def test_the_verdict_counts_the_questions_of_what_it_compares(store):
+    for name, size in (("small", 100), ("large", 300)):
+        for method in ("full", "lora"):
+            params = {"dataset.name": name}
+            store.run(method, 1e-3, 0.5, params=params, questions=size, digests=(f"train-{name}", f"validation-{name}"))
+    large, small = verdict(compared(store))
+    assert "large lora" in large and "at n = 300" in large
+    assert "small lora" in small and "at n = 100" in small
+
+
+def test_generated_questions_are_called_so(store):
+    store.run("full", 1e-4, 0.3, params={"dataset.source": "sample"})
+    assert compared(store).warnings == ["The questions are generated: what wins on them says nothing about real ones."]
+
+
 def test_a_run_that_was_repeated_counts_once(store):
     for _ in range(2):
         store.run("full", 1e-4, 0.6)
@@ -279,6 +311,13 @@ def test_a_sweeps_parent_keeps_the_report_and_nothing_else_of_its_folder(store, 
     report(store.tracking, sweeps=["a sweep"], output=folder)
     kept = {Path(file.path).name for file in store.client.list_artifacts(parent.run_id, "report")}
     assert kept == {"report.html", "report.md", "side_by_side.csv"}
+    other = report(store.tracking, sweeps=["a sweep"], by=["method.name"], baseline="lora", formats=["md"])
+    assert other.name.endswith("-name-lora")
+    assert [file.path for file in store.client.list_artifacts(parent.run_id, "report-name-lora")] == [
+        "report-name-lora/report.md"
+    ]
+    with pytest.raises(UserError, match="give one of them"):
+        report(store.tracking, sweeps=["a sweep"], where="params.model.name = 'minilm'")
 
 
 @pytest.mark.parametrize(
@@ -289,6 +328,7 @@ def test_a_sweeps_parent_keeps_the_report_and_nothing_else_of_its_folder(store, 
         ("where=params.model.name = 'x'", "Error: where=params.model.name = 'x': no run meets it."),
         ("by=[method.peft.rank]", "Error: by=method.peft.rank: no run has such a parameter"),
         ("formats=[pdf]", "Error: formats=pdf is none"),
+        ("baseline=nope", "Error: baseline=nope is none of the methods compared; there are: full, lora."),
         ("sweeep=x", "Error: There is no key 'sweeep' (did you mean 'sweep'?)"),
         ("tracking.experiment=other", "Error: There is no experiment other in the store; there are: "),
     ],

@@ -51,10 +51,6 @@ class Comparison:
         names = {contrast.base.name for contrast in self.contrasts}
         return names.pop() if len(names) == 1 else f"{self.baseline.method} of the same group"
 
-    @property
-    def questions(self) -> int:
-        return next((size for arm in self.arms if (size := arm.best.validation_questions)), 0)
-
 
 def compare_runs(
     title: str, results: Iterable[Result], by: Sequence[str] = (), baseline: str = "full", commands: Sequence[str] = ()
@@ -104,7 +100,10 @@ def _varies(results: Sequence[Result], key: str) -> bool:
 
 
 def _labels(result: Result, keys: Sequence[str]) -> tuple[tuple[str, str], ...]:
-    values = [(key, result.params.get(key, "")) for key in keys]
+    def value(key: str) -> str:  # a run that failed early has tags alone
+        return result.params.get(key, result.tags.get(key.partition(".")[0], "") if key in ARMS_BY else "")
+
+    values = [(key, value(key)) for key in keys]
     return tuple((k, value if k in ARMS_BY else f"{k.rpartition('.')[2]}={value}") for k, value in values if value)
 
 

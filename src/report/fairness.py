@@ -8,7 +8,9 @@ from src.report.arms import Arm, Result
 
 
 def warnings(arms: Sequence[Arm], pairs: Sequence[tuple[Arm, Arm]], empty: dict[str, str]) -> list[str]:
-    found = [f"{name} has no finished run ({reason})." for name, reason in empty.items()]
+    found = [f"{name or 'What failed first'} has no finished run ({reason})." for name, reason in empty.items()]
+    if any(arm.best.runs[0].params.get("dataset.source") == "sample" for arm in arms):
+        found.append("The questions are generated: what wins on them says nothing about real ones.")
     for arm in arms:
         if arm.failed:
             found.append(f"{arm.name}: {count(arm.failed, 'run')} failed; its best setting may be among them.")

@@ -285,7 +285,7 @@ def agreement(comparison: Comparison) -> Plot | None:
     names, counts = [], []
     for contrast in comparison.contrasts:
         table = contrast.base.best.questions
-        both = [] if table is None else [right(arm, table.index) for arm in (contrast.arm, contrast.base)]
+        both = [] if table is None else [right(arm, table.index) for arm in (contrast.base, contrast.arm)]
         found = [answers for answers in both if answers is not None]
         if len(found) < 2:
             continue
@@ -360,7 +360,8 @@ def by_kind(comparison: Comparison) -> list[Plot]:
                 },
                 hovertemplate=f"{_text(arm)}<br>%{{x}}<br>F1 %{{y:.1f}}<extra></extra>",
             )
-        about = "Mean over the seeds at the best setting. Groups of few questions say little."
+        about = f"Mean over the seeds at the best setting; the questions of {comparison.baseline.name}. "
+        about += "Groups of few questions say little."
         made.append(Plot(name, f"F1 by {label}", about, figure))
     return made
 

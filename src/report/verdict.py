@@ -27,7 +27,7 @@ def _paragraph(comparison: Comparison, contrast: Contrast, several: bool) -> str
         return f"{opening}no difference is computed ({contrast.why_not}). {_costs(arm, base)}".strip()
     f1, em = contrast.differences["f1"], contrast.differences["exact_match"]
     seeds = min(len(arm.best.runs), len(base.best.runs))
-    size = f"n = {comparison.questions:,}, {count(seeds, 'seed')}"
+    size = f"n = {base.best.validation_questions:,}, {count(seeds, 'seed')}"
     p = contrast.adjusted_p
     adjusted = ", adjusted for the number of methods" if several else ""
     figures = f"F1 {_interval(f1)}, p {_p(p)}{adjusted}; exact match {_interval(em)}. "

@@ -111,8 +111,10 @@ def select(
         where: a condition in MLflow's language, such as `params.model.name = 'minilm'`.
 
     Raises:
-        UserError: nothing there.
+        UserError: nothing there, or more than one of the three ways to choose.
     """
+    if sum(map(bool, (sweeps, runs, where))) > 1:
+        raise UserError("sweep=, runs= and where= each choose runs by themselves; give one of them.")
     client, _ = connect(tracking)
     experiment = client.get_experiment_by_name(tracking.experiment)
     if experiment is None:
