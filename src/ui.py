@@ -9,6 +9,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import socket
 import subprocess
 import sys
 
@@ -31,6 +33,9 @@ def main() -> None:
         if not uri.startswith("sqlite"):
             print(f"The store is a server; open {uri}")
             return
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", int(port))) == 0:
+                raise UserError(f"port={port} is taken; choose another, such as port={int(port) + 1}.")
         print(f"http://127.0.0.1:{port}  (Ctrl-C ends it)", flush=True)
         command = [
             sys.executable,
@@ -46,10 +51,14 @@ def main() -> None:
         ]
         # Its workers for evaluations of language models are eight processes that nobody needs here.
         environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        # A session of its own, so that the workers that it starts can be ended with it.
+        ui = subprocess.Popen(command, env=environment, start_new_session=True)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
-            sys.exit(subprocess.run(command, env=environment).returncode)
-        except KeyboardInterrupt:  # the UI has had it too
-            return
+            sys.exit(ui.wait())
+        except KeyboardInterrupt:
+            os.killpg(ui.pid, signal.SIGTERM)
+            ui.wait()
     except (UserError, OSError) as error:
         print(f"Error: {explain(error)}", file=sys.stderr)
         sys.exit(1)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import random
 import re
-import signal
 import socket
 import subprocess
 import sys
@@ -214,7 +212,7 @@ def test_the_mlflow_ui_compares_the_runs(whole, browser):
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "src.ui", f"port={port}", f"tracking.folder={whole[0]}"]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    ui = subprocess.Popen(command, cwd=ROOT, start_new_session=True, **quiet)
+    ui = subprocess.Popen(command, cwd=ROOT, **quiet)
     try:
         _, children = parents_and_children(whole[0])
         ids = [child.info.run_id for child in children[:2]]
@@ -234,6 +232,11 @@ def test_the_mlflow_ui_compares_the_runs(whole, browser):
         for child in children[:2]:
             assert child.info.run_name in lines
             assert round(child.data.metrics["eval/f1"], 2) in numbers
+        second = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert second.returncode == 1
+        assert second.stderr.startswith(f"Error: port={port} is taken")
     finally:
-        os.killpg(ui.pid, signal.SIGTERM)
+        ui.terminate()
         ui.wait()
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", port)) != 0, "its workers outlive it"
