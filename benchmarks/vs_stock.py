@@ -132,8 +132,7 @@ def quality(arguments: argparse.Namespace) -> dict[str, Any]:
         for variant in arguments.variants:
             rows[variant].append(child(arguments, "quality", variant, str(seed)))
     return {
-        variant: {key: [row[key] for row in each] for key in ("exact_match", "f1", "seconds")}
-        for variant, each in rows.items()
+        variant: {key: [row[key] for row in each] for key in ("exact_match", "f1")} for variant, each in rows.items()
     } | {"train_size": arguments.train_size}
 
 
@@ -679,15 +678,12 @@ def report(results: dict[str, Any]) -> str:
         lines += [
             f"On {rows['machine']}. Seeds from 0.",
             "",
-            "| | EM | F1 | seconds of training |",
-            "|---|---:|---:|---:|",
+            "| | EM | F1 |",
+            "|---|---:|---:|",
         ]
         for variant in VARIANTS:
             if variant in rows:
-                cells = [
-                    ", ".join(f"{value:.{digits}f}" for value in rows[variant][key])
-                    for key, digits in (("exact_match", 1), ("f1", 1), ("seconds", 0))
-                ]
+                cells = [", ".join(f"{value:.1f}" for value in rows[variant][key]) for key in ("exact_match", "f1")]
                 lines.append("| " + " | ".join([NAMES[variant], *cells]) + " |")
         lines.append("")
     return "\n".join(lines)

@@ -163,5 +163,5 @@ def trials(results: Sequence[Result]) -> list[Trial]:
     for result in results:
         params = sorted((key, value) for key, value in result.params.items() if not key.startswith(NOT_A_SETTING))
         settings[(*params, *sorted(result.inputs.items()))][result.seed] = result
-    trials = [Trial([runs[seed] for seed in sorted(runs)]) for runs in settings.values()]
-    return sorted(trials, key=lambda trial: trial.rate)
+    found = [Trial([runs[seed] for seed in sorted(runs)]) for runs in settings.values()]
+    return sorted(found, key=lambda trial: trial.rate)

@@ -8,6 +8,13 @@ from src.report.arms import Arm, Result
 
 
 def warnings(arms: Sequence[Arm], pairs: Sequence[tuple[Arm, Arm]], empty: dict[str, str]) -> list[str]:
+    """Everything that makes a reader doubt the comparison; none for a clean one.
+
+    Args:
+        arms: all of them.
+        pairs: each arm with its baseline.
+        empty: arms without a finished run, and why.
+    """
     found = [f"{name or 'What failed first'} has no finished run ({reason})." for name, reason in empty.items()]
     if any(arm.best.runs[0].params.get("dataset.source") == "sample" for arm in arms):
         found.append("The questions are generated: what wins on them says nothing about real ones.")
@@ -84,4 +91,5 @@ def _by_value(values: dict[str, set[str]]) -> str:
 
 
 def count(number: int, what: str) -> str:
+    """`1 run`, `2 runs`."""
     return f"{number} {what}{'s' if number != 1 else ''}"
