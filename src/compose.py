@@ -82,10 +82,20 @@ def explain(error: BaseException) -> str:
             if parent._metadata.object_type is dict:  # open to any key, as peft's block is
                 hint = f"to add it, write ++{cause.full_key}=..."
                 return f"There is no key '{cause.full_key}' yet{nearest(key, known)}; {hint}"
-            return f"There is no key '{cause.full_key or key}'{nearest(key, known)}; there are: {', '.join(known)}."
+            # `learning_rate=` for `train.learning_rate=`
+            inside = [
+                f"'{group}.{key}'" for group in known if isinstance(parent, DictConfig) and _holds(parent, group, key)
+            ]
+            meant = f" (did you mean {' or '.join(inside)}?)" if inside else nearest(key, known)
+            return f"There is no key '{cause.full_key or key}'{meant}; there are: {', '.join(known)}."
         if isinstance(cause, OmegaConfBaseException):
             sentence = f"{cause.full_key}: {str(cause.msg or cause).splitlines()[0]}" if cause.full_key else str(cause)
     return " ".join(sentence.split())
+
+
+def _holds(parent: DictConfig, group: str, key: str) -> bool:
+    node = parent._get_node(group)
+    return isinstance(node, DictConfig) and not node._is_none() and key in node
 
 
 def key_values(arguments: Sequence[str], keys: Sequence[str], help: str) -> dict[str, str]:

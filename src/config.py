@@ -53,6 +53,13 @@ class DatasetConfig:
     unanswerable: bool | None = None  # whether "no answer" may be given; null: as the training questions show
     extra_validation: dict[str, str] = field(default_factory=dict)  # name -> file, scored at the end
 
+    def files(self) -> dict[str, Path]:
+        """The files of questions, by the key that names each."""
+        own = {"path": self.path, "validation_path": self.validation_path} if self.source == "file" else {}
+        extra = {f"extra_validation.{name}": path for name, path in self.extra_validation.items()}
+        named = {key: path for key, path in {**own, **extra}.items() if path is not None}
+        return {f"dataset.{key}": Path(self.root or ".") / Path(path).expanduser() for key, path in named.items()}
+
 
 @dataclass
 class MethodConfig:
@@ -236,6 +243,8 @@ def problems(config: Config) -> list[str]:
         not (data.source == "file" and data.split == "given" and data.validation_path is None),
         "dataset.split=given needs dataset.validation_path; with one file choose dataset.split=article.",
     )
+    for key, file in data.files().items():
+        check(file.exists(), f"{key}: {no_such_file(file)}")
     for name in data.extra_validation:
         check(
             re.fullmatch(r"[\w.-]+", name) is not None,
@@ -260,6 +269,12 @@ def validate(config: Config) -> None:
     found = problems(config)
     if found:
         raise UserError("\n".join(found))
+
+
+def no_such_file(path: Path) -> str:
+    """What to say of a file that is not there."""
+    siblings = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
+    return f"{path} does not exist{nearest(path.name, siblings)}; check dataset.path and dataset.root."
 
 
 def nearest(word: str, options: Any) -> str:

@@ -58,7 +58,7 @@ def load_run(run: str, tracking: TrackingConfig) -> StoredRun:
     from src.runs.store import connect
     from src.training import hardware
 
-    client, _ = connect(tracking)
+    client, _ = connect(tracking, create=False)
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     matches = [r for r in client.search_runs(experiments, max_results=50_000) if r.info.run_id.startswith(run)]
     if len(matches) != 1:

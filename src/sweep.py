@@ -88,7 +88,8 @@ class Sweep:
         varied = " ".join(override for override in given if _varies(override)) or " ".join(given)
         self.parent = ParentRun.begin(
             settings.tracking,
-            settings.sweep.name or f"sweep {varied}"[:200],
+            settings.sweep.name,
+            f"sweep {varied}"[:200],
             hashlib.sha256("\n".join(identity).encode()).hexdigest()[:12],
             shlex.join(["python", "-m", "src.train", *sys.argv[1:]]),
             planned,

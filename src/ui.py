@@ -29,7 +29,8 @@ def main() -> None:
             raise UserError(f"port={port} is no port; give a number from 1 to 65535.")
         from src.runs.store import connect
 
-        _, uri = connect(TrackingConfig(folder=given.get("tracking.folder", "mlruns"), uri=given.get("tracking.uri")))
+        tracking = TrackingConfig(folder=given.get("tracking.folder", "mlruns"), uri=given.get("tracking.uri"))
+        _, uri = connect(tracking, create=False)
         if not uri.startswith("sqlite"):
             print(f"The store is a server; open {uri}")
             return

@@ -15,9 +15,11 @@ OPTIONS = [(path.parent.name, path.stem) for path in sorted((ROOT / "conf").glob
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
-def test_every_option_composes_and_is_valid(configure, group, option):
-    more = ["dataset.path=x.json"] if (group, option) == ("dataset", "file") else []
-    config = configure(f"{group}={option}", *more)
+def test_every_option_composes_and_is_valid(configure, group, option, tmp_path):
+    more = {"file": ["dataset.path=x.json"], "spoken_squad": []}.get(option)
+    config = configure(f"{group}={option}", *([] if more is None else [*more, f"dataset.root={tmp_path}"]))
+    for file in config.dataset.files().values():
+        file.touch()
     assert problems(config) == []
     if option != "file":
         assert getattr(config, group).name == option
@@ -57,6 +59,7 @@ def test_help_names_every_option(command):
     ("override", "expected"),
     [
         ("train.epohcs=3", "'train.epohcs' (did you mean 'epochs'?)"),
+        ("learning_rate=1e-3", "(did you mean 'method.learning_rate' or 'train.learning_rate'?)"),
         ("method=lorra", "method=lorra does not exist (did you mean 'lora'?)"),
         ("modle=tiny", "'modle' (did you mean 'model'?)"),
         ("train.epochs=many", "train.epochs: Value 'many' of type 'str' could not be converted to Integer"),
@@ -89,6 +92,11 @@ def test_mistakes_that_hydra_finds(configure, override, expected):
         (["~method.peft.peft_type"], "names no `peft_type`"),
         (["method=full", "method.trainable=[]"], "`trainable` is empty"),
         (["dataset=file"], "dataset=file needs dataset.path, a file"),
+        (
+            ["dataset=file", "dataset.path=nowhere.json"],
+            "dataset.path: nowhere.json does not exist; check dataset.path",
+        ),
+        (["++dataset.extra_validation.b=b.json"], "dataset.extra_validation.b: b.json does not exist"),
         (["dataset=file", "dataset.path=a.json", "dataset.split=given"], "needs dataset.validation_path"),
         (["model.doc_stride=380"], "leaves too little room"),
         (["+train.epohcs=3"], "There is no key 'train.epohcs' (did you mean 'epochs'?)"),

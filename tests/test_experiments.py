@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from pathlib import Path
 
 import pytest
 from hydra import initialize_config_dir
@@ -17,7 +18,10 @@ from src.config import ROOT
 from src.sweep import grid
 
 OVERLAYS = sorted((ROOT / "experiments").glob("*.yaml"))
+SPOKEN = ("train-v1.1", "test-v1.1", "test-v1.1_WER44", "test-v1.1_WER54")
 KEYS = {"src.compare": compare.KEYS, "experiments.planted_faults": planted_faults.KEYS}
+# That the commands name, to be filled in by who runs them.
+FILES = ["FILE", "new_wiki_v1.0.json", *(f"FOLDER/spoken_{part}.json" for part in SPOKEN)]
 
 
 def commands(overlay):
@@ -26,8 +30,12 @@ def commands(overlay):
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda path: path.stem)
-def test_every_command_of_a_head_composes(overlay):
+def test_every_command_of_a_head_composes(overlay, tmp_path, monkeypatch):
     found = commands(overlay)
+    monkeypatch.chdir(tmp_path)
+    for file in FILES:
+        Path(file).parent.mkdir(exist_ok=True)
+        Path(file).touch()
     assert any(f"experiments={overlay.stem}" in command for command in found), "no command that runs this file"
     register()
     for command in found:

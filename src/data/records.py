@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from src.config import UserError, nearest
+from src.config import UserError, no_such_file
 
 NOT_FOUND = -1  # answer_start of an answer that could not be located: it can be scored, not trained on
 COLUMNS = ("id", "title", "context", "question", "answers")
@@ -42,8 +42,7 @@ def read_file(path: Path) -> Checked:
     if path.is_dir():
         raise UserError(f"{path} is a folder; name one file ({', '.join(SUFFIXES)}).")
     if not path.exists():
-        siblings = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise UserError(f"{path} does not exist{nearest(path.name, siblings)}; check dataset.path and dataset.root.")
+        raise UserError(no_such_file(path))
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         raise UserError(f"{path} ends in {path.suffix or 'nothing'}; a file of questions is one of {SUFFIXES}.")

@@ -8,7 +8,6 @@ from __future__ import annotations
 import random
 from collections import Counter
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, Features, List, Value, load_dataset
@@ -48,6 +47,7 @@ def load(config: DatasetConfig) -> QuestionSets:
         UserError: a source that cannot be read, or fewer questions than asked for.
     """
     sets = QuestionSets(train=Dataset.from_list([]), validation=Dataset.from_list([]))
+    files = config.files()
 
     def checked(found: Checked, source: str) -> Records:
         sets.realigned += found.realigned
@@ -68,11 +68,9 @@ def load(config: DatasetConfig) -> QuestionSets:
     elif config.source == "hub":
         train, validation = (checked(_from_hub(config, split), split) for split in ("train", "validation"))
     else:
-        path = _resolve(config, config.path)
-        train = checked(read_file(path), path.name)
+        train = checked(read_file(files["dataset.path"]), files["dataset.path"].name)
         validation = []
-        if config.validation_path is not None:
-            path = _resolve(config, config.validation_path)
+        if (path := files.get("dataset.validation_path")) is not None:
             validation = checked(read_file(path), path.name)
 
     if config.split == "article":
@@ -91,8 +89,8 @@ def load(config: DatasetConfig) -> QuestionSets:
             f"{seen:,} of {len(validation):,} validation questions are about articles or passages that were trained "
             "on, which flatters the scores; dataset.split=article keeps them apart."
         )
-    for name, extra_path in config.extra_validation.items():
-        path = _resolve(config, extra_path)
+    for name in config.extra_validation:
+        path = files[f"dataset.extra_validation.{name}"]
         records = checked(read_file(path), path.name)
         kept = [r for r in records if r["title"] not in trained_titles and r["context"] not in trained_contexts]
         left_out = len({record["title"] for record in records} & trained_titles)
@@ -140,10 +138,6 @@ def training_answer(answers: dict[str, list[Any]], choice: str) -> tuple[str, in
     if choice == "shortest":
         return min(placed, key=lambda answer: len(answer[0]))
     return placed[0]
-
-
-def _resolve(config: DatasetConfig, path: str | None) -> Path:
-    return Path(config.root or ".") / Path(str(path)).expanduser()
 
 
 def _from_hub(config: DatasetConfig, split: str) -> Checked:

@@ -37,13 +37,21 @@ class ParentRun:
 
     @classmethod
     def begin(
-        cls, tracking: TrackingConfig, name: str, identity: str, command: str, planned: int, fresh: bool
+        cls,
+        tracking: TrackingConfig,
+        name: str | None,
+        otherwise: str,
+        identity: str,
+        command: str,
+        planned: int,
+        fresh: bool,
     ) -> ParentRun:
         """Take up the parent of the same sweep, or make one.
 
         Args:
             tracking: the store.
-            name: of the run.
+            name: that was asked for; a parent that is taken up is renamed.
+            otherwise: the name of a new parent where none was asked for.
             identity: equal for sweeps over the same runs.
             command: that makes the sweep.
             planned: number of runs.
@@ -63,10 +71,11 @@ class ParentRun:
             tags = {"kind": "sweep", "sweep_hash": identity, "command": command, "planned": str(planned), **holder()}
             if same and not fresh:
                 parent = cls(client, experiment, same[0].info.run_id)
-                client.update_run(parent.run_id, status="RUNNING")
+                client.update_run(parent.run_id, status="RUNNING", name=name)
                 parent.tag(tags)
             else:
-                created = client.create_run(experiment, tags={"mlflow.source.name": "src.train", **tags}, run_name=name)
+                tags_of_new = {"mlflow.source.name": "src.train", **tags}
+                created = client.create_run(experiment, tags=tags_of_new, run_name=name or otherwise)
                 parent = cls(client, experiment, created.info.run_id)
         keep_alive(client, parent.run_id, parent.ended)
         client.log_text(parent.run_id, command + "\n", "command.txt")

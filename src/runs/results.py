@@ -115,7 +115,7 @@ def select(
     """
     if sum(map(bool, (sweeps, runs, where))) > 1:
         raise UserError("sweep=, runs= and where= each choose runs by themselves; give one of them.")
-    client, _ = connect(tracking)
+    client, _ = connect(tracking, create=False)
     experiment = client.get_experiment_by_name(tracking.experiment)
     if experiment is None:
         names = [str(e.name) for e in client.search_experiments()]

@@ -33,11 +33,15 @@ class AlreadyRunning(UserError):
     """Another process works on the same run."""
 
 
-def connect(config: TrackingConfig) -> tuple[MlflowClient, str]:
+def connect(config: TrackingConfig, create: bool = True) -> tuple[MlflowClient, str]:
     """A client of the tracking store, and the store's URI.
 
+    Args:
+        config: where it is.
+        create: make a local store where there is none.
+
     Raises:
-        UserError: a server that does not answer, or a folder that cannot be written.
+        UserError: a server that does not answer, a folder that cannot be written, or no store and `create` false.
     """
     if config.uri is not None:
         with _quick_refusal():
@@ -52,6 +56,11 @@ def connect(config: TrackingConfig) -> tuple[MlflowClient, str]:
                 ) from error
         return client, config.uri
     folder = Path(config.folder).resolve()
+    if not create and not (folder / "mlflow.db").exists():
+        raise UserError(
+            f"tracking.folder={config.folder} holds no store (mlflow.db); train something first (python -m src.train), "
+            "or name the folder that the runs were logged to."
+        )
     folder.mkdir(parents=True, exist_ok=True)
     uri = f"sqlite:///{folder / 'mlflow.db'}"
     # Processes that start together must not create the schema at once.
