@@ -281,7 +281,7 @@ def announce(
     if warning := method.untouched_backbone_warning(counts, config.method):
         terminal.warning(warning)
         log.tags({"warning": warning})
-    log.tags({"device": accelerator.device.type})
+    log.tags({"device": accelerator.device.type, "hardware": hardware.describe(accelerator)})
     log.inputs({"train": sets.train, "validation": sets.validation}, config.dataset.name)
 
 

@@ -76,8 +76,8 @@ def report(
         terminal.comparison(tables.side_by_side(comparison))
     for warning in comparison.warnings:
         terminal.warning(warning)
-    for paragraph in verdict(comparison):
-        terminal.line(paragraph)
+    for finding, *details in verdict(comparison):
+        terminal.finding(finding, details)
     terminal.line(f"Report: {folder}/")
     return folder
 

@@ -91,7 +91,7 @@ class Store:
             share = epoch / 3
             logged.append(Metric("eval/f1", share * measured["quality/f1"], 1_700_000_000_000, epoch))
             logged.append(Metric("eval/exact_match", share * measured["quality/exact_match"], 1_700_000_000_000, epoch))
-        told = {"method": method, "device": "cpu", "host": "here", **(tags or {})}
+        told = {"method": method, "hardware": "CPU, 2 threads, bf16", "host": "here", **(tags or {})}
         self.client.log_batch(
             id,
             logged if status == "FINISHED" else [],

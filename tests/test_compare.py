@@ -14,11 +14,12 @@ import pytest
 from rich.console import Console
 from scipy.stats import permutation_test
 
-from src.config import UserError
+from src.config import TrackingConfig, UserError
 from src.report.comparison import compare_runs
 from src.report.page import differing_most, render
-from src.report.plots import kind_of_question, pareto_front, plots
-from src.report.tables import as_csv, as_markdown, side_by_side
+from src.report.plots import pareto_front, plots
+from src.report.question_plots import kind_of_question
+from src.report.tables import as_csv, as_markdown, conditions, side_by_side
 from src.report.terminal import Terminal
 from src.report.verdict import verdict
 from src.reporting import report
@@ -49,10 +50,19 @@ def test_a_fair_comparison_warns_of_nothing(fair):
     assert found.warnings == []
     assert [arm.name for arm in found.arms] == ["full", "lora"]
     assert [(arm.best.rate, len(arm.best.runs), len(arm.trials)) for arm in found.arms] == [(1e-4, 2, 3), (1e-3, 2, 3)]
-    [paragraph] = verdict(found)
-    assert f"No difference in F1 shown at n = {QUESTIONS}, 2 seeds: one under " in paragraph
-    costs = "6.9 % of the trained parameters, 70 % of the training time, 54 % of the peak memory and 3 % of the stored"
-    assert costs in paragraph
+    [[finding, figures, power, costs]] = verdict(found)
+    assert finding == "lora (rate 0.001) against full (rate 0.0001): no difference in F1 shown."
+    assert figures.endswith(f"; n = {QUESTIONS}, 2 seeds.")
+    assert re.fullmatch(r"A difference under \d+\.\d F1 would probably not be seen\.", power)
+    share = "6.9 % of the trained parameters, 70 % of the training time, 54 % of the peak memory and 3 % of the stored"
+    assert costs == f"It costs {share} size of full."
+
+
+def test_what_the_runs_were_made_with_is_told(fair):
+    told = dict(conditions(compared(fair)))
+    assert told["data"] == "wiki" and told["training questions"] == "4,000" and told["validation questions"] == "300"
+    assert told["hardware"] == "CPU, 2 threads, bf16" and told["machine"] == "here"
+    assert "- hardware: CPU, 2 threads, bf16" in as_markdown(compared(fair))
 
 
 def test_the_table_holds_the_runs_figures_and_ratios(fair):
@@ -60,6 +70,7 @@ def test_the_table_holds_the_runs_figures_and_ratios(fair):
     assert [cell.text for cell in rows["learning rate"]] == ["0.0001", "0.001"]
     assert [str(cell) for cell in rows["trained parameters"]] == ["20,000", "1,370 (0.069x)"]
     assert [str(cell) for cell in rows["training (s)"]] == ["100.0", "70.0 (0.70x)"]
+    assert [cell.text for cell in rows["F1 before training"]] == ["0.0", "0.0"]
     best = compared(fair).arms[1].best
     f1 = [run.metrics["quality/f1"] for run in best.runs]
     assert rows["F1"][1].value == pytest.approx(np.mean(f1))
@@ -89,17 +100,17 @@ def test_a_worse_method_is_called_worse(store):
     for seed in (0, 1, 2):
         store.run("full", 1e-4, 0.7, seed)
         store.run("lora", 1e-3, 0.4, seed)
-    [paragraph] = verdict(compared(store))
-    assert "lora is worse in F1, at n = 300, 3 seeds." in paragraph
-    assert "Only one learning rate was tried of full and of lora" in paragraph
+    [[finding, figures, untuned, _]] = verdict(compared(store))
+    assert finding.endswith(": lora is worse in F1.") and figures.endswith("n = 300, 3 seeds.")
+    assert untuned == "Only one learning rate was tried of full and of lora: another may turn this round."
 
 
 def test_one_seed_says_that_it_is_one_run(store):
     store.run("full", 1e-4, 0.7)
     store.run("lora", 1e-3, 0.4)
-    [paragraph] = verdict(compared(store))
-    assert "This run of lora is worse in F1 than full's, at n = 300, 1 seed." in paragraph
-    assert "about these runs alone" in paragraph
+    [[finding, figures, limits, *_]] = verdict(compared(store))
+    assert finding.endswith(": this run of lora is worse in F1.") and figures.endswith("n = 300, 1 seed.")
+    assert limits.endswith("the interval is about these runs alone.")
 
 
 PLANTED = {
@@ -135,6 +146,14 @@ PLANTED = {
         lambda s: [s.run("lora", 1e-3, 0.8, seed, params={"train.epochs": 10}) for seed in (0, 1)],
         "The methods had different numbers of optimizer steps: full 750, lora 2,500.",
     ),
+    "other hardware": (
+        lambda s: s.run("lora", 1e-3, 0.6, 2, tags={"hardware": "CPU, 1 thread, fp32"}),
+        "The runs were made on different hardware (full: CPU, 2 threads, bf16; lora: CPU, 1 thread, fp32, CPU, 2",
+    ),
+    "untrained": (
+        lambda s: s.run("head", 1e-3, 0.4, metrics={"quality/f1": 9.9}),
+        "head has learned next to nothing (F1 9.9, 0.0 before training): train it longer",
+    ),
     "another machine": (
         lambda s: s.run("lora", 1e-3, 0.6, 2, tags={"host": "there"}),
         "The runs were made on different machines (full: here; lora: here, there): time and memory are not comparable.",
@@ -156,13 +175,13 @@ def test_other_validation_questions_are_never_compared(store):
     found = compared(store)
     assert found.contrasts[0].differences == {}
     assert any("no difference is computed" in warning for warning in found.warnings)
-    assert "no difference is computed (scored on other questions)" in verdict(found)[0]
+    assert "no difference is computed (scored on other questions)" in verdict(found)[0][0]
 
 
 def test_a_sweep_in_which_everything_failed_is_reported(store):
     store.run("full", 1e-4, 0.6, status="FAILED", tags={"error": "UserError: no room"})
     found = compared(store)
-    assert verdict(found) == ["No run has finished: there is nothing to compare."]
+    assert verdict(found) == [["No run has finished: there is nothing to compare."]]
     assert found.warnings == ["full has no finished run (UserError: no room)."]
     assert "no room" in render(found, plots(found)) and "no room" in as_markdown(found) and as_csv(found)
 
@@ -207,7 +226,7 @@ def test_each_model_and_size_has_its_own_baseline(store):
     memory = dict(side_by_side(found).rows)["peak memory, training (MB)"]
     assert [str(cell) for cell in memory] == ["101", "101 (1.00x)", "100", "100 (1.00x)"]
     assert as_csv(found).splitlines()[0].endswith("bert_base lora / bert_base full,minilm lora / minilm full")
-    assert "minilm lora (rate 0.001) against minilm full (rate 0.0001)" in verdict(found)[1]
+    assert "minilm lora (rate 0.001) against minilm full (rate 0.0001)" in verdict(found)[1][0]
     assert found.warnings == []
     named = compared(store, baseline="minilm full")
     assert {contrast.base.name for contrast in named.contrasts} == {"minilm full"} and len(named.contrasts) == 3
@@ -273,8 +292,16 @@ def test_the_verdict_counts_the_questions_of_what_it_compares(store):
             params = {"dataset.name": name}
             store.run(method, 1e-3, 0.5, params=params, questions=size, digests=(f"train-{name}", f"validation-{name}"))
     large, small = verdict(compared(store))
-    assert "large lora" in large and "at n = 300" in large
-    assert "small lora" in small and "at n = 100" in small
+    assert large[0].startswith("large lora") and "n = 300" in large[1]
+    assert small[0].startswith("small lora") and "n = 100" in small[1]
+    made = {plot.name: plot for plot in plots(compared(store))}
+    assert (made["by_question"].title, made["by_question_1"].title) == (
+        "F1 by question word, large",
+        "F1 by question word, small",
+    )
+    assert list(made["by_question_1"].figure.data[0].x) == ["what (25)", "who (25)", "when (25)", "how many (25)"]
+    fronts = [line for line in made["pareto_time"].figure.data if line.legendgroup == "front"]
+    assert [line.showlegend for line in fronts] == [True, False]
 
 
 def test_generated_questions_are_called_so(store):
@@ -292,7 +319,7 @@ def test_the_command_line_writes_every_format(fair, command, tmp_path):
     shown = command("src.compare", f"tracking.folder={fair.folder}", f"output={tmp_path}", "where=tags.method != 'x'")
     assert shown.returncode == 0, shown.stderr
     assert "│ trained parameters" in shown.stdout and "1,370 (0.069x)" in shown.stdout
-    assert "No difference in F1 shown" in shown.stdout
+    assert "no difference in F1 shown" in shown.stdout
     rows = list(csv.reader((tmp_path / "side_by_side.csv").open()))
     assert rows[0] == ["", "full", "lora", "lora / full"]
     assert ["training (s)", "100.0", "70.0", "0.7"] in rows
@@ -301,7 +328,9 @@ def test_the_command_line_writes_every_format(fair, command, tmp_path):
 
 
 def test_a_sweeps_parent_keeps_the_report_and_nothing_else_of_its_folder(store, tmp_path):
-    parent = ParentRun.begin(store.tracking, "a sweep", "identity", "python -m src.train -m", planned=2, fresh=False)
+    parent = ParentRun.begin(
+        store.tracking, "a sweep", "", "identity", "python -m src.train -m", planned=2, fresh=False
+    )
     for method, rate in (("full", 1e-4), ("lora", 1e-3)):
         parent.include(store.client.get_run(store.run(method, rate, 0.5)))
     parent.end("FINISHED", parent.members())
@@ -318,6 +347,23 @@ def test_a_sweeps_parent_keeps_the_report_and_nothing_else_of_its_folder(store, 
     ]
     with pytest.raises(UserError, match="give one of them"):
         report(store.tracking, sweeps=["a sweep"], where="params.model.name = 'minilm'")
+
+
+def test_a_folder_without_runs_is_named_and_left_as_it_was(tmp_path):
+    with pytest.raises(UserError, match=r"nowhere holds no store \(mlflow.db\); train something first"):
+        report(TrackingConfig(folder=str(tmp_path / "nowhere")))
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_sweep_that_is_taken_up_takes_the_name_it_is_given(store):
+    def begin(name):
+        parent = ParentRun.begin(store.tracking, name, "sweep a=1", "identity", "command", planned=1, fresh=False)
+        parent.end("FINISHED", [])
+        return parent.run_id, store.client.get_run(parent.run_id).info.run_name
+
+    first = begin(None)
+    assert first[1] == "sweep a=1"
+    assert begin("rates") == (first[0], "rates") == begin(None)
 
 
 @pytest.mark.parametrize(

@@ -92,6 +92,12 @@ class Trial:
         values = [run.metrics.get(metric) for run in self.runs]
         return None if any(value is None for value in values) else mean(values)
 
+    def untrained(self, score: str) -> float | None:
+        """A score of SCORES, in percent, before training: mean over the runs, None where one has not measured it."""
+        curves = [run.history(f"eval/{score}") for run in self.runs]
+        values = [value for curve in curves for value in curve.loc[curve["step"] == 0, "value"]]
+        return mean(values) if len(values) == len(curves) else None
+
     def deviation(self, metric: str) -> float | None:
         """Standard deviation over the seeds; None for one run."""
         values = [run.metrics[metric] for run in self.runs if metric in run.metrics]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from src.report.arms import Arm, Result
+from src.report.arms import Arm
+
+LEARNED = 10.0  # points of F1 over the untrained model's that show that something was learned
 
 
 def warnings(arms: Sequence[Arm], pairs: Sequence[tuple[Arm, Arm]], empty: dict[str, str]) -> list[str]:
@@ -25,6 +27,12 @@ def warnings(arms: Sequence[Arm], pairs: Sequence[tuple[Arm, Arm]], empty: dict[
             found.append(f"{arm.name}: {count(arm.unfinished, 'run')} not finished.")
         found += _rate_warnings(arm)
         best = arm.best.runs[0]
+        before, after = arm.best.untrained("f1"), arm.best.mean("quality/f1")
+        if before is not None and after is not None and after < before + LEARNED:
+            found.append(
+                f"{arm.name} has learned next to nothing (F1 {after:.1f}, {before:.1f} before training): train it "
+                "longer, at a higher rate or on more questions before comparing it."
+            )
         peft = best.params.get("method.peft", "")
         adapts = bool(best.params.get("method.peft.peft_type")) or peft not in ("", "None")
         if adapts and best.metrics.get("params/adapter", 1.0) + best.metrics.get("params/backbone", 1.0) == 0:
@@ -63,8 +71,8 @@ def _unequal(arms: Sequence[Arm]) -> list[str]:
         if len(set(values.values())) > 1:
             listed = ", ".join(f"{name} {number:,}" for name, number in values.items())
             found.append(f"The methods had different numbers of {what}: {listed}.")
-    for what, key in (("devices", "tag:device"), ("machines", "tag:host"), ("precisions", "hardware.precision")):
-        places = {arm.name: {_setting(run, key) for run in arm.best.runs} for arm in arms}
+    for what, tag in (("hardware", "hardware"), ("machines", "host")):
+        places = {arm.name: {run.tags.get(tag, "") for run in arm.best.runs} for arm in arms}
         if len(set.union(*places.values())) > 1:
             found.append(
                 f"The runs were made on different {what} ({_by_value(places)}): time and memory are not comparable."
@@ -80,10 +88,6 @@ def _budgets() -> list[tuple[str, Callable[[Arm], int]]]:
         ("training questions", lambda arm: arm.best.examples),
         ("optimizer steps", lambda arm: arm.best.steps),
     ]
-
-
-def _setting(run: Result, key: str) -> str:
-    return run.tags.get(key.removeprefix("tag:"), "") if key.startswith("tag:") else run.params.get(key, "")
 
 
 def _by_value(values: dict[str, set[str]]) -> str:

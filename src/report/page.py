@@ -32,6 +32,7 @@ def render(comparison: Comparison, plots: list[Plot]) -> str:
     return environment.get_template("page.html").render(
         comparison=comparison,
         verdict=verdict(comparison),
+        conditions=tables.conditions(comparison),
         table=tables.side_by_side(comparison),
         headings=headings,
         runs=runs,

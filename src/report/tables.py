@@ -7,7 +7,7 @@ import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from src.report.arms import Arm
+from src.report.arms import Arm, Result
 from src.report.comparison import Comparison
 from src.report.verdict import ratio, verdict
 
@@ -45,6 +45,11 @@ def _metric(key: str, form: str, with_spread: bool = False) -> Callable[[Arm], C
     return cell
 
 
+def _f1_before(arm: Arm) -> Cell:
+    value = arm.best.untrained("f1")
+    return Cell(NOTHING) if value is None else Cell(f"{value:.1f}", value=value)
+
+
 def _fact(value: Callable[[Arm], float], form: str) -> Callable[[Arm], Cell]:
     return lambda arm: Cell(form.format(value(arm)), value=float(value(arm)))
 
@@ -66,6 +71,7 @@ ROWS: list[tuple[str, Callable[[Arm], Cell]]] = [
     ("stored size (MB)", _metric("storage/checkpoint_mb", "{:,.2f}")),
     ("initial loss", _metric("train/initial_loss", "{:.3f}")),
     ("final loss", _metric("train/final_loss", "{:.3f}")),
+    ("F1 before training", _f1_before),
     ("exact match", _metric("quality/exact_match", "{:.1f}", with_spread=True)),
     ("F1", _metric("quality/f1", "{:.1f}", with_spread=True)),
     ("encoder's likeness to before (CKA)", _metric("forgetting/cka", "{:.3f}")),
@@ -102,13 +108,34 @@ def _related(cell: Cell, base: Cell) -> Cell:
     return Cell(cell.text, ratio(cell.value / base.value), cell.value)
 
 
+# What the runs were made with.
+CONDITIONS: list[tuple[str, Callable[[Result], str]]] = [
+    ("data", lambda run: run.params.get("dataset.name", "")),
+    ("split", lambda run: run.params.get("dataset.split", "")),
+    ("training questions", lambda run: f"{run.inputs.get('train', ('', 0))[1]:,}"),
+    ("validation questions", lambda run: f"{run.inputs.get('validation', ('', 0))[1]:,}"),
+    ("model", lambda run: run.params.get("model.name", "")),
+    ("batch", lambda run: run.params.get("train.batch_size", "")),
+    ("hardware", lambda run: run.tags.get("hardware", "")),
+    ("machine", lambda run: run.tags.get("host", "")),
+    ("code", lambda run: run.tags.get("git_commit", "")[:12]),
+]
+
+
+def conditions(comparison: Comparison) -> list[tuple[str, str]]:
+    """Label and value of what the best runs were made with; where they differ, all values."""
+    runs = [run for arm in comparison.arms for run in arm.best.runs]
+    told = [(label, dict.fromkeys(value for run in runs if (value := tell(run)))) for label, tell in CONDITIONS]
+    return [(label, "; ".join(values)) for label, values in told if values]
+
+
 RUN_COLUMNS: list[tuple[str, str, str]] = [  # heading, metric, format
     ("EM", "quality/exact_match", "{:.1f}"),
     ("F1", "quality/f1", "{:.1f}"),
-    ("trained parameters", "params/trainable", "{:,.0f}"),
+    ("trained", "params/trainable", "{:,.0f}"),
     ("training (s)", "time/train_seconds", "{:,.1f}"),
     ("examples/s", "speed/examples_per_second", "{:,.1f}"),
-    ("peak memory (MB)", "memory/peak_train_mb", "{:,.0f}"),
+    ("memory (MB)", "memory/peak_train_mb", "{:,.0f}"),
     ("stored (MB)", "storage/checkpoint_mb", "{:,.2f}"),
     ("CKA", "forgetting/cka", "{:.3f}"),
 ]
@@ -120,13 +147,13 @@ def all_runs(comparison: Comparison) -> tuple[list[str], list[list[Cell]]]:
     for arm in comparison.arms:
         for trial in arm.trials:
             for run in trial.runs:
-                row = [Cell(arm.name), Cell(run.name), Cell(f"{trial.rate:g}", value=trial.rate)]
+                row = [Cell(arm.name), Cell(run.id[:8]), Cell(f"{trial.rate:g}", value=trial.rate)]
                 row += [Cell(str(trial.epochs), value=trial.epochs), Cell(run.seed, value=float(run.seed or 0))]
                 for _, metric, form in RUN_COLUMNS:
                     value = run.metrics.get(metric)
                     row.append(Cell(NOTHING) if value is None else Cell(form.format(value), value=value))
                 rows.append(row)
-    return ["method", "run", "learning rate", "epochs", "seed", *(heading for heading, *_ in RUN_COLUMNS)], rows
+    return ["method", "run id", "rate", "epochs", "seed", *(heading for heading, *_ in RUN_COLUMNS)], rows
 
 
 def as_markdown(comparison: Comparison) -> str:
@@ -135,12 +162,13 @@ def as_markdown(comparison: Comparison) -> str:
     lines = [f"# {_plain(comparison.title)}", ""]
     if comparison.commands:
         lines += [*(f"    {command}" for command in comparison.commands), ""]
-    for paragraph in verdict(comparison):
-        lines += [_plain(paragraph), ""]
+    for finding, *details in verdict(comparison):
+        lines += [f"**{_plain(finding)}** {_plain(' '.join(details))}".strip(), ""]
     lines += [f"- **Warning:** {_plain(warning)}" for warning in comparison.warnings]
     if comparison.warnings:
         lines.append("")
-    lines += [_markdown_row(["", *table.arms]), "|---|" + "---:|" * len(table.arms)]
+    lines += [f"- {label}: {_plain(value)}" for label, value in conditions(comparison)]
+    lines += ["", _markdown_row(["", *table.arms]), "|---|" + "---:|" * len(table.arms)]
     lines += [_markdown_row([label, *map(str, cells)]) for label, cells in table.rows]
     return "\n".join(lines) + "\n"
 

@@ -150,6 +150,12 @@ class Terminal:
     def line(self, text: str = "") -> None:
         self.console.print(escape(text))
 
+    def finding(self, sentence: str, details: Sequence[str]) -> None:
+        """What was found, and below it what it rests on."""
+        self.console.print(f"[bold]{escape(sentence)}[/bold]")
+        for detail in details:
+            self.console.print(f"  {escape(detail)}")
+
     def comparison(self, side_by_side: Any) -> None:
         """Methods side by side (`src.report.tables.Table`)."""
         table = Table()

@@ -8,42 +8,45 @@ from src.report.fairness import count
 from src.report.statistics import Difference
 
 
-def verdict(comparison: Comparison) -> list[str]:
-    """A paragraph for each arm against the baseline: the difference, whether it is one, and what it costs."""
+def verdict(comparison: Comparison) -> list[list[str]]:
+    """For each arm against its baseline the sentences that tell: what was found, the figures, the limits, the costs."""
     if not comparison.arms:
-        return ["No run has finished: there is nothing to compare."]
+        return [["No run has finished: there is nothing to compare."]]
     if len(comparison.arms) == 1:
         arm = comparison.baseline
         f1 = arm.best.mean("quality/f1") or 0.0
-        return [f"One method alone, {arm.name}: F1 {f1:.1f} at rate {arm.best.rate:g}. There is nothing to compare."]
+        return [
+            [f"One method alone, {arm.name}: F1 {f1:.1f} at rate {arm.best.rate:g}.", "There is nothing to compare."]
+        ]
     several = len([contrast for contrast in comparison.contrasts if contrast.differences]) > 1
-    return [_paragraph(comparison, contrast, several) for contrast in comparison.contrasts]
+    return [_sentences(contrast, several) for contrast in comparison.contrasts]
 
 
-def _paragraph(comparison: Comparison, contrast: Contrast, several: bool) -> str:
+def _sentences(contrast: Contrast, several: bool) -> list[str]:
     arm, base = contrast.arm, contrast.base
     opening = f"{arm.name} (rate {arm.best.rate:g}) against {base.name} (rate {base.best.rate:g}): "
     if not contrast.differences:
-        return f"{opening}no difference is computed ({contrast.why_not}). {_costs(arm, base)}".strip()
+        return [f"{opening}no difference is computed ({contrast.why_not}).", *_costs(arm, base)]
     f1, em = contrast.differences["f1"], contrast.differences["exact_match"]
     seeds = min(len(arm.best.runs), len(base.best.runs))
     size = f"n = {base.best.validation_questions:,}, {count(seeds, 'seed')}"
     p = contrast.adjusted_p
     adjusted = ", adjusted for the number of methods" if several else ""
-    figures = f"F1 {_interval(f1)}, p {_p(p)}{adjusted}; exact match {_interval(em)}. "
-    if not (f1.shown and p < 0.05):
-        finding = f"No difference in F1 shown at {size}: one under {f1.unseen:.1f} F1 would probably not be seen. "
-    elif seeds > 1:
-        finding = f"{arm.name} is {'better' if f1.mean > 0 else 'worse'} in F1, at {size}. "
-    else:
-        finding = (
-            f"This run of {arm.name} is {'better' if f1.mean > 0 else 'worse'} in F1 than {base.name}'s, at {size}. "
+    shown = f1.shown and p < 0.05
+    better = "better" if f1.mean > 0 else "worse"
+    subject = arm.name if seeds > 1 else f"this run of {arm.name}"
+    found = f"{subject} is {better} in F1." if shown else "no difference in F1 shown."
+    figures = f"F1 {_interval(f1)}, p {_p(p)}{adjusted}; exact match {_interval(em)}; {size}."
+    sentences = [opening + found, figures]
+    if not shown:
+        sentences.append(f"A difference under {f1.unseen:.1f} F1 would probably not be seen.")
+    if seeds == 1:
+        sentences.append("How much other seeds would differ is not known: the interval is about these runs alone.")
+    if untuned := [a.name for a in (base, arm) if len(a.rates) == 1]:
+        sentences.append(
+            f"Only one learning rate was tried of {' and of '.join(untuned)}: another may turn this round."
         )
-    limits = "How much other seeds would differ is not known: the interval is about these runs alone. "
-    untuned = [a.name for a in (base, arm) if len(a.rates) == 1]
-    if untuned:
-        tuned = f"Only one learning rate was tried of {' and of '.join(untuned)}: another may turn this round. "
-    return opening + figures + finding + (limits if seeds == 1 else "") + (tuned if untuned else "") + _costs(arm, base)
+    return sentences + _costs(arm, base)
 
 
 def _interval(difference: Difference) -> str:
@@ -62,14 +65,14 @@ COSTS = (
 )
 
 
-def _costs(arm: Arm, base: Arm) -> str:
+def _costs(arm: Arm, base: Arm) -> list[str]:
     parts = []
     for metric, what in COSTS:
         own, other = arm.best.mean(metric), base.best.mean(metric)
         if own is not None and other:
             parts.append(f"{_share(own / other)} {what}")
     listed = parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1] if parts else ""
-    return f"It costs {listed} of {base.name}." if parts else ""
+    return [f"It costs {listed} of {base.name}."] if parts else []
 
 
 def _share(value: float) -> str:

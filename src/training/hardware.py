@@ -110,6 +110,7 @@ def describe(accelerator: Accelerator) -> str:
     if accelerator.device.type == "cuda":
         device = torch.cuda.get_device_name(accelerator.device)
     else:
-        device = f"CPU, {torch.get_num_threads()} threads"
+        threads = torch.get_num_threads()
+        device = f"CPU, {threads} thread{'s' if threads != 1 else ''}"
     processes = f", {accelerator.num_processes} processes" if accelerator.num_processes > 1 else ""
     return f"{device}, {precision}{processes}"
