@@ -50,12 +50,14 @@ def test_a_fair_comparison_warns_of_nothing(fair):
     assert found.warnings == []
     assert [arm.name for arm in found.arms] == ["full", "lora"]
     assert [(arm.best.rate, len(arm.best.runs), len(arm.trials)) for arm in found.arms] == [(1e-4, 2, 3), (1e-3, 2, 3)]
-    [[finding, figures, power, costs]] = verdict(found)
+    [[finding, figures, power, costs, rates, forgetting]] = verdict(found)
     assert finding == "lora (rate 0.001) against full (rate 0.0001): no difference in F1 shown."
     assert figures.endswith(f"; n = {QUESTIONS}, 2 seeds.")
     assert re.fullmatch(r"A difference under \d+\.\d F1 would probably not be seen\.", power)
     share = "6.9 % of the trained parameters, 70 % of the training time, 54 % of the peak memory and 3 % of the stored"
     assert costs == f"It costs {share} size of full."
+    assert rates == "Its best learning rate is 10 times that of full."
+    assert forgetting == "Its encoder has moved less from what it was before training: CKA 0.900, full 0.800."
 
 
 def test_what_the_runs_were_made_with_is_told(fair):
@@ -100,7 +102,7 @@ def test_a_worse_method_is_called_worse(store):
     for seed in (0, 1, 2):
         store.run("full", 1e-4, 0.7, seed)
         store.run("lora", 1e-3, 0.4, seed)
-    [[finding, figures, untuned, _]] = verdict(compared(store))
+    [[finding, figures, untuned, *_]] = verdict(compared(store))
     assert finding.endswith(": lora is worse in F1.") and figures.endswith("n = 300, 3 seeds.")
     assert untuned == "Only one learning rate was tried of full and of lora: another may turn this round."
 

@@ -46,7 +46,7 @@ def _sentences(contrast: Contrast, several: bool) -> list[str]:
         sentences.append(
             f"Only one learning rate was tried of {' and of '.join(untuned)}: another may turn this round."
         )
-    return sentences + _costs(arm, base)
+    return sentences + _costs(arm, base) + _rates(arm, base) + _forgetting(arm, base)
 
 
 def _interval(difference: Difference) -> str:
@@ -73,6 +73,22 @@ def _costs(arm: Arm, base: Arm) -> list[str]:
             parts.append(f"{_share(own / other)} {what}")
     listed = parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1] if parts else ""
     return [f"It costs {listed} of {base.name}."] if parts else []
+
+
+def _rates(arm: Arm, base: Arm) -> list[str]:
+    if min(len(arm.rates), len(base.rates)) == 1:
+        return []
+    factor = arm.best.rate / base.best.rate
+    apart = "that" if factor == 1 else f"{factor:.2g} times that"
+    return [f"Its best learning rate is {apart} of {base.name}."]
+
+
+def _forgetting(arm: Arm, base: Arm) -> list[str]:
+    own, other = arm.best.mean("forgetting/cka"), base.best.mean("forgetting/cka")
+    if own is None or other is None:
+        return []
+    moved = "less" if own > other else "more"
+    return [f"Its encoder has moved {moved} from what it was before training: CKA {own:.3f}, {base.name} {other:.3f}."]
 
 
 def _share(value: float) -> str:
