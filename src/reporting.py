@@ -48,7 +48,8 @@ def report(
             names = ", ".join(arm.name for arm in comparison.arms)
             raise UserError(f"baseline={baseline} is none of the methods compared; there are: {names}.")
         figures = plots(comparison) if set(formats) & {"html", "png", "svg"} else []
-        name = "-".join(parent[:12] for parent in selection.parents) or re.sub(r"\W+", "_", selection.title)[:80]
+        chosen = selection.parents or runs
+        name = "-".join(id[:12] for id in chosen)[:120] or re.sub(r"\W+", "_", selection.title)[:80]
         # Another way to look at the same runs takes nothing away from the first.
         view = "-".join(["", *(key.rpartition(".")[2] for key in by), *([baseline] if baseline != "full" else [])])
         view = re.sub(r"[^\w-]+", "_", view)
@@ -67,10 +68,12 @@ def report(
                 written.append(folder / file)
             else:
                 written += _pictures(figures, folder, form)
+        alone = len(selection.parents) == 1  # what several sweeps say together does not replace what each says
         for parent in selection.parents:
             for path in written:  # and nothing else that lies in the folder, which may be any
-                selection.client.log_artifact(parent, str(path), f"report{view}")
-            selection.client.set_tag(parent, "mlflow.note.content", tables.as_markdown(comparison)[:8000])
+                selection.client.log_artifact(parent, str(path), f"report{'' if alone else '-' + name}{view}")
+            if alone and not view:
+                selection.client.set_tag(parent, "mlflow.note.content", tables.as_markdown(comparison)[:8000])
     terminal = Terminal()
     if len(comparison.arms) > 1:
         terminal.comparison(tables.side_by_side(comparison))

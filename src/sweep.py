@@ -242,6 +242,7 @@ def _run_isolated(config: Config, number: int, launcher: str) -> float | None:
     log = RunLog(config)
     done = log.finished()
     if done is not None:
+        parent.include(done)  # another sweep may have done it since this one was planned
         terminal.line(f"{title}  done already  {run_line(done.data.metrics)}")
         return done.data.metrics["quality/f1"]
     if config.sweep.fail_fast and any(run.info.status == "FAILED" for run in parent.members()):

@@ -16,10 +16,10 @@ from scipy.stats import permutation_test
 
 from src.config import TrackingConfig, UserError
 from src.report.comparison import compare_runs
-from src.report.page import differing_most, render
+from src.report.page import differing_most, render, wrong_answers
 from src.report.plots import pareto_front, plots
 from src.report.question_plots import kind_of_question
-from src.report.tables import as_csv, as_markdown, conditions, side_by_side
+from src.report.tables import all_runs, as_csv, as_markdown, conditions, side_by_side
 from src.report.terminal import Terminal
 from src.report.verdict import verdict
 from src.reporting import report
@@ -53,7 +53,7 @@ def test_a_fair_comparison_warns_of_nothing(fair):
     [[finding, figures, power, costs, rates, forgetting]] = verdict(found)
     assert finding == "lora (rate 0.001) against full (rate 0.0001): no difference in F1 shown."
     assert figures.endswith(f"; n = {QUESTIONS}, 2 seeds.")
-    assert re.fullmatch(r"A difference under \d+\.\d F1 would probably not be seen\.", power)
+    assert re.fullmatch(r"A true difference of \d+\.\d F1 would be found four times out of five\.", power)
     share = "6.9 % of the trained parameters, 70 % of the training time, 54 % of the peak memory and 3 % of the stored"
     assert costs == f"It costs {share} size of full."
     assert rates == "Its best learning rate is 10 times that of full."
@@ -156,6 +156,10 @@ PLANTED = {
         lambda s: s.run("head", 1e-3, 0.4, metrics={"quality/f1": 9.9}),
         "head has learned next to nothing (F1 9.9, 0.0 before training): train it longer",
     ),
+    "shared machine": (
+        lambda s: s.run("lora", 1e-3, 0.6, 2, tags={"launcher": "joblib"}),
+        "Runs of lora may have shared their machine with others: their times say little.",
+    ),
     "another machine": (
         lambda s: s.run("lora", 1e-3, 0.6, 2, tags={"host": "there"}),
         "The runs were made on different machines (full: here; lora: here, there): time and memory are not comparable.",
@@ -178,6 +182,86 @@ def test_other_validation_questions_are_never_compared(store):
     assert found.contrasts[0].differences == {}
     assert any("no difference is computed" in warning for warning in found.warnings)
     assert "no difference is computed (scored on other questions)" in verdict(found)[0][0]
+
+
+def test_each_draw_of_the_questions_is_compared_within_itself(store):
+    for draw, right in (("0", 0.4), ("1", 0.7)):
+        for method, gain in (("full", 0.0), ("lora", 0.1)):
+            digests = (f"train-{draw}", f"validation-{draw}")
+            store.run(method, 1e-3, right + gain, params={"dataset.seed": draw}, digests=digests)
+    found = compared(store)
+    pairs = [(contrast.arm.name, contrast.base.name) for contrast in found.contrasts]
+    assert pairs == [("seed=0 lora", "seed=0 full"), ("seed=1 lora", "seed=1 full")]
+    assert all(contrast.differences for contrast in found.contrasts)
+    assert not [warning for warning in found.warnings if "differ" in warning]
+
+
+def test_nothing_is_compared_with_another_models_baseline(store):
+    store.run("full", 1e-4, 0.7, params={"model.name": "bert_base"})
+    for model in ("bert_base", "minilm"):
+        store.run("lora", 1e-3, 0.5, params={"model.name": model})
+    found = compared(store)
+    assert [(contrast.arm.name, contrast.base.name) for contrast in found.contrasts] == [
+        ("bert_base lora", "bert_base full")
+    ]
+    assert found.warnings[0] == "There is no full to compare minilm lora with."
+
+
+def test_a_stray_run_does_not_choose_between_two_others(store):
+    def run(rate, *f1s):
+        for seed, f1 in enumerate(f1s):
+            store.run("full", rate, 0.5, seed, metrics={"quality/f1": f1})
+        return compared(store)
+
+    run(1e-4, 66.0, 60.0, 60.0)
+    assert run(3e-4, 65.0, 66.0, 66.0).arms[0].best.rate == 3e-4
+    found = run(1e-2, 40.0)  # the only seed that all three share is the first's best
+    assert found.arms[0].best.rate == 3e-4 and found.warnings == []
+    assert run(1e-3, 66.5).arms[0].best.rate == 1e-3
+
+
+def test_a_setting_with_fewer_seeds_that_may_be_better_is_named(store):
+    for seed, f1 in enumerate((65.7, 63.9, 63.9)):
+        store.run("full", 3e-4, 0.5, seed, metrics={"quality/f1": f1})
+    for rate, f1 in ((1e-4, 65.4), (1e-3, 40.9)):
+        store.run("full", rate, 0.5, metrics={"quality/f1": f1})
+    found = compared(store)
+    assert found.arms[0].best.rate == 3e-4
+    assert found.warnings == [
+        "full: rate 0.0001 has F1 65.4 in 1 seed, above the chosen setting's 64.5; give it as many."
+    ]
+
+
+def test_a_rate_that_failed_or_was_pruned_was_tried(store):
+    for rate, right in ((1e-4, 0.4), (3e-4, 0.6)):
+        store.run("full", rate, right)
+    assert any("is the highest that was tried" in warning for warning in compared(store).warnings)
+    store.run("full", 1e-3, 0.0, status="FAILED")
+    store.run("full", 3e-5, 0.0, status="KILLED", tags={"stopped": "behind the median"})
+    [arm], warnings = (found := compared(store)).arms, found.warnings
+    assert (arm.rates, arm.settings, arm.unfinished) == ([3e-5, 1e-4, 3e-4, 1e-3], 4, 0)
+    assert warnings == ["full: 1 run failed; its best setting may be among them."]
+    store.run("lora", 1e-3, 0.0, status="KILLED", tags={"stopped": "behind the median"})
+    assert "lora has no finished run (all pruned)." in compared(store).warnings
+
+
+def test_what_an_attempt_left_before_the_finished_run_is_forgotten(store):
+    store.run("full", 1e-4, 0.5, status="FAILED", tags={"config_hash": "a"})
+    store.run("full", 1e-4, 0.5, status="KILLED", tags={"config_hash": "a"})
+    store.run("full", 1e-4, 0.6, tags={"config_hash": "a"})
+    assert compared(store).warnings == []
+
+
+def test_the_setting_that_won_is_named(store):
+    store.run("full", 1e-4, 0.6)
+    for rank, right in ((4, 0.5), (16, 0.7)):
+        store.run("lora", 1e-3, right, params={"method.peft.r": rank})
+    found = compared(store)
+    assert dict(side_by_side(found).rows)["setting"][1].text == "r=16"
+    assert verdict(found)[0][0].startswith("lora (rate 0.001, r=16) against full (rate 0.0001): ")
+    headings, rows = all_runs(found)
+    assert [row[headings.index("setting")].text for row in rows] == ["–", "r=4", "r=16"]
+    assert ["setting", "", "r=16", ""] in list(csv.reader(StringIO(as_csv(found))))
 
 
 def test_a_sweep_in_which_everything_failed_is_reported(store):
@@ -311,10 +395,24 @@ def test_generated_questions_are_called_so(store):
     assert compared(store).warnings == ["The questions are generated: what wins on them says nothing about real ones."]
 
 
-def test_a_run_that_was_repeated_counts_once(store):
-    for _ in range(2):
-        store.run("full", 1e-4, 0.6)
-    assert len(compared(store).arms[0].best.runs) == 1
+def test_of_a_run_that_was_repeated_the_newer_counts(store):
+    parents = []
+    for name in ("old", "new"):
+        parents.append(ParentRun.begin(store.tracking, name, "", name, "command", planned=1, fresh=False))
+        parents[-1].include(store.client.get_run(store.run("full", 1e-4, 0.6)))
+    for order in (["old", "new"], ["new", "old"]):
+        selection = select(store.tracking, order)
+        [run] = compare_runs(selection.title, selection.results).arms[0].best.runs
+        assert [run.id] == [member.info.run_id for member in parents[1].members()]
+
+
+def test_one_seed_against_several_says_whose_spread_it_is(store):
+    store.run("lora", 1e-3, 0.5)
+    for seed in (0, 1, 2):
+        store.run("full", 1e-4, 0.5, seed)
+    [[_, figures, *more]] = verdict(compared(store))
+    assert figures.endswith("n = 300, 1 and 3 seeds.")
+    assert "With one seed of lora, the spread between seeds is taken from full's." in more
 
 
 def test_the_command_line_writes_every_format(fair, command, tmp_path):
@@ -347,6 +445,14 @@ def test_a_sweeps_parent_keeps_the_report_and_nothing_else_of_its_folder(store, 
     assert [file.path for file in store.client.list_artifacts(parent.run_id, "report-name-lora")] == [
         "report-name-lora/report.md"
     ]
+    ids = [run.info.run_id for run in parent.members()]
+    folders = {report(store.tracking, runs=chosen, formats=["md"]) for chosen in (ids, ids[:1], ids[1:])}
+    assert len(folders) == 3
+    second = ParentRun.begin(store.tracking, "another", "", "other", "command", planned=1, fresh=False)
+    second.include(store.client.get_run(ids[0]))
+    report(store.tracking, sweeps=["a sweep", "another"])
+    kept = {file.path for file in store.client.list_artifacts(second.run_id)}
+    assert kept == {"command.txt", f"report-{parent.run_id[:12]}-{second.run_id[:12]}"}
     with pytest.raises(UserError, match="give one of them"):
         report(store.tracking, sweeps=["a sweep"], where="params.model.name = 'minilm'")
 
@@ -447,6 +553,17 @@ def test_the_questions_apart_are_the_ones_furthest_apart(store):
     apart = (tables[1]["f1"] - tables[0]["f1"]) * 100
     assert rows[0]["own"] - rows[0]["base"] == pytest.approx(apart.max())
     assert rows[-1]["own"] - rows[-1]["base"] < 0
+
+
+def test_a_run_alone_shows_what_it_got_wrong(store):
+    store.run("full", 1e-4, 0.5)
+    found = compared(store)
+    table = found.arms[0].best.questions
+    rows = wrong_answers(found.arms[0])
+    hard = set(table.loc[table["f1"] == 0, "question"])
+    assert len(rows) == 11 and len(hard) > 11 and {row["question"] for row in rows} <= hard
+    page = render(found, plots(found))
+    assert "<h2>Wrong answers of full</h2>" in page and page.count("answered: <strong>another") == 11
 
 
 def test_whatever_a_name_or_a_passage_holds_is_text(store):

@@ -9,8 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from src.runs.identity import config_hash
 from src.runs.isolation import call
-from src.sweep import train
+from src.runs.parent import ParentRun
+from src.sweep import run_isolated, train
+from tests.conftest import TINY
+from tests.stored import Store
 from tests.test_run import client_of, start
 from tests.test_sweep import SMALL, parents_and_children, sweep
 
@@ -91,6 +95,16 @@ def test_a_live_run_is_not_run_twice(configure, server, tmp_path):
     assert f"is running already (process {tags['process_id']} on {tags['host']}, " in str(second.reason)
     [found] = parents_and_children(tmp_path)[1]
     assert (found.info.run_id, found.info.status) == (running.info.run_id, "KILLED")
+
+
+def test_a_run_that_another_sweep_has_done_meanwhile_is_part_of_this_one_too(configure, tmp_path):
+    store = Store(tmp_path)
+    config = configure(*TINY, f"tracking.folder={tmp_path}")
+    done = store.run("lora", 1e-3, 0.5, tags={"config_hash": config_hash(config)})
+    parent = ParentRun.begin(store.tracking, None, "sweep", "identity", "command", planned=1, fresh=False)
+    config.sweep.parent = parent.run_id
+    assert run_isolated(config, 0, "basic") == pytest.approx(store.client.get_run(done).data.metrics["quality/f1"])
+    assert [member.info.run_id for member in parent.members()] == [done]
 
 
 def test_a_search_prunes_what_is_behind(command, tmp_path):

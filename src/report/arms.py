@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from statistics import mean, stdev
 from typing import Any, Protocol
@@ -71,10 +71,23 @@ class Trial:
     def seeds(self) -> set[str]:
         return {run.seed for run in self.runs}
 
+    def setting(self, varied: Sequence[str]) -> list[str]:
+        """`r=16`, for each of some parameters that it has."""
+        params = self.runs[0].params
+        return [f"{key.rpartition('.')[2]}={params[key]}" for key in varied if key in params]
+
+    def f1(self, seeds: Collection[str] = ()) -> float:
+        """Mean over the runs, or over those of some seeds."""
+        return mean(run.metrics.get("quality/f1", 0.0) for run in self.runs if not seeds or run.seed in seeds)
+
     @property
     def examples(self) -> int:
         """Training questions."""
         return int(self.runs[0].inputs.get("train", ("", 0))[1])
+
+    def digest(self, context: str) -> str:
+        """Of the data its runs were trained (`train`) or scored (`validation`) on."""
+        return str(self.runs[0].inputs.get(context, ("", 0))[0])
 
     @property
     def validation_questions(self) -> int:
@@ -127,7 +140,8 @@ class Arm:
 
     labels: dict[str, str]  # what tells it apart, by the parameter's name; as shown
     trials: list[Trial]
-    failed: int = 0
+    failed: list[Result] = field(default_factory=list)
+    pruned: list[Result] = field(default_factory=list)  # ended early because they did worse than others: a result
     unfinished: int = 0
 
     @property
@@ -146,28 +160,43 @@ class Arm:
 
     @cached_property
     def best(self) -> Trial:
-        """The setting with the highest mean F1, over the seeds that all settings have, where there are some."""
-        common = set.intersection(*(trial.seeds for trial in self.trials))
+        """The setting that beats most others in mean F1, two at a time over the seeds that both have (over all their
+        seeds where they share none): so that one seed more or less of a third changes nothing between two.
+        """
 
-        def f1(trial: Trial) -> float:
-            return mean(r.metrics.get("quality/f1", 0.0) for r in trial.runs if r.seed in common or not common)
+        def wins(trial: Trial) -> int:
+            return sum(
+                trial.f1(trial.seeds & other.seeds) > other.f1(trial.seeds & other.seeds) for other in self.trials
+            )
 
-        return max(self.trials, key=f1)
+        return max(self.trials, key=lambda trial: (wins(trial), trial.f1()))
 
     @property
     def rates(self) -> list[float]:
-        return sorted({trial.rate for trial in self.trials})
+        """All that were tried, also those that failed or were pruned."""
+        ended = [run.params.get(RATE) for run in (*self.failed, *self.pruned)]
+        return sorted({trial.rate for trial in self.trials} | {float(rate) for rate in ended if rate is not None})
+
+    @property
+    def settings(self) -> int:
+        """How many were tried, also those that failed or were pruned."""
+        runs = [*(trial.runs[0] for trial in self.trials), *self.failed, *self.pruned]
+        return len({setting(run) for run in runs if RATE in run.params})
 
     def digests(self, context: str) -> set[str]:
         """Of the data sets its runs were trained (`train`) or scored (`validation`) on."""
-        return {run.inputs.get(context, ("", 0))[0] for trial in self.trials for run in trial.runs}
+        return {trial.digest(context) for trial in self.trials}
+
+
+def setting(result: Result) -> tuple[tuple[str, str], ...]:
+    """The parameters that make up a setting."""
+    return tuple(sorted((key, value) for key, value in result.params.items() if not key.startswith(NOT_A_SETTING)))
 
 
 def trials(results: Sequence[Result]) -> list[Trial]:
-    """Runs by setting; of two with the same seed the newer one."""
+    """Finished runs, the oldest first, by setting; of two with the same seed the newer one."""
     settings: dict[Any, dict[str, Result]] = defaultdict(dict)
     for result in results:
-        params = sorted((key, value) for key, value in result.params.items() if not key.startswith(NOT_A_SETTING))
-        settings[(*params, *sorted(result.inputs.items()))][result.seed] = result
+        settings[(setting(result), *sorted(result.inputs.items()))][result.seed] = result
     found = [Trial([runs[seed] for seed in sorted(runs)]) for runs in settings.values()]
     return sorted(found, key=lambda trial: trial.rate)

@@ -11,11 +11,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from src.report.arms import SCORES, Arm, Result, trials
+from src.report.arms import NOT_A_SETTING, RATE, SCORES, Arm, Result, trials
 from src.report.fairness import warnings
 from src.report.statistics import Difference, compare, holm
 
-ARMS_BY = ("dataset.name", "model.name", "method.name")
+# What tells arms apart wherever it varies. Scores on different questions do not compare, so what draws the questions
+# is among it.
+DRAWN_BY = ("dataset.split", "dataset.subset", "dataset.validation_size", "dataset.seed")
+NAMES = ("dataset.name", "model.name", "method.name")
+ARMS_BY = ("dataset.name", *DRAWN_BY, "model.name", "method.name")
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,7 @@ class Comparison:
     empty: dict[str, str]  # arms without a finished run, and why
     contrasts: list[Contrast]
     warnings: list[str]
+    varied: list[str]  # parameters that differ between the settings of an arm, beside rate and epochs, which are shown
 
     @property
     def baseline(self) -> Arm:
@@ -73,14 +78,15 @@ def compare_runs(
     arms, empty = [], {}
     for labels, members in grouped.items():
         finished = [result for result in members if result.finished]
-        failed = [result for result in members if result.failed]
+        done = {result.tags.get("config_hash", result.id) for result in finished}  # whatever became of earlier attempts
+        others = [result for result in members if result.tags.get("config_hash", result.id) not in done]
+        failed = [result for result in others if result.failed]
+        pruned = [result for result in others if "stopped" in result.tags and not result.failed]
         if finished:
-            # Ended early because it did worse than others, by an Optuna search: that is a result.
-            pruned = [result for result in members if "stopped" in result.tags and not result.finished]
-            unfinished = len(members) - len(finished) - len(failed) - len(pruned)
-            arms.append(Arm(dict(labels), trials(finished), len(failed), unfinished))
+            unfinished = len(others) - len(failed) - len(pruned)
+            arms.append(Arm(dict(labels), trials(finished), failed, pruned, unfinished))
         else:
-            reason = failed[0].tags.get("error", "failed") if failed else "not finished"
+            reason = failed[0].tags.get("error", "failed") if failed else "all pruned" if pruned else "not finished"
             empty[" ".join(label for _, label in labels)] = reason.splitlines()[0][:300]
 
     based = any(baseline in (arm.method, arm.name) for arm in arms)
@@ -92,19 +98,34 @@ def compare_runs(
 
     arms.sort(key=order)
     pairs = _pairs(arms, baseline)
-    return Comparison(title, commands, arms, empty, _contrasts(pairs), warnings(arms, pairs, empty))
+    alone = [arm for arm in arms if len(arms) > 1 and arm.method != baseline and not any(arm in pair for pair in pairs)]
+    told = [f"There is no {baseline} to compare {arm.name} with." for arm in alone]
+    varied = _varied(arms, [*keys, RATE, "train.epochs", "method.learning_rate"])
+    return Comparison(title, commands, arms, empty, _contrasts(pairs), told + warnings(arms, pairs, empty), varied)
+
+
+def _varied(arms: Sequence[Arm], shown: Sequence[str]) -> list[str]:
+    found: dict[str, None] = {}
+    for arm in arms:
+        for key in arm.best.runs[0].params:
+            values = {trial.runs[0].params.get(key) for trial in arm.trials}
+            if len(values) > 1 and key not in shown and not key.startswith(NOT_A_SETTING):
+                found[key] = None
+    return list(found)
+
+
+def _value(result: Result, key: str) -> str:
+    # A run that failed early has tags alone.
+    return result.params.get(key, result.tags.get(key.partition(".")[0], "") if key in NAMES else "")
 
 
 def _varies(results: Sequence[Result], key: str) -> bool:
-    return len({result.params.get(key) for result in results}) > 1
+    return len({value for result in results if (value := _value(result, key))}) > 1
 
 
 def _labels(result: Result, keys: Sequence[str]) -> tuple[tuple[str, str], ...]:
-    def value(key: str) -> str:  # a run that failed early has tags alone
-        return result.params.get(key, result.tags.get(key.partition(".")[0], "") if key in ARMS_BY else "")
-
-    values = [(key, value(key)) for key in keys]
-    return tuple((k, value if k in ARMS_BY else f"{k.rpartition('.')[2]}={value}") for k, value in values if value)
+    values = [(key, _value(result, key)) for key in keys]
+    return tuple((k, value if k in NAMES else f"{k.rpartition('.')[2]}={value}") for k, value in values if value)
 
 
 def _natural(label: str) -> list[Any]:
@@ -113,15 +134,17 @@ def _natural(label: str) -> list[Any]:
 
 
 def _pairs(arms: Sequence[Arm], baseline: str) -> list[tuple[Arm, Arm]]:
-    """Each arm with the one that it is compared with."""
+    """Each arm with the one that it is compared with; none where its group lacks the baseline that others have."""
+    named = [arm for arm in arms if arm.name == baseline]
+    based = any(arm.method == baseline for arm in arms)
 
     def base(arm: Arm) -> Arm:
-        named = [other for other in arms if other.name == baseline]
-        own = [other for other in arms if other.group == arm.group and other.method == baseline]
-        return (named or own or arms[:1])[0]
+        group = [other for other in arms if other.group == arm.group]
+        own = [other for other in group if other.method == baseline]
+        return (named or own or (group if not based else [arm]))[0]
 
     pairs = [(arm, base(arm)) for arm in arms]
-    if all(arm is other for arm, other in pairs):  # one method, in several places: compare these
+    if len({arm.method for arm in arms}) == 1:  # one method, in several places: compare these
         pairs = [(arm, arms[0]) for arm in arms]
     return [(arm, other) for arm, other in pairs if arm is not other]
 
@@ -129,7 +152,7 @@ def _pairs(arms: Sequence[Arm], baseline: str) -> list[tuple[Arm, Arm]]:
 def _contrasts(pairs: Sequence[tuple[Arm, Arm]]) -> list[Contrast]:
     found = []
     for arm, base in pairs:
-        if arm.digests("validation") != base.digests("validation"):
+        if arm.best.digest("validation") != base.best.digest("validation"):
             found.append(Contrast(arm, base, why_not="scored on other questions"))
             continue
         table = base.best.questions

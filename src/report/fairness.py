@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from src.report.arms import Arm
 
+SHARING = ("joblib", "ray", "submitit_local")  # launchers that run several at once on one machine
 LEARNED = 10.0  # points of F1 over the untrained model's that show that something was learned
 
 
@@ -22,10 +23,11 @@ def warnings(arms: Sequence[Arm], pairs: Sequence[tuple[Arm, Arm]], empty: dict[
         found.append("The questions are generated: what wins on them says nothing about real ones.")
     for arm in arms:
         if arm.failed:
-            found.append(f"{arm.name}: {count(arm.failed, 'run')} failed; its best setting may be among them.")
+            failed = count(len(arm.failed), "run")
+            found.append(f"{arm.name}: {failed} failed; its best setting may be among them.")
         if arm.unfinished:
             found.append(f"{arm.name}: {count(arm.unfinished, 'run')} not finished.")
-        found += _rate_warnings(arm)
+        found += _rate_warnings(arm) + _fewer_seeds(arm)
         best = arm.best.runs[0]
         before, after = arm.best.untrained("f1"), arm.best.mean("quality/f1")
         if before is not None and after is not None and after < before + LEARNED:
@@ -40,6 +42,9 @@ def warnings(arms: Sequence[Arm], pairs: Sequence[tuple[Arm, Arm]], empty: dict[
                 f"{arm.name} adapts no layer of the backbone: only the {best.metrics['params/trainable']:,.0f} "
                 "parameters of the head trained."
             )
+    sharing = [arm.name for arm in arms if any(run.tags.get("launcher") in SHARING for run in arm.best.runs)]
+    if sharing:
+        found.append(f"Runs of {', '.join(sharing)} may have shared their machine with others: their times say little.")
     for base in dict.fromkeys(base.name for _, base in pairs):
         compared = [other for other in arms if other.name == base]
         found += _unequal([*compared, *(arm for arm, other in pairs if other.name == base)])
@@ -57,15 +62,27 @@ def _rate_warnings(arm: Arm) -> list[str]:
     return [f"{arm.name}: its best learning rate, {best:g}, is the {where} that was tried; {direction} ones may win."]
 
 
+def _fewer_seeds(arm: Arm) -> list[str]:
+    best = arm.best
+    above = [trial for trial in arm.trials if len(trial.runs) < len(best.runs) and trial.f1() > best.f1()]
+    if not above:
+        return []
+    other = max(above, key=lambda trial: trial.f1())
+    seen = f"F1 {other.f1():.1f} in {count(len(other.runs), 'seed')}"
+    return [f"{arm.name}: rate {other.rate:g} has {seen}, above the chosen setting's {best.f1():.1f}; give it as many."]
+
+
 def _unequal(arms: Sequence[Arm]) -> list[str]:
     found = []
-    for context, consequence in (
-        ("train", "they were trained on different questions"),
-        ("validation", "they were scored on different questions, and no difference is computed"),
-    ):
+    for context, done in (("train", "trained"), ("validation", "scored")):
         digests = {arm.name: arm.digests(context) for arm in arms}
         if len(set.union(*digests.values())) > 1:
-            found.append(f"The {context} data differ ({_by_value(digests)}): {consequence}.")
+            apart = len({arm.best.digest(context) for arm in arms}) > 1
+            consequence = "they were" if apart else "settings that were not chosen were"
+            refused = ", and no difference is computed" if apart and context == "validation" else ""
+            found.append(
+                f"The {context} data differ ({_by_value(digests)}): {consequence} {done} on other questions{refused}."
+            )
     for what, value in _budgets():
         values = {arm.name: value(arm) for arm in arms}
         if len(set(values.values())) > 1:
@@ -83,7 +100,7 @@ def _unequal(arms: Sequence[Arm]) -> list[str]:
 def _budgets() -> list[tuple[str, Callable[[Arm], int]]]:
     return [
         ("learning rates", lambda arm: len(arm.rates)),
-        ("settings tried", lambda arm: len(arm.trials)),
+        ("settings tried", lambda arm: arm.settings),
         ("seeds at the best setting", lambda arm: len(arm.best.runs)),
         ("training questions", lambda arm: arm.best.examples),
         ("optimizer steps", lambda arm: arm.best.steps),

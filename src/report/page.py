@@ -14,6 +14,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from src.report import tables
+from src.report.arms import Arm
 from src.report.comparison import Comparison
 from src.report.plots import Plot
 from src.report.statistics import RESAMPLES
@@ -38,10 +39,21 @@ def render(comparison: Comparison, plots: list[Plot]) -> str:
         runs=runs,
         plots=plots,
         apart=differing_most(comparison),
+        wrong=[] if comparison.contrasts or not comparison.arms else wrong_answers(comparison.baseline),
         resamples=RESAMPLES,
         figures=Markup(figures.replace("<", "\\u003c")),
         plotly=Markup(packed),
     )
+
+
+def wrong_answers(arm: Arm) -> list[dict[str, Any]]:
+    """Questions that the first run of an arm got wholly wrong, taken from all over the set."""
+    table = arm.best.questions
+    if table is None:
+        return []
+    wrong = table[table["f1"] == 0]
+    chosen = wrong.iloc[:: max(1, -(-len(wrong) // QUESTIONS_SHOWN))]
+    return [{str(key): value for key, value in row.items()} for row in chosen.to_dict("records")]
 
 
 def differing_most(comparison: Comparison) -> list[tuple[str, str, list[dict[str, Any]]]]:

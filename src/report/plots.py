@@ -163,7 +163,7 @@ def differences(comparison: Comparison) -> Plot | None:
         )
     figure.add_vline(x=0, line={"color": "#1a1a1a", "width": 1})
     figure.update_layout(height=160 + 50 * len(tested), margin_l=140)
-    about = "Means with 95 % intervals. An interval over the line at zero shows no difference."
+    about = "Means with 95 % intervals, each for itself. An interval over the line at zero shows no difference."
     return Plot("differences", f"Differences to {comparison.baselines}", about, figure)
 
 

@@ -28,7 +28,7 @@ class Difference:
     low: float  # ends of the 95 % interval
     high: float
     p: float  # of no difference, two-sided
-    unseen: float  # a true difference below this would be missed more than one time in five
+    unseen: float  # a true difference of this size is found four times out of five, a smaller one less often
 
     @property
     def shown(self) -> bool:

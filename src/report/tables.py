@@ -55,7 +55,7 @@ def _fact(value: Callable[[Arm], float], form: str) -> Callable[[Arm], Cell]:
 
 
 ROWS: list[tuple[str, Callable[[Arm], Cell]]] = [
-    ("settings tried", _fact(lambda arm: len(arm.trials), "{:,}")),
+    ("settings tried", _fact(lambda arm: arm.settings, "{:,}")),
     ("seeds at the best one", _fact(lambda arm: len(arm.best.runs), "{:,}")),
     ("learning rate", _fact(lambda arm: arm.best.rate, "{:g}")),
     ("epochs", _fact(lambda arm: arm.best.epochs, "{:,}")),
@@ -68,6 +68,8 @@ ROWS: list[tuple[str, Callable[[Arm], Cell]]] = [
     ("training (s)", _metric("time/train_seconds", "{:,.1f}")),
     ("examples/s", _metric("speed/examples_per_second", "{:,.1f}")),
     ("peak memory, training (MB)", _metric("memory/peak_train_mb", "{:,.0f}")),
+    ("examples/s, evaluation", _metric("speed/eval_examples_per_second", "{:,.1f}")),
+    ("peak memory, evaluation (MB)", _metric("memory/peak_eval_mb", "{:,.0f}")),
     ("stored size (MB)", _metric("storage/checkpoint_mb", "{:,.2f}")),
     ("initial loss", _metric("train/initial_loss", "{:.3f}")),
     ("final loss", _metric("train/final_loss", "{:.3f}")),
@@ -91,6 +93,10 @@ def side_by_side(comparison: Comparison) -> Table:
     """Rows that no arm has a figure for are left out."""
     rows = []
     bases = base_columns(comparison)
+    if comparison.varied:
+        rows.append(
+            ("setting", [Cell(" ".join(arm.best.setting(comparison.varied)) or NOTHING) for arm in comparison.arms])
+        )
     for label, cell in ROWS:
         cells = [cell(arm) for arm in comparison.arms]
         if any(cell.value is not None for cell in cells):
@@ -144,16 +150,23 @@ RUN_COLUMNS: list[tuple[str, str, str]] = [  # heading, metric, format
 def all_runs(comparison: Comparison) -> tuple[list[str], list[list[Cell]]]:
     """Headings, and a row for each finished run."""
     rows = []
+    varied = comparison.varied
     for arm in comparison.arms:
         for trial in arm.trials:
             for run in trial.runs:
-                row = [Cell(arm.name), Cell(run.id[:8]), Cell(f"{trial.rate:g}", value=trial.rate)]
+                row = [
+                    Cell(arm.name),
+                    Cell(run.id[:8]),
+                    *([Cell(" ".join(trial.setting(varied)) or NOTHING)] if varied else []),
+                ]
+                row.append(Cell(f"{trial.rate:g}", value=trial.rate))
                 row += [Cell(str(trial.epochs), value=trial.epochs), Cell(run.seed, value=float(run.seed or 0))]
                 for _, metric, form in RUN_COLUMNS:
                     value = run.metrics.get(metric)
                     row.append(Cell(NOTHING) if value is None else Cell(form.format(value), value=value))
                 rows.append(row)
-    return ["method", "run id", "rate", "epochs", "seed", *(heading for heading, *_ in RUN_COLUMNS)], rows
+    named = ["setting"] if varied else []
+    return ["method", "run id", *named, "rate", "epochs", "seed", *(heading for heading, *_ in RUN_COLUMNS)], rows
 
 
 def as_markdown(comparison: Comparison) -> str:
@@ -192,5 +205,11 @@ def as_csv(comparison: Comparison) -> str:
     for label, cells in table.rows:
         values = [cell.value for cell in cells]
         quotients = [a / b if (a := values[arm]) is not None and (b := values[base]) else None for arm, base in bases]
-        writer.writerow([label, *("" if value is None else repr(value) for value in [*values, *quotients])])
+        texts = [cell.text if cell.value is None and cell.text != NOTHING else None for cell in cells]
+        shown = [*(text or _exact(value) for text, value in zip(texts, values, strict=True)), *map(_exact, quotients)]
+        writer.writerow([label, *shown])
     return text.getvalue()
+
+
+def _exact(value: float | None) -> str:
+    return "" if value is None else repr(value)

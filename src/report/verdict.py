@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from src.report.arms import Arm
 from src.report.comparison import Comparison, Contrast
 from src.report.fairness import count
@@ -18,35 +20,46 @@ def verdict(comparison: Comparison) -> list[list[str]]:
         return [
             [f"One method alone, {arm.name}: F1 {f1:.1f} at rate {arm.best.rate:g}.", "There is nothing to compare."]
         ]
+    if not comparison.contrasts:
+        return [["No two of these methods were run in the same place: there is nothing to compare."]]
     several = len([contrast for contrast in comparison.contrasts if contrast.differences]) > 1
-    return [_sentences(contrast, several) for contrast in comparison.contrasts]
+    return [_sentences(contrast, several, comparison.varied) for contrast in comparison.contrasts]
 
 
-def _sentences(contrast: Contrast, several: bool) -> list[str]:
+def _sentences(contrast: Contrast, several: bool, varied: Sequence[str]) -> list[str]:
     arm, base = contrast.arm, contrast.base
-    opening = f"{arm.name} (rate {arm.best.rate:g}) against {base.name} (rate {base.best.rate:g}): "
+    opening = f"{_named(arm, varied)} against {_named(base, varied)}: "
     if not contrast.differences:
         return [f"{opening}no difference is computed ({contrast.why_not}).", *_costs(arm, base)]
     f1, em = contrast.differences["f1"], contrast.differences["exact_match"]
-    seeds = min(len(arm.best.runs), len(base.best.runs))
-    size = f"n = {base.best.validation_questions:,}, {count(seeds, 'seed')}"
+    seeds = sorted({len(arm.best.runs), len(base.best.runs)})
+    told = count(seeds[0], "seed") if len(seeds) == 1 else f"{seeds[0]} and {count(seeds[1], 'seed')}"
+    size = f"n = {base.best.validation_questions:,}, {told}"
     p = contrast.adjusted_p
-    adjusted = ", adjusted for the number of methods" if several else ""
+    adjusted = ", adjusted for the number of comparisons, which the intervals are not" if several else ""
     shown = f1.shown and p < 0.05
     better = "better" if f1.mean > 0 else "worse"
-    subject = arm.name if seeds > 1 else f"this run of {arm.name}"
+    subject = arm.name if seeds[-1] > 1 else f"this run of {arm.name}"
     found = f"{subject} is {better} in F1." if shown else "no difference in F1 shown."
     figures = f"F1 {_interval(f1)}, p {_p(p)}{adjusted}; exact match {_interval(em)}; {size}."
     sentences = [opening + found, figures]
     if not shown:
-        sentences.append(f"A difference under {f1.unseen:.1f} F1 would probably not be seen.")
-    if seeds == 1:
+        sentences.append(f"A true difference of {f1.unseen:.1f} F1 would be found four times out of five.")
+    if seeds[0] == 1 < seeds[-1]:
+        one, more = (arm, base) if len(arm.best.runs) == 1 else (base, arm)
+        sentences.append(f"With one seed of {one.name}, the spread between seeds is taken from {more.name}'s.")
+    if seeds[-1] == 1:
         sentences.append("How much other seeds would differ is not known: the interval is about these runs alone.")
     if untuned := [a.name for a in (base, arm) if len(a.rates) == 1]:
         sentences.append(
             f"Only one learning rate was tried of {' and of '.join(untuned)}: another may turn this round."
         )
     return sentences + _costs(arm, base) + _rates(arm, base) + _forgetting(arm, base)
+
+
+def _named(arm: Arm, varied: Sequence[str]) -> str:
+    """`lora (rate 0.001, r=16)`."""
+    return f"{arm.name} ({', '.join([f'rate {arm.best.rate:g}', *arm.best.setting(varied)])})"
 
 
 def _interval(difference: Difference) -> str:

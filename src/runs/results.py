@@ -138,7 +138,8 @@ def select(
             if len(matches) != 1:
                 raise UserError(f"runs: {len(matches) or 'no'} runs have an id that starts with {prefix}.")
             chosen += matches
-        return Selection(client, f"{len(chosen)} chosen runs", chosen)
+        chosen.sort(key=lambda result: result.run.info.start_time)
+        return Selection(client, f"{len(chosen)} chosen run{'s' if len(chosen) > 1 else ''}", chosen)
     if where is not None:
         if not (chosen := found(where)):
             raise UserError(f"where={where}: no run meets it.")
@@ -170,7 +171,7 @@ def of_sweeps(client: MlflowClient, parents: Sequence[Run]) -> Selection:
     return Selection(
         client,
         " + ".join(str(parent.info.run_name) for parent in parents),
-        list(members.values()),
+        sorted(members.values(), key=lambda result: result.run.info.start_time),
         [parent.info.run_id for parent in parents],
         [parent.data.tags.get("command", "") for parent in parents],
     )
