@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import mmap
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
 from dataclasses import replace
@@ -15,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 
-from src.config import HardwareConfig, ModelConfig, TrainConfig, UserError
+from src.config import ROOT, HardwareConfig, ModelConfig, TrainConfig, UserError
 from src.data import sample
 from src.data.features import Batches, make_windows
 from src.data.sources import to_dataset
@@ -283,6 +285,25 @@ def test_cpu_memory_is_the_peak_over_the_baseline_of_each_phase():
         np.ones(size // 4, dtype=np.uint8)
     assert first.peak_mb == pytest.approx(size / MB, abs=10)
     assert second.peak_mb == pytest.approx(size / 4 / MB, abs=10), "the first phase's peak leaks into the second"
+
+
+AFTER_READING = """
+import torch
+from src.training import hardware, measure
+hardware._keep_freed_memory()
+read = [bytearray(60_000) for _ in range(5000)]
+kept = read[::50]
+del read
+meter, usage = measure.Meter(torch.device("cpu")), measure.Usage()
+with meter.phase(usage):
+    block = torch.ones(25_000_000)
+print(usage.peak_mb)
+"""
+
+
+def test_what_reading_the_data_has_freed_is_not_in_the_baseline():
+    shown = subprocess.run([sys.executable, "-c", AFTER_READING], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert float(shown.stdout) == pytest.approx(100, abs=5)
 
 
 def test_the_sampled_peak_sees_what_stays_for_a_while():

@@ -2,15 +2,16 @@
 
 What is measured: everything between the edges of a phase, with the device synchronised at both. GPU memory is what
 torch's allocator handed out (`max_memory_allocated`) and held (`max_memory_reserved`), reset at the phase's start.
-CPU memory is the peak resident size in the phase over the resident size before the model was loaded, without the
-code of libraries: how much of that is paged in during a phase depends on what the process did before, and on whether
-it was forked. An MB is 10^6 bytes.
+CPU memory is the peak resident size in the phase over the resident size before the model was loaded, without what the
+system may take back at any time: the code of libraries and the file of tokenised windows, of which more is paged in the
+larger the data set is and the longer the process has run. An MB is 10^6 bytes.
 """
 
 from __future__ import annotations
 
 import ctypes
 import functools
+import gc
 import threading
 import time
 from collections.abc import Iterator
@@ -64,7 +65,11 @@ class Meter:
     def __post_init__(self) -> None:
         self.memory_is_own = Meter._runs_in_process == 0
         Meter._runs_in_process += 1
-        self.baseline_mb = 0.0 if self.device.type == "cuda" else psutil.Process().memory_info().rss / MB - _code_mb()
+        # What reading and tokenising the data has freed is not the process's any more, though the allocator keeps it.
+        gc.collect()
+        release_freed_memory()
+        resident = psutil.Process().memory_info().rss / MB
+        self.baseline_mb = 0.0 if self.device.type == "cuda" else resident - _shared_files_mb()
 
     @property
     def total_seconds(self) -> float:
@@ -128,7 +133,7 @@ class _KernelPeak:
         CLEAR_REFS.write_text("5")
 
     def stop(self) -> float:
-        return _status_mb("VmHWM") - _code_mb()
+        return _status_mb("VmHWM") - _shared_files_mb()
 
 
 def _status_mb(name: str) -> float:
@@ -136,20 +141,20 @@ def _status_mb(name: str) -> float:
     return int(line.split()[1]) * 1024 / MB
 
 
-def _code_mb() -> float:
-    """Resident size of the mapped libraries; 0 where the system does not tell.
+def _shared_files_mb() -> float:
+    """Resident size of the mapped libraries and tokenised windows; 0 where the system does not tell.
 
     Asking for it takes some 10 ms, so it is asked only when the resident size of all files has changed.
     """
     if not STATUS.exists():
         return 0.0
-    return _code_mb_at(round(_status_mb("RssFile")))
+    return _shared_files_mb_at(round(_status_mb("RssFile")))
 
 
 @functools.lru_cache(maxsize=1)
-def _code_mb_at(file_mb: int) -> float:
-    libraries = (m for m in psutil.Process().memory_maps() if ".so" in Path(m.path).suffixes)
-    return sum(library.rss for library in libraries) / MB
+def _shared_files_mb_at(file_mb: int) -> float:
+    shared = (m for m in psutil.Process().memory_maps() if {".so", ".arrow"} & set(Path(m.path).suffixes))
+    return sum(mapped.rss for mapped in shared) / MB
 
 
 class _SampledPeak:
