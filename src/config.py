@@ -206,9 +206,9 @@ def problems(config: Config) -> list[str]:
 
     if train.cache_encoder:
         check(
-            method.trainable == ["head"] and train.hidden_dropout == 0,
-            "train.cache_encoder=true needs an encoder that gives the same every time: method=head and "
-            "train.hidden_dropout=0.",
+            method.trainable == ["head"] and train.hidden_dropout == train.attention_dropout == 0,
+            "train.cache_encoder=true needs an encoder that gives the same every time: method=head, "
+            "train.hidden_dropout=0 and train.attention_dropout=0.",
         )
 
     check(

@@ -333,6 +333,7 @@ def final_metrics(
         "time/train_seconds": meter.train.seconds,
         "time/eval_seconds": meter.evaluation.seconds,
         "speed/eval_examples_per_second": meter.evaluation.windows / meter.evaluation.seconds,
+        "train/steps": steps[-1].number,
         "train/initial_loss": steps[0].loss,
         "train/final_loss": sum(step.loss for step in last) / len(last),
         "data/realigned": sets.realigned,

@@ -48,6 +48,7 @@ class Store:
         created = self.client.create_run(self.experiment, run_name=name)
         id = str(created.info.run_id)
         peft = {"method.peft.peft_type": "LORA"} if method.startswith("lora") else {"method.peft": "None"}
+        trainable = {"full": "['*']", "head": "['head']"}.get(method, "None")
         known = {
             "method.name": method,
             "model.name": "minilm",
@@ -58,6 +59,7 @@ class Store:
             "train.batch_size": 16,
             "train.gradient_accumulation_steps": 1,
             "hardware.precision": "auto",
+            "method.trainable": trainable,
             **peft,
             **(params or {}),
         }

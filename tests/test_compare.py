@@ -152,6 +152,20 @@ PLANTED = {
         lambda s: s.run("lora", 1e-3, 0.6, 2, tags={"hardware": "CPU, 1 thread, fp32"}),
         "The runs were made on different hardware (full: CPU, 2 threads, bf16; lora: CPU, 1 thread, fp32, CPU, 2",
     ),
+    "stopped early": (
+        lambda s: [s.run("lora", 1e-3, 0.8, seed, metrics={"train/steps": 400}) for seed in (0, 1)],
+        "The methods had different numbers of optimizer steps: full 750, lora 400.",
+    ),
+    "no biases": (
+        lambda s: s.run(
+            "bitfit",
+            1e-3,
+            0.3,
+            params={"method.trainable": "['*.bias', 'head']"},
+            metrics={"params/adapter": 0, "params/backbone": 0, "params/trainable": 770},
+        ),
+        "bitfit adapts no layer of the backbone: only the 770 parameters of the head trained.",
+    ),
     "untrained": (
         lambda s: s.run("head", 1e-3, 0.4, metrics={"quality/f1": 9.9}),
         "head has learned next to nothing (F1 9.9, 0.0 before training): train it longer",

@@ -82,7 +82,11 @@ def test_mistakes_that_hydra_finds(configure, override, expected):
         (["train.batch_size=0"], "train.batch_size=0 must be at least 1"),
         (["hardware.tokens_per_pass=0"], "hardware.tokens_per_pass=0 must be at least 1"),
         (["train.cache_encoder=true"], "needs an encoder that gives the same every time: method=head"),
-        (["method=head", "train.cache_encoder=true"], "and train.hidden_dropout=0"),
+        (["method=head", "train.cache_encoder=true"], "method=head, train.hidden_dropout=0"),
+        (
+            ["method=head", "train.cache_encoder=true", "train.hidden_dropout=0", "train.attention_dropout=0.3"],
+            "and train.attention_dropout=0",
+        ),
         (["train.learning_rate=-1"], "train.learning_rate=-1.0 must be above 0"),
         (["dataset.train_size=0"], "dataset.train_size=0 must be at least 1"),
         (["train.hidden_dropout=1"], "train.hidden_dropout=1.0 must be at least 0 and below 1"),

@@ -178,6 +178,8 @@ def test_dropout_reaches_every_architecture():
         ({"peft": {"peft_type": "LORRA"}}, r"no peft_type LORRA \(did you mean 'LORA'\?\)"),
         ({"peft": {"peft_type": "LORA", "rank": 3}}, "peft refuses the block"),
         ({"peft": {"peft_type": "LORA", "r": 0, "target_modules": "all-linear"}}, "peft cannot apply the block"),
+        ({"peft": {"peft_type": "ADALORA", "total_step": 9}}, "peft_type ADALORA needs calls while it trains"),
+        ({"peft": {"peft_type": "LORA", "init_lora_weights": "eva"}}, "init_lora_weights=eva needs calls"),
         ({"peft": {"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 4}}, "PROMPT_TUNING adds virtual tokens"),
     ],
 )
@@ -196,6 +198,9 @@ def test_an_adapter_on_the_head_alone_is_said_loudly(named):
     assert "adapts NO layer of the backbone" in method.untouched_backbone_warning(counts, chosen)
     whole = method.count(method.apply(random_model("bert", **SMALL["bert"]), named("lora")))
     assert method.untouched_backbone_warning(whole, named("lora")) is None
+    # What bitfit finds in an architecture without biases.
+    assert "see trainable." in method.untouched_backbone_warning(counts, named("bitfit"))
+    assert method.untouched_backbone_warning(counts, named("head")) is None
 
 
 # Loading

@@ -34,7 +34,7 @@ FINAL = {
     *("time/train_seconds", "time/eval_seconds", "time/total_seconds"),
     *("speed/examples_per_second", "speed/tokens_per_second", "speed/eval_examples_per_second"),
     *("memory/peak_train_mb", "memory/peak_eval_mb", "storage/checkpoint_mb"),
-    *("train/initial_loss", "train/final_loss", "train/reported_epoch"),
+    *("train/steps", "train/initial_loss", "train/final_loss", "train/reported_epoch"),
     *("data/realigned", "data/untrainable", "forgetting/cka", "forgetting/cosine"),
 }
 ARTIFACTS = {

@@ -25,7 +25,7 @@ from src.model import backbone, method
 from src.training import encoded, hardware
 from src.training.checkpoint import Checkpoints
 from src.training.encoded import EncodedBatches, take_encoded
-from src.training.fit import fit, passes, predict
+from src.training.fit import _optimizer, fit, passes, predict
 from src.training.measure import MB, Meter, Usage, _SampledPeak
 from tests.test_model import SMALL
 
@@ -211,6 +211,13 @@ def test_biases_and_norms_are_not_decayed(batches):
     ratio = {n: (weights(decayed)[n].norm() / weights(plain)[n].norm()).item() for n in weights(plain)}
     assert ratio["bert.embeddings.word_embeddings.weight"] < 0.999
     assert ratio["bert.embeddings.LayerNorm.weight"] == pytest.approx(1.0, abs=1e-4)
+
+
+def test_what_changes_nothing_at_one_is_not_drawn_to_zero(configure):
+    model = method.apply(backbone.load_model(MODEL, 0.0, 0.0, seed=0), configure("method=ia3").method)
+    groups = _optimizer(model, TRAIN).param_groups
+    [factors] = [group for group in groups if any(parameter.shape == (32, 1) for parameter in group["params"])]
+    assert factors["weight_decay"] == 0 and {group["weight_decay"] for group in groups} == {0, TRAIN.weight_decay}
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_names_the_step(batches):

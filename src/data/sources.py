@@ -77,6 +77,11 @@ def load(config: DatasetConfig) -> QuestionSets:
         train, validation = _split_by_article(train, config)
     elif config.split == "random":
         train, validation = _split_at_random(train, config)
+    if config.split != "given" and (config.train_size or 0) > (total := len(train) + len(validation)) - total // 5:
+        sets.notes.append(
+            f"dataset.train_size={config.train_size} leaves less than a fifth of {total:,} questions for validation: "
+            "they are others than with a smaller training set, and the two do not make a curve."
+        )
     train = [record for record in train if trainable(record)]
     train = _draw(train, config, "train_size")
     validation = _draw(validation, config, "validation_size")

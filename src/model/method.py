@@ -94,6 +94,12 @@ def _apply_peft(model: PreTrainedModel, name: str, block: dict[str, Any]) -> pef
             f"method={name}: peft knows no peft_type {block['peft_type']}"
             f"{nearest(block['peft_type'], [kind.value for kind in kinds])}."
         )
+    if block["peft_type"] == "ADALORA" or block.get("init_lora_weights") == "eva":
+        what = "peft_type ADALORA" if block["peft_type"] == "ADALORA" else "init_lora_weights=eva"
+        raise UserError(
+            f"method={name}: {what} needs calls while it trains that are not made here, and would be plain LoRA under "
+            "another name; choose a method that peft applies once."
+        )
     config: Any
     try:
         config = peft.get_peft_config(dict(block))
@@ -179,12 +185,12 @@ def _is_adapter(model: torch.nn.Module, name: str) -> bool:
 
 
 def untouched_backbone_warning(counts: ParameterCounts, method: MethodConfig) -> str | None:
-    """The sentence that must be said where a peft method adapts nothing but the head."""
-    if method.peft is None or counts.adapter or counts.backbone:
+    """The sentence that must be said where a method trains nothing but the head without being called so."""
+    if method.trainable == ["head"] or counts.adapter or counts.backbone:
         return None
     return (
         f"method={method.name} adapts NO layer of the backbone: only the head's {counts.head:,} parameters train. This "
-        "is a linear probe, not what its name says; see target_modules."
+        f"is a linear probe, not what its name says; see {'trainable' if method.peft is None else 'target_modules'}."
     )
 
 

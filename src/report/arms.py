@@ -95,10 +95,11 @@ class Trial:
 
     @property
     def steps(self) -> int:
-        """Optimizer steps, as far as the parameters tell them."""
+        """Optimizer steps: the mean over the runs, which may have stopped early."""
         params = self.runs[0].params
         batch = int(params.get("train.batch_size", 1)) * int(params.get("train.gradient_accumulation_steps", 1))
-        return self.epochs * -(-self.examples // batch)
+        measured = self.mean("train/steps")
+        return self.epochs * -(-self.examples // batch) if measured is None else round(measured)
 
     def mean(self, metric: str) -> float | None:
         """Over the runs; None where one of them has not measured it."""

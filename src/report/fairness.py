@@ -35,8 +35,7 @@ def warnings(arms: Sequence[Arm], pairs: Sequence[tuple[Arm, Arm]], empty: dict[
                 f"{arm.name} has learned next to nothing (F1 {after:.1f}, {before:.1f} before training): train it "
                 "longer, at a higher rate or on more questions before comparing it."
             )
-        peft = best.params.get("method.peft", "")
-        adapts = bool(best.params.get("method.peft.peft_type")) or peft not in ("", "None")
+        adapts = best.params.get("method.trainable") != "['head']"
         if adapts and best.metrics.get("params/adapter", 1.0) + best.metrics.get("params/backbone", 1.0) == 0:
             found.append(
                 f"{arm.name} adapts no layer of the backbone: only the {best.metrics['params/trainable']:,.0f} "

@@ -59,6 +59,7 @@ ROWS: list[tuple[str, Callable[[Arm], Cell]]] = [
     ("seeds at the best one", _fact(lambda arm: len(arm.best.runs), "{:,}")),
     ("learning rate", _fact(lambda arm: arm.best.rate, "{:g}")),
     ("epochs", _fact(lambda arm: arm.best.epochs, "{:,}")),
+    ("optimizer steps", _fact(lambda arm: arm.best.steps, "{:,}")),
     ("training questions", _fact(lambda arm: arm.best.examples, "{:,}")),
     ("trained parameters", _metric("params/trainable", "{:,.0f}")),
     ("trained, % of all", _metric("params/trainable_percent", "{:.2f}")),
