@@ -389,7 +389,7 @@ def test_agreement_counts_each_side_for_itself(store):
 def test_the_verdict_counts_the_questions_of_what_it_compares(store):
     for name, size in (("small", 100), ("large", 300)):
         for method in ("full", "lora"):
-            params = {"dataset.name": name}
+            params = {"dataset.name": name, "dataset.split": "article" if name == "small" else "given"}
             store.run(method, 1e-3, 0.5, params=params, questions=size, digests=(f"train-{name}", f"validation-{name}"))
     large, small = verdict(compared(store))
     assert large[0].startswith("large lora") and "n = 300" in large[1]

@@ -120,7 +120,12 @@ def _value(result: Result, key: str) -> str:
 
 
 def _varies(results: Sequence[Result], key: str) -> bool:
-    return len({value for result in results if (value := _value(result, key))}) > 1
+    """Whether runs differ in a parameter; for what draws the questions, within one data set."""
+    values: dict[str, set[str]] = defaultdict(set)
+    for result in results:
+        if value := _value(result, key):
+            values[_value(result, "dataset.name") if key in DRAWN_BY else ""].add(value)
+    return any(len(found) > 1 for found in values.values())
 
 
 def _labels(result: Result, keys: Sequence[str]) -> tuple[tuple[str, str], ...]:
