@@ -95,11 +95,11 @@ class Trial:
 
     @property
     def steps(self) -> int:
-        """Optimizer steps: the mean over the runs, which may have stopped early."""
-        params = self.runs[0].params
-        batch = int(params.get("train.batch_size", 1)) * int(params.get("train.gradient_accumulation_steps", 1))
-        measured = self.mean("train/steps")
-        return self.epochs * -(-self.examples // batch) if measured is None else round(measured)
+        """Optimizer steps that were made: the mean over the runs, which may have stopped early."""
+        made = self.mean("train/steps")
+        if made is None:  # runs from before it was logged
+            made = mean(len(run.history("train/loss")) for run in self.runs)
+        return round(made)
 
     def mean(self, metric: str) -> float | None:
         """Over the runs; None where one of them has not measured it."""
