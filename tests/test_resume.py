@@ -191,7 +191,7 @@ def test_a_process_is_known_by_its_start_too():
 def test_a_sweeps_parent_shows_that_it_is_alive(tmp_path, monkeypatch):
     """Or another machine would take it for dead after five minutes."""
     monkeypatch.setattr("src.runs.store.HEARTBEAT_SECONDS", 0.05)
-    parent = ParentRun.begin(TrackingConfig(folder=str(tmp_path)), "sweep", "0", "command", 1, fresh=False)
+    parent = ParentRun.begin(TrackingConfig(folder=str(tmp_path)), "sweep", "", "0", "command", 1, fresh=False)
     parent.tag({"heartbeat": "0"})
     deadline = time.monotonic() + 30
     while parent.tags["heartbeat"] == "0":

@@ -70,8 +70,8 @@ def test_split_by_article_keeps_the_sides_apart(tmp_path):
 def test_a_training_set_that_takes_from_the_validation_side_is_told(tmp_path):
     path = article_file(tmp_path / "a.json")
     assert not [note for note in load(file_config(path, train_size=120, validation_size=5)).notes if "curve" in note]
-    [note] = [note for note in load(file_config(path, train_size=185, validation_size=5)).notes if "curve" in note]
-    assert note.startswith("dataset.train_size=185 leaves less than a fifth of 200 questions for validation")
+    [note] = [note for note in load(file_config(path, train_size=170, validation_size=5)).notes if "curve" in note]
+    assert note.startswith("dataset.train_size=170 leaves less than a fifth of 200 questions for validation")
 
 
 def test_a_smaller_training_set_is_part_of_the_larger_one_and_validation_stays(tmp_path):
