@@ -9,8 +9,18 @@ from src.sweep import train
 from tests.test_sweep import SMALL, parents_and_children, results, sweep
 
 
+@pytest.fixture(scope="module")
+def alone(configure, server, tmp_path_factory):
+    """The results of both runs, each started by itself."""
+    folder = tmp_path_factory.mktemp("alone")
+    for method in ("full", "lora"):
+        config = configure(*SMALL, f"method={method}", f"tracking.folder={folder}")
+        assert call(train, config, folder / "log").reason is None
+    return results(folder)
+
+
 @pytest.mark.parametrize("launcher", ["joblib", "ray", "submitit_local"])
-def test_every_launcher_gives_the_same_results(command, configure, server, tmp_path, launcher):
+def test_every_launcher_gives_the_same_results(command, alone, tmp_path, launcher):
     pytest.importorskip(f"hydra_plugins.hydra_{launcher.partition('_')[0]}_launcher")
     shown = sweep(command, tmp_path, *SMALL, "method=full,lora", f"hydra/launcher={launcher}")
     assert shown.returncode == 0, shown.stderr + shown.stdout
@@ -18,7 +28,4 @@ def test_every_launcher_gives_the_same_results(command, configure, server, tmp_p
     assert parent.info.status == "FINISHED"
     assert [child.data.tags["mlflow.parentRunId"] for child in children] == [parent.info.run_id] * 2
     assert {child.data.tags["launcher"] for child in children} == {launcher}
-    for method in ("full", "lora"):
-        config = configure(*SMALL, f"method={method}", f"tracking.folder={tmp_path / 'alone'}")
-        assert call(train, config, tmp_path / "log").reason is None
-    assert results(tmp_path) == results(tmp_path / "alone")
+    assert results(tmp_path) == alone

@@ -97,7 +97,7 @@ def server_uri(postgres, tmp_path_factory):
         yield uri
     finally:
         if process.poll() is None:
-            os.killpg(process.pid, signal.SIGTERM)
+            os.killpg(process.pid, signal.SIGKILL)  # at once: what it stored is looked at no more
             process.wait(30)
 
 
