@@ -174,11 +174,24 @@ PLANTED = {
         lambda s: s.run("lora", 1e-3, 0.6, 2, tags={"launcher": "joblib"}),
         "Runs of lora may have shared their machine with others: their times say little.",
     ),
+    "other work": (
+        lambda s: s.run("lora", 1e-3, 0.6, 2, metrics={"time/waited_seconds": 21}),
+        "Runs waited for cores that other work had, for a part of their training time (lora up to 30 %): ",
+    ),
     "another machine": (
         lambda s: s.run("lora", 1e-3, 0.6, 2, tags={"host": "there"}),
         "The runs were made on different machines (full: here; lora: here, there): time and memory are not comparable.",
     ),
 }
+
+
+def test_one_slow_run_of_three_moves_no_time(store):
+    store.fair()
+    slow = {"time/train_seconds": 7000, "speed/examples_per_second": 0.5}
+    store.run("lora", 1e-3, 0.6, 2, metrics=slow)
+    cells = dict(side_by_side(compared(store)).rows)
+    assert [str(cell) for cell in cells["training (s)"]] == ["100.0", "70.0 (0.70x)"]
+    assert [str(cell) for cell in cells["examples/s"]] == ["36.0", "49.0 (1.36x)"]
 
 
 @pytest.mark.parametrize("fault", PLANTED)
@@ -532,7 +545,7 @@ def test_the_figures_hold_the_runs_figures(fair):
     ]
     full, lora = made["f1_by_rate"].data
     assert list(full.x) == [3e-5, 1e-4, 3e-4] and list(lora.x) == [3e-4, 1e-3, 3e-3]
-    assert lora.y[1] == pytest.approx(found.arms[1].best.mean("quality/f1"), abs=0.01)
+    assert lora.y[1] == pytest.approx(found.arms[1].best.average("quality/f1"), abs=0.01)
     assert sum(bar.x[0] for bar in made["agreement"].data) == QUESTIONS
     assert list(made["by_question"].data[0].x) == ["what (75)", "who (75)", "when (75)", "how many (75)"]
     assert made["loss_by_second"].data[0].x[-1] == 14.5

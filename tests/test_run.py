@@ -74,7 +74,7 @@ def test_a_run_leaves_what_the_readme_promises(finished):
     client = client_of(folder)
     for found in runs:
         assert found.info.status == "FINISHED"
-        assert set(found.data.metrics) == BY_STEP | FINAL
+        assert set(found.data.metrics) - {"time/waited_seconds"} == BY_STEP | FINAL  # that one is of Linux alone
         assert {item.path for item in client.list_artifacts(found.info.run_id)} == ARTIFACTS
         tags = found.data.tags
         assert tags["method"] in ("lora", "full")

@@ -313,6 +313,31 @@ def test_what_reading_the_data_has_freed_is_not_in_the_baseline():
     assert float(shown.stdout) == pytest.approx(100, abs=5)
 
 
+BESIDE_OTHER_WORK = """
+import os, time, torch
+from src.training import measure
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+other = os.fork()
+while not other:
+    pass
+meter, usage = measure.Meter(torch.device("cpu")), measure.Usage()
+with meter.phase(usage):
+    end = time.process_time() + 0.5
+    while time.process_time() < end:
+        pass
+os.kill(other, 9)
+print(usage.waited_seconds / usage.seconds)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="the system does not tell")
+def test_waiting_for_a_core_that_other_work_has_is_measured():
+    shown = subprocess.run(
+        [sys.executable, "-c", BESIDE_OTHER_WORK], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert 0.3 < float(shown.stdout) < 1, "one core is shared by two or more"
+
+
 def test_the_sampled_peak_sees_what_stays_for_a_while():
     peak = _SampledPeak()
     before = peak.peak / MB

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from statistics import mean, stdev
+from statistics import mean, median, stdev
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,6 +14,7 @@ import pandas as pd
 
 RATE = "train.learning_rate"
 SCORES = ("exact_match", "f1")
+CLOCKED = ("time/", "speed/")
 # What may differ between two runs of one setting: the seed, and what changes no result. Data count by their digests.
 NOT_A_SETTING = (
     "train.seed",
@@ -96,15 +97,19 @@ class Trial:
     @property
     def steps(self) -> int:
         """Optimizer steps that were made: the mean over the runs, which may have stopped early."""
-        made = self.mean("train/steps")
+        made = self.average("train/steps")
         if made is None:  # runs from before it was logged
             made = mean(len(run.history("train/loss")) for run in self.runs)
         return round(made)
 
-    def mean(self, metric: str) -> float | None:
-        """Over the runs; None where one of them has not measured it."""
+    def average(self, metric: str) -> float | None:
+        """Over the runs; None where one of them has not measured it. Of times and speeds, which whatever else the
+        machine does pulls to one side, it is the median, of the rest the mean.
+        """
         values = [run.metrics.get(metric) for run in self.runs]
-        return None if any(value is None for value in values) else mean(values)
+        if any(value is None for value in values):
+            return None
+        return float(median(values) if metric.startswith(CLOCKED) else mean(values))
 
     def untrained(self, score: str) -> float | None:
         """A score of SCORES, in percent, before training: mean over the runs, None where one has not measured it."""

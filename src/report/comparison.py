@@ -94,7 +94,7 @@ def compare_runs(
     def order(arm: Arm) -> Any:
         group = [_natural(label) for label in arm.group] if based else []
         is_base = baseline in (arm.method, arm.name)
-        return arm.name != baseline, group, not is_base, -(arm.best.mean("params/trainable") or 0.0), arm.name
+        return arm.name != baseline, group, not is_base, -(arm.best.average("params/trainable") or 0.0), arm.name
 
     arms.sort(key=order)
     pairs = _pairs(arms, baseline)

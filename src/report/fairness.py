@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 from src.report.arms import Arm
 
 SHARING = ("joblib", "ray", "submitit_local")  # launchers that run several at once on one machine
+WAITED = 0.1  # share of the training time for which a run's threads waited for a core, above which it is said
 LEARNED = 10.0  # points of F1 over the untrained model's that show that something was learned
 
 
@@ -29,7 +31,7 @@ def warnings(arms: Sequence[Arm], pairs: Sequence[tuple[Arm, Arm]], empty: dict[
             found.append(f"{arm.name}: {count(arm.unfinished, 'run')} not finished.")
         found += _rate_warnings(arm) + _fewer_seeds(arm)
         best = arm.best.runs[0]
-        before, after = arm.best.untrained("f1"), arm.best.mean("quality/f1")
+        before, after = arm.best.untrained("f1"), arm.best.average("quality/f1")
         if before is not None and after is not None and after < before + LEARNED:
             found.append(
                 f"{arm.name} has learned next to nothing (F1 {after:.1f}, {before:.1f} before training): train it "
@@ -44,10 +46,23 @@ def warnings(arms: Sequence[Arm], pairs: Sequence[tuple[Arm, Arm]], empty: dict[
     sharing = [arm.name for arm in arms if any(run.tags.get("launcher") in SHARING for run in arm.best.runs)]
     if sharing:
         found.append(f"Runs of {', '.join(sharing)} may have shared their machine with others: their times say little.")
+    waited = {arm.name: share for arm in arms if (share := _waited(arm)) > WAITED}
+    if waited:
+        listed = ", ".join(f"{name} up to {100 * share:.0f} %" for name, share in waited.items())
+        found.append(
+            f"Runs waited for cores that other work had, for a part of their training time ({listed}): "
+            "their times and speeds say little."
+        )
     for base in dict.fromkeys(base.name for _, base in pairs):
         compared = [other for other in arms if other.name == base]
         found += _unequal([*compared, *(arm for arm, other in pairs if other.name == base)])
     return found
+
+
+def _waited(arm: Arm) -> float:
+    """The largest share of the training time for which a run at the best setting waited for a core."""
+    metrics = [run.metrics for run in arm.best.runs]
+    return max(m.get("time/waited_seconds", 0.0) / m.get("time/train_seconds", math.inf) for m in metrics)
 
 
 def _rate_warnings(arm: Arm) -> list[str]:

@@ -93,7 +93,7 @@ def f1_by_rate(comparison: Comparison) -> Plot | None:
     for number, arm in enumerate(comparison.arms):
         best: dict[float, Any] = {}
         for trial in arm.trials:
-            f1 = trial.mean("quality/f1")
+            f1 = trial.average("quality/f1")
             if f1 is not None and f1 > best.get(trial.rate, (-1.0,))[0]:
                 best[trial.rate] = (f1, trial.deviation("quality/f1") or 0.0, len(trial.runs))
         rates = sorted(best)
@@ -117,7 +117,7 @@ def f1_by_size(comparison: Comparison) -> Plot | None:
     curves: dict[str, dict[int, tuple[float, float]]] = {}
     for arm in comparison.arms:
         line = " ".join(label for key, label in arm.labels.items() if key != "dataset.train_size")
-        f1 = arm.best.mean("quality/f1")
+        f1 = arm.best.average("quality/f1")
         if f1 is not None:
             curves.setdefault(line, {})[arm.best.examples] = (f1, arm.best.deviation("quality/f1") or 0.0)
     if all(len(curve) == 1 for curve in curves.values()):
@@ -176,7 +176,7 @@ def _pareto(metric: str, label: str, name: str) -> Callable[[Comparison], Plot |
             rows = [
                 (cost, f1, trial.rate)
                 for trial in arm.trials
-                if (cost := trial.mean(metric)) and (f1 := trial.mean("quality/f1")) is not None
+                if (cost := trial.average(metric)) and (f1 := trial.average("quality/f1")) is not None
             ]
             if not rows:
                 continue

@@ -36,7 +36,7 @@ class Table:
 
 def _metric(key: str, form: str, with_spread: bool = False) -> Callable[[Arm], Cell]:
     def cell(arm: Arm) -> Cell:
-        value = arm.best.mean(key)
+        value = arm.best.average(key)
         if value is None:
             return Cell(NOTHING)
         spread = arm.best.deviation(key) if with_spread else None

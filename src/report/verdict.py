@@ -16,7 +16,7 @@ def verdict(comparison: Comparison) -> list[list[str]]:
         return [["No run has finished: there is nothing to compare."]]
     if len(comparison.arms) == 1:
         arm = comparison.baseline
-        f1 = arm.best.mean("quality/f1") or 0.0
+        f1 = arm.best.average("quality/f1") or 0.0
         return [
             [f"One method alone, {arm.name}: F1 {f1:.1f} at rate {arm.best.rate:g}.", "There is nothing to compare."]
         ]
@@ -81,7 +81,7 @@ COSTS = (
 def _costs(arm: Arm, base: Arm) -> list[str]:
     parts = []
     for metric, what in COSTS:
-        own, other = arm.best.mean(metric), base.best.mean(metric)
+        own, other = arm.best.average(metric), base.best.average(metric)
         if own is not None and other:
             parts.append(f"{_share(own / other)} {what}")
     listed = parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1] if parts else ""
@@ -97,7 +97,7 @@ def _rates(arm: Arm, base: Arm) -> list[str]:
 
 
 def _forgetting(arm: Arm, base: Arm) -> list[str]:
-    own, other = arm.best.mean("forgetting/cka"), base.best.mean("forgetting/cka")
+    own, other = arm.best.average("forgetting/cka"), base.best.average("forgetting/cka")
     if own is None or other is None:
         return []
     moved = "less" if own > other else "more"

@@ -5,6 +5,9 @@ torch's allocator handed out (`max_memory_allocated`) and held (`max_memory_rese
 CPU memory is the peak resident size in the phase over the resident size before the model was loaded, without what the
 system may take back at any time: the code of libraries and the file of tokenised windows, of which more is paged in the
 larger the data set is and the longer the process has run. An MB is 10^6 bytes.
+
+Linux also tells how long threads that were ready to run waited for a core: by it a training can be told that other work
+on the machine has made longer.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ import torch
 MB = 1e6
 STATUS = Path("/proc/self/status")
 CLEAR_REFS = Path("/proc/self/clear_refs")
+TASKS = Path("/proc/self/task")
 
 
 @dataclass
@@ -38,6 +42,7 @@ class Usage:
     windows: int = 0  # in training, counted after the warm-up
     tokens: int = 0  # without padding; counted after the warm-up
     counted_seconds: float = 0.0
+    waited_seconds: float = 0.0  # of all threads added up; 0 where the system does not tell
 
     @property
     def examples_per_second(self) -> float:
@@ -91,6 +96,7 @@ class Meter:
             release_freed_memory()
             self._last = usage
         peak = _GpuPeak(self.device) if self.device.type == "cuda" else _cpu_peak()
+        waited = _waited_seconds()
         start = time.perf_counter()
         try:
             yield
@@ -98,6 +104,7 @@ class Meter:
             if self.device.type == "cuda":
                 torch.cuda.synchronize(self.device)
             usage.seconds += time.perf_counter() - start
+            usage.waited_seconds += max(0.0, _waited_seconds() - waited)  # less where a thread has ended
             usage.peak_mb = max(usage.peak_mb, peak.stop() - self.baseline_mb)
             if isinstance(peak, _GpuPeak):
                 usage.reserved_mb = max(usage.reserved_mb, torch.cuda.max_memory_reserved(self.device) / MB)
@@ -111,6 +118,15 @@ class _GpuPeak:
 
     def stop(self) -> float:
         return torch.cuda.max_memory_allocated(self.device) / MB
+
+
+def _waited_seconds() -> float:
+    """Seconds that the threads of this process were ready to run and had no core; 0 where the system does not tell."""
+    nanoseconds = 0
+    for file in TASKS.glob("*/schedstat"):  # time on a core, time of waiting for one, turns
+        with suppress(OSError):  # the thread has ended
+            nanoseconds += int(file.read_text().split()[1])
+    return nanoseconds / 1e9
 
 
 def release_freed_memory() -> None:
