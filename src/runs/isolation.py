@@ -13,6 +13,7 @@ import signal
 import threading
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import connection
 from pathlib import Path
@@ -113,7 +114,8 @@ def _work(
         traceback.print_exc()
         name = type(error).__name__
         outcome = Outcome(reason=f"{name}: {' '.join(str(error).split())}", error=name)
-    sender.send(outcome)
+    with suppress(BrokenPipeError):  # interrupted twice, the caller has gone without waiting
+        sender.send(outcome)
 
 
 def _end_with_parent() -> None:
