@@ -11,6 +11,7 @@ mlruns/reports/, and to the sweep's parent run in MLflow. More:
     by=[method.peft.r]           tells arms apart by a parameter, beside the method
     baseline=full                the method that the others are compared with, each within its model and data set
     formats=[html,md,csv]        also png and svg, a file a figure (pip install kaleido; it drives a Chrome)
+    examples=12                  questions that the page shows for each method; with 0 it holds no text of the data set
     output=FOLDER                instead of mlruns/reports/...
     tracking.folder= tracking.uri= tracking.experiment=      the store, as for src.train
 """
@@ -30,6 +31,7 @@ KEYS = (
     "by",
     "baseline",
     "formats",
+    "examples",
     "output",
     "tracking.folder",
     "tracking.uri",
@@ -42,12 +44,16 @@ def main() -> None:
     quiet_libraries()
     try:
         given = key_values(sys.argv[1:], KEYS, str(__doc__))
+        from src.report.page import EXAMPLES
         from src.reporting import DEFAULT_FORMATS, FORMATS, report
 
         formats = _listed(given["formats"]) if "formats" in given else list(DEFAULT_FORMATS)
         for form in formats:
             if form not in FORMATS:
                 raise UserError(f"formats={form} is none{nearest(form, FORMATS)}; there are: {', '.join(FORMATS)}.")
+        examples = given.get("examples", str(EXAMPLES))
+        if not examples.isdecimal():
+            raise UserError(f"examples={examples} is no number of questions; give 0 or more.")
         tracking = TrackingConfig(
             folder=given.get("tracking.folder", "mlruns"),
             uri=given.get("tracking.uri"),
@@ -62,6 +68,7 @@ def main() -> None:
             given.get("baseline", "full"),
             formats,
             Path(given["output"]) if "output" in given else None,
+            int(examples),
         )
     except (UserError, OSError) as error:
         print(f"Error: {explain(error)}", file=sys.stderr)

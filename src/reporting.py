@@ -11,7 +11,7 @@ from plotly.io import write_images
 from src.config import TrackingConfig, UserError, nearest
 from src.report import tables
 from src.report.comparison import compare_runs
-from src.report.page import render
+from src.report.page import EXAMPLES, render
 from src.report.plots import Plot, plots
 from src.report.terminal import Terminal
 from src.report.verdict import verdict
@@ -31,6 +31,7 @@ def report(
     baseline: str = "full",
     formats: Sequence[str] = DEFAULT_FORMATS,
     output: Path | None = None,
+    examples: int = EXAMPLES,
 ) -> Path:
     """Compare runs, show the result, and write it; the folder it lies in.
 
@@ -56,7 +57,7 @@ def report(
         folder = output or Path(tracking.folder) / "reports" / (name + view)
         folder.mkdir(parents=True, exist_ok=True)
         texts = {
-            "html": ("report.html", lambda: render(comparison, figures)),
+            "html": ("report.html", lambda: render(comparison, figures, examples)),
             "md": ("report.md", lambda: tables.as_markdown(comparison)),
             "csv": ("side_by_side.csv", lambda: tables.as_csv(comparison)),
         }

@@ -509,6 +509,7 @@ def test_a_sweep_that_is_taken_up_takes_the_name_it_is_given(store):
         ("where=params.model.name = 'x'", "Error: where=params.model.name = 'x': no run meets it."),
         ("by=[method.peft.rank]", "Error: by=method.peft.rank: no run has such a parameter"),
         ("formats=[pdf]", "Error: formats=pdf is none"),
+        ("examples=-1", "Error: examples=-1 is no number of questions"),
         ("baseline=nope", "Error: baseline=nope is none of the methods compared; there are: full, lora."),
         ("sweeep=x", "Error: There is no key 'sweeep' (did you mean 'sweep'?)"),
         ("tracking.experiment=other", "Error: There is no experiment other in the store; there are: "),
@@ -591,6 +592,16 @@ def test_a_run_alone_shows_what_it_got_wrong(store):
     assert len(rows) == 11 and len(hard) > 11 and {row["question"] for row in rows} <= hard
     page = render(found, plots(found))
     assert "<h2>Wrong answers of full</h2>" in page and page.count("answered: <strong>another") == 11
+
+
+@pytest.mark.parametrize("methods", [["full"], ["full", "lora"]])
+def test_a_page_without_examples_holds_no_text_of_the_data_set(store, methods):
+    for method, f1 in zip(methods, (0.6, 0.5), strict=False):
+        store.run(method, 1e-3, f1, context=lambda i: "a passage that is not to be passed on")
+    found = compared(store)
+    assert "not to be passed on" in render(found, plots(found))
+    page = render(found, plots(found), examples=0)
+    assert not any(text in page for text in ("not to be passed on", "<details", "differ most", "Wrong answers"))
 
 
 def test_whatever_a_name_or_a_passage_holds_is_text(store):

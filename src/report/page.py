@@ -20,11 +20,17 @@ from src.report.plots import Plot
 from src.report.statistics import RESAMPLES
 from src.report.verdict import verdict
 
-QUESTIONS_SHOWN = 12  # for each method
+EXAMPLES = 12  # questions shown for each method
 
 
-def render(comparison: Comparison, plots: list[Plot]) -> str:
-    """The page's HTML; whatever a data set or a run's name holds is text in it."""
+def render(comparison: Comparison, plots: list[Plot], examples: int = EXAMPLES) -> str:
+    """The page's HTML; whatever a data set or a run's name holds is text in it.
+
+    Args:
+        comparison: what it tells.
+        plots: its figures.
+        examples: questions shown for each method, with their passages; with 0 the page holds no text of the data set.
+    """
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
     headings, runs = tables.all_runs(comparison)
     # plotly's own JSON, in which what is no number is null. In a script, `<` alone could end it.
@@ -38,25 +44,25 @@ def render(comparison: Comparison, plots: list[Plot]) -> str:
         headings=headings,
         runs=runs,
         plots=plots,
-        apart=differing_most(comparison),
-        wrong=[] if comparison.contrasts or not comparison.arms else wrong_answers(comparison.baseline),
+        apart=differing_most(comparison, examples),
+        wrong=[] if comparison.contrasts or not comparison.arms else wrong_answers(comparison.baseline, examples),
         resamples=RESAMPLES,
         figures=Markup(figures.replace("<", "\\u003c")),
         plotly=Markup(packed),
     )
 
 
-def wrong_answers(arm: Arm) -> list[dict[str, Any]]:
+def wrong_answers(arm: Arm, shown: int = EXAMPLES) -> list[dict[str, Any]]:
     """Questions that the first run of an arm got wholly wrong, taken from all over the set."""
     table = arm.best.questions
-    if table is None:
+    if table is None or shown == 0:
         return []
     wrong = table[table["f1"] == 0]
-    chosen = wrong.iloc[:: max(1, -(-len(wrong) // QUESTIONS_SHOWN))]
+    chosen = wrong.iloc[:: max(1, -(-len(wrong) // shown))]
     return [{str(key): value for key, value in row.items()} for row in chosen.to_dict("records")]
 
 
-def differing_most(comparison: Comparison) -> list[tuple[str, str, list[dict[str, Any]]]]:
+def differing_most(comparison: Comparison, shown: int = EXAMPLES) -> list[tuple[str, str, list[dict[str, Any]]]]:
     """Arm, baseline and the questions where their F1 are furthest apart, half of them each way."""
     found = []
     for contrast in comparison.contrasts:
@@ -67,7 +73,7 @@ def differing_most(comparison: Comparison) -> list[tuple[str, str, list[dict[str
             continue
         f1, base_f1 = own[1].mean(0), of_base[1].mean(0)
         order = np.argsort(f1 - base_f1, kind="stable")
-        half = QUESTIONS_SHOWN // 2
+        half = -(-shown // 2)
         rows = [
             {
                 **{key: table[key].iloc[i] for key in ("question", "context", "answers")},
@@ -79,5 +85,6 @@ def differing_most(comparison: Comparison) -> list[tuple[str, str, list[dict[str
             for i in [*order[::-1][:half], *order[:half]]
             if f1[i] != base_f1[i]
         ]
-        found.append((contrast.arm.name, contrast.base.name, rows))
+        if rows:
+            found.append((contrast.arm.name, contrast.base.name, rows))
     return found
