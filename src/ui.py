@@ -49,6 +49,8 @@ def main() -> None:
             "127.0.0.1",
             "--port",
             port,
+            "--workers",
+            "1",
         ]
         # Its workers for evaluations of language models are eight processes that nobody needs here.
         environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
