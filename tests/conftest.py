@@ -25,9 +25,8 @@ os.environ |= {
 
 import pytest
 from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 
-from src.compose import register
+from src.compose import from_hydra, register
 from src.config import ROOT, Config
 
 register()
@@ -57,8 +56,7 @@ def configure() -> Callable[..., Any]:
 
     def composed(*overrides: str) -> Config:
         with initialize_config_dir(config_dir=str(ROOT / "conf"), version_base="1.3"):
-            found: Any = OmegaConf.to_object(compose(config_name="config", overrides=list(overrides)))
-            return found
+            return from_hydra(compose(config_name="config", overrides=list(overrides)), overrides)
 
     return composed
 

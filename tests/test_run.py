@@ -14,12 +14,12 @@ import pytest
 import yaml
 from mlflow import MlflowClient
 
+from src import predict
 from src.config import ROOT, TrackingConfig, UserError
 from src.data import sources
 from src.evaluation.score import score
 from src.model import backbone
 from src.pipeline import run
-from src.predict import load_run
 from src.runs.isolation import call
 from src.runs.store import ui_command
 from src.runs.tracking import flatten
@@ -192,7 +192,7 @@ def test_the_stored_model_gives_the_same_predictions_in_a_new_process(finished, 
 
 def predictions_of(run_and_folder):
     run_id, folder = run_and_folder
-    stored = load_run(run_id, TrackingConfig(folder=folder))
+    stored = predict.load_run(run_id, TrackingConfig(folder=folder))
     questions = sources.load(stored.config.dataset).validation.to_list()
     answers = stored.answer(questions)
     return score(questions, answers)["f1"], {answer.id: answer.best.text for answer in answers}
@@ -207,34 +207,39 @@ def test_predict_answers_from_the_command_line(finished, command):
     assert len(shown.stdout.splitlines()) == 5
     assert shown.stdout.startswith(">")
     assert shown.stdout.splitlines()[0].split("%  ")[1] in context
-    for arguments, expected in [
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
         (["run=zzz", "question=Who?", "context=Ada."], "run=zzz: no run of the store"),
         (["run=", "question=Who?", "context=Ada."], "run= is missing"),
         (["run=1", "qestion=Who?"], "'qestion' (did you mean 'question'?)"),
-    ]:
-        wrong = command("src.predict", *arguments, store)
-        assert (wrong.returncode, expected in wrong.stderr) == (1, True), wrong.stderr
-        assert "Traceback" not in wrong.stderr
+    ],
+)
+def test_a_mistake_of_predicts_command_line_is_one_sentence(finished, monkeypatch, capsys, arguments, expected):
+    monkeypatch.setattr(sys, "argv", ["src.predict", *arguments, f"tracking.folder={finished[0]}"])
+    with pytest.raises(SystemExit) as ended:
+        predict.main()
+    assert ended.value.code == 1
+    assert expected in capsys.readouterr().err
 
 
-def test_the_same_command_shows_what_is_done(finished, command):
+def test_the_same_command_shows_what_is_done(finished, configure, capsys):
     folder, _, runs = finished
-    shown = command("src.train", *TINY, "method=full", f"tracking.folder={folder}")
-    assert shown.returncode == 0, shown.stderr
-    assert shown.stdout.startswith("full lr=0.0001 epochs=2 seed=0 is done already (rerun=true runs it again):")
-    assert f"{runs[2].data.metrics['quality/f1']:.1f}" in next(
-        line for line in shown.stdout.splitlines() if "F1" in line
-    )
+    assert train(configure(*TINY, "method=full", f"tracking.folder={folder}")) == runs[2].data.metrics["quality/f1"]
+    shown = capsys.readouterr().out
+    assert shown.startswith("full lr=0.0001 epochs=2 seed=0 is done already (rerun=true runs it again):")
+    assert f"{runs[2].data.metrics['quality/f1']:.1f}" in next(line for line in shown.splitlines() if "F1" in line)
     assert len(runs_of(folder)) == 3
 
 
-def test_any_other_model_by_its_folder_is_called_after_it(command, configure, tmp_path, minilm_tokenizer):
+def test_any_other_model_by_its_folder_is_called_after_it(configure, tmp_path, minilm_tokenizer):
     config = configure("model=tiny").model
     backbone.load_model(config, 0.1, 0.0, seed=0).save_pretrained(tmp_path / "my_model")
     minilm_tokenizer.save_pretrained(tmp_path / "my_model")
     sizes = [override for override in TINY if not override.startswith("model=")]
-    shown = command("src.train", *sizes, f"model.path={tmp_path / 'my_model'}", f"tracking.folder={tmp_path}")
-    assert shown.returncode == 0, shown.stderr
+    run(configure(*sizes, f"model.path={tmp_path / 'my_model'}", f"tracking.folder={tmp_path}"))
     [found] = runs_of(tmp_path)
     assert found.data.tags["model"] == "my_model"
     assert found.data.metrics["params/total"] == 1_024_706
@@ -267,13 +272,12 @@ def start(*arguments):
     )
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
-def test_an_interruption_ends_cleanly_as_killed(tmp_path, sent):
+def test_an_interruption_ends_cleanly_as_killed(tmp_path):
     process = start(*TINY, "train.epochs=500", f"tracking.folder={tmp_path}")
     for line in process.stdout:
         if line.startswith("epoch 1"):
             break
-    process.send_signal(sent)
+    process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert errors.strip() == "Interrupted; the same command goes on where this one stopped."

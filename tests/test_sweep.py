@@ -17,8 +17,6 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 
 from src.config import ROOT
-from src.runs.isolation import call
-from src.sweep import train
 from tests.conftest import TINY
 from tests.test_run import BY_STEP, FINAL, artifact, client_of, start
 
@@ -134,20 +132,18 @@ def test_killed_sweeps_are_finished_by_the_same_command(whole, command, tmp_path
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere memory is sampled")
-def test_memory_is_that_of_the_run_alone(command, configure, server, tmp_path):
-    """LoRA after full is as LoRA alone, and full after LoRA as full before it."""
+def test_memory_is_that_of_the_run_alone(command, tmp_path):
+    """LoRA after full is as LoRA that came first, and so is full."""
     settings = ["model=minilm", "dataset.train_size=16", "dataset.validation_size=4", "train.epochs=1"]
-    shown = sweep(command, tmp_path / "swept", *settings, "train.seed=0,1", "method=full,lora")
+    shown = sweep(command, tmp_path, *settings, "train.seed=0,1", "method=lora,full")
     assert shown.returncode == 0, shown.stderr
-    _, swept = parents_and_children(tmp_path / "swept")
-    assert [run.data.tags["method"] for run in swept] == ["full", "lora", "full", "lora"]
-    config = configure(*settings, "method=lora", f"tracking.folder={tmp_path / 'alone'}")
-    assert call(train, config, tmp_path / "log").reason is None
-    _, [alone] = parents_and_children(tmp_path / "alone")
-    full, lora, full_again, lora_again = (run.data.metrics["memory/peak_train_mb"] for run in swept)
+    _, runs = parents_and_children(tmp_path)
+    assert [run.data.tags["method"] for run in runs] == ["lora", "full", "lora", "full"]
+    lora, full, lora_again, full_again = (run.data.metrics["memory/peak_train_mb"] for run in runs)
     # From run to run the C allocator's holes make up to 20 MB; what the other method leaves would be 200.
+    assert lora_again == pytest.approx(lora, abs=30)
     assert full_again == pytest.approx(full, abs=30)
-    assert [lora, lora_again] == pytest.approx([alone.data.metrics["memory/peak_train_mb"]] * 2, abs=30)
+    assert full - lora > 100
 
 
 @pytest.fixture(scope="module")

@@ -89,7 +89,9 @@ def test_a_live_run_is_not_run_twice(configure, server, tmp_path):
     _, [running] = parents_and_children(tmp_path)
     second = call(train, configure(*settings), tmp_path / "log")
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors.strip() == "Interrupted; the same command goes on where this one stopped."
     tags = running.data.tags
     assert second.error == "AlreadyRunning"
     assert f"is running already (process {tags['process_id']} on {tags['host']}, " in str(second.reason)
