@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 
 from benchmarks.start_together import start_together
 from src.config import UserError
+from src.runs import isolation
 from src.runs.isolation import call
 from tests.conftest import TINY
 
@@ -25,6 +27,12 @@ def die(how):
     os.kill(os.getpid(), how)
 
 
+def answer_nobody(_):
+    receiver, sender = multiprocessing.Pipe(duplex=False)
+    receiver.close()
+    isolation._work(divide, (6, 3), None, dict(os.environ), sender)
+
+
 def test_a_process_of_its_own_hands_back_what_happened(tmp_path, server):
     log = tmp_path / "log" / "output.txt"
     assert call(divide, (6, 3), log).value == 2
@@ -35,6 +43,7 @@ def test_a_process_of_its_own_hands_back_what_happened(tmp_path, server):
     assert call(refuse, "Lower it.", log).reason == "Lower it."
     assert call(die, signal.SIGSEGV, log).reason == "The process was killed by SIGSEGV."
     assert "SIGKILL; most often because memory ran out" in str(call(die, signal.SIGKILL, log).reason)
+    assert call(answer_nobody, None, log).reason is None, "a caller that has gone is no fault"
     assert call(divide, (1, 2), log).value == 0.5, "the server died with its child"
 
 
