@@ -21,7 +21,7 @@ OVERLAYS = sorted((ROOT / "experiments").glob("*.yaml"))
 SPOKEN = ("train-v1.1", "test-v1.1", "test-v1.1_WER44", "test-v1.1_WER54")
 KEYS = {"src.compare": compare.KEYS, "experiments.planted_faults": planted_faults.KEYS}
 # That the commands name, to be filled in by who runs them.
-FILES = ["FILE", "new_wiki_v1.0.json", *(f"FOLDER/spoken_{part}.json" for part in SPOKEN)]
+FILES = ["FILE", "new_wiki_v1.0.json", "spoken_test-v1.1.json", *(f"FOLDER/spoken_{part}.json" for part in SPOKEN)]
 
 
 def commands(overlay):
