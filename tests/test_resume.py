@@ -63,9 +63,8 @@ def interrupted_at(step: int, config, monkeypatch):
 @pytest.mark.parametrize(
     ("method", "step", "minutes", "more"),
     [
-        ("lora", 13, 10.0, []),
         ("full", 27, 1e-9, []),
-        ("full", 25, 10.0, ["train.keep=best"]),
+        ("lora", 25, 10.0, ["train.keep=best"]),
         ("pissa", 5, 1e-9, ["hardware.precision=fp32"]),
         ("head", 6, 10.0, ["train.gradient_accumulation_steps=3", "train.early_stopping_patience=1"]),
     ],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -272,21 +271,6 @@ def start(*arguments):
     )
 
 
-def test_an_interruption_ends_cleanly_as_killed(tmp_path):
-    process = start(*TINY, "train.epochs=500", f"tracking.folder={tmp_path}")
-    for line in process.stdout:
-        if line.startswith("epoch 1"):
-            break
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert errors.strip() == "Interrupted; the same command goes on where this one stopped."
-    [found] = runs_of(tmp_path)
-    assert found.info.status == "KILLED"
-    assert "train/loss" in found.data.metrics, "what was measured before is lost"
-    assert "quality/f1" not in found.data.metrics
-
-
 def test_a_loss_that_is_no_number_fails_the_run(configure, tmp_path):
     config = configure(*TINY, "train.learning_rate=1e38", "train.warmup_ratio=0", f"tracking.folder={tmp_path}")
     with pytest.raises(UserError, match="The loss is nan at step"):
@@ -383,33 +367,26 @@ def test_a_deleted_experiment_is_one_sentence(finished, configure, tmp_path):
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs a file system that refuses to be written")
-def test_a_place_that_cannot_be_written_is_one_sentence(command):
-    shown = command("src.train", *TINY, "tracking.folder=/proc/mlruns")
-    assert shown.returncode == 1
-    assert shown.stderr.strip().startswith("Error: No such file or directory: /proc/mlruns")
-    assert "Traceback" not in shown.stderr
+def test_a_place_that_cannot_be_written_is_one_sentence(configure, server, tmp_path):
+    failed = call(train, configure(*TINY, "tracking.folder=/proc/mlruns"), tmp_path / "log")
+    assert str(failed.reason).startswith("No such file or directory: /proc/mlruns")
+    assert "Traceback" not in (tmp_path / "log").read_text()
 
 
-def test_a_disk_that_fills_up_takes_no_result_away(tmp_path):
+def on_a_full_disk(config):
     """A limit on the size of files stands for the full disk: it hits when the weights are stored."""
-    script = (
-        "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (2_500_000, 2_500_000)); "
-        "import sys; sys.argv = ['src.train', *sys.argv[1:]]; from src.train import main; main()"
-    )
-    overrides = [*TINY, "method=full", f"tracking.folder={tmp_path}"]
-    shown = subprocess.run(
-        [sys.executable, "-c", script, *overrides],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env=dict(os.environ),
-    )
-    assert shown.returncode == 1
-    assert "Traceback" not in shown.stderr
-    assert "Error: " in shown.stderr
-    assert "Exact match" in shown.stdout, "the result was not shown"
+    import resource  # no Windows has it
+
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2_500_000, 2_500_000))
+    train(config)
+
+
+def test_a_disk_that_fills_up_takes_no_result_away(configure, server, tmp_path):
+    failed = call(on_a_full_disk, configure(*TINY, "method=full", f"tracking.folder={tmp_path}"), tmp_path / "log")
+    shown = (tmp_path / "log").read_text()
+    assert f"\nError: {failed.reason}" in shown, "a fault of the program, by its traceback, or no failure at all"
+    assert "Exact match" in shown, "the result was not shown"
     [found] = runs_of(tmp_path)
     assert found.info.status == "FAILED"
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
+from src import compare
 from src.config import ROOT
 from tests.test_sweep import SMALL
 
@@ -101,7 +102,7 @@ def server_uri(postgres, tmp_path_factory):
             process.wait(30)
 
 
-def test_two_machines_share_a_server_on_postgresql(server_uri, tmp_path):
+def test_two_machines_share_a_server_on_postgresql(server_uri, tmp_path, monkeypatch, capsys):
     """Two folders stand for two machines: each has its own checkpoints and output, and both the same store."""
     store = f"tracking.uri={server_uri}"
     shared = [*SMALL, store]
@@ -137,10 +138,10 @@ def test_two_machines_share_a_server_on_postgresql(server_uri, tmp_path):
     assert not (tmp_path / "full" / "mlflow.db").exists()
 
     # A third machine compares them, and the sweeps keep what it found.
-    compare = [sys.executable, "-m", "src.compare", store, "where=params.model.name = 'tiny'"]
-    shown = subprocess.run([*compare, f"output={tmp_path / 'report'}"], cwd=ROOT, capture_output=True, text=True)
-    assert shown.returncode == 0, shown.stderr
-    assert "of the stored size of full." in shown.stdout
+    where = "where=params.model.name = 'tiny'"
+    monkeypatch.setattr(sys, "argv", ["src.compare", store, where, f"output={tmp_path / 'report'}"])
+    compare.main()
+    assert "of the stored size of full." in capsys.readouterr().out
     assert "14,402 (" in (tmp_path / "report" / "report.md").read_text()
     for parent in (run for run in found if run.data.tags.get("kind") == "sweep"):
         kept = client.list_artifacts(parent.info.run_id, "report")

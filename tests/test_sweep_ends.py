@@ -20,7 +20,7 @@ from tests.test_sweep import SMALL, parents_and_children, sweep
 
 
 def test_a_killed_run_and_an_interrupted_sweep_go_on(command, tmp_path):
-    longer = [*SMALL, "train.seed=0,1", "train.epochs=12", f"tracking.folder={tmp_path}"]
+    longer = [*SMALL, "train.seed=0,1", "train.epochs=6", f"tracking.folder={tmp_path}"]
     process = start("-m", *longer)
 
     def checkpoints_of_runs(number):
@@ -50,7 +50,7 @@ def test_a_killed_run_and_an_interrupted_sweep_go_on(command, tmp_path):
         assert child.data.tags["resumed"] == "1"
         assert "error" not in child.data.tags
         points = client_of(tmp_path).get_metric_history(child.info.run_id, "eval/f1")
-        assert sorted(point.step for point in points) == list(range(13))
+        assert sorted(point.step for point in points) == list(range(7))
 
 
 def test_a_failing_run_takes_nothing_else_along(command, tmp_path):
@@ -88,6 +88,9 @@ def test_a_live_run_is_not_run_twice(configure, server, tmp_path):
             break
     _, [running] = parents_and_children(tmp_path)
     second = call(train, configure(*settings), tmp_path / "log")
+    for line in process.stdout:
+        if line.startswith("epoch 1"):
+            break
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
@@ -97,6 +100,8 @@ def test_a_live_run_is_not_run_twice(configure, server, tmp_path):
     assert f"is running already (process {tags['process_id']} on {tags['host']}, " in str(second.reason)
     [found] = parents_and_children(tmp_path)[1]
     assert (found.info.run_id, found.info.status) == (running.info.run_id, "KILLED")
+    assert "train/loss" in found.data.metrics, "what was measured before is lost"
+    assert "quality/f1" not in found.data.metrics
 
 
 def test_a_run_that_another_sweep_has_done_meanwhile_is_part_of_this_one_too(configure, tmp_path):
