@@ -581,6 +581,7 @@ def test_the_questions_apart_are_the_ones_furthest_apart(store):
     apart = (tables[1]["f1"] - tables[0]["f1"]) * 100
     assert rows[0]["own"] - rows[0]["base"] == pytest.approx(apart.max())
     assert rows[-1]["own"] - rows[-1]["base"] < 0
+    assert [len(differing_most(found, shown)[0][2]) for shown in (1, 3, 12)] == [1, 3, 12]
 
 
 def test_a_run_alone_shows_what_it_got_wrong(store):

@@ -73,7 +73,7 @@ def differing_most(comparison: Comparison, shown: int = EXAMPLES) -> list[tuple[
             continue
         f1, base_f1 = own[1].mean(0), of_base[1].mean(0)
         order = np.argsort(f1 - base_f1, kind="stable")
-        half = -(-shown // 2)
+        fewer = shown // 2
         rows = [
             {
                 **{key: table[key].iloc[i] for key in ("question", "context", "answers")},
@@ -82,7 +82,7 @@ def differing_most(comparison: Comparison, shown: int = EXAMPLES) -> list[tuple[
                 "own_answer": answers["predicted"].loc[table.index[i]],
                 "base_answer": table["predicted"].iloc[i],
             }
-            for i in [*order[::-1][:half], *order[:half]]
+            for i in [*order[::-1][: shown - fewer], *order[:fewer]]
             if f1[i] != base_f1[i]
         ]
         if rows:
