@@ -244,20 +244,6 @@ def test_any_other_model_by_its_folder_is_called_after_it(configure, tmp_path, m
     assert found.data.metrics["params/total"] == 1_024_706
 
 
-def test_two_processes_give_the_run_of_one(configure, command, tmp_path):
-    fixed = [*TINY, "hardware=cpu", "hardware.precision=fp32", "train.hidden_dropout=0", f"tracking.folder={tmp_path}"]
-    launcher = ["--nproc_per_node", "2", "-m", "src.train", "hardware.processes=null"]
-    shown = command("torch.distributed.run", *launcher, *fixed)
-    assert shown.returncode == 0, shown.stderr
-    one = run(configure(*fixed))
-    several, alone = runs_of(tmp_path)
-    client = client_of(tmp_path)
-    curves = [[m.value for m in client.get_metric_history(r.info.run_id, "train/loss")] for r in (several, alone)]
-    assert len(curves[0]) == len(curves[1])
-    assert curves[0] == pytest.approx(curves[1], abs=1e-4)
-    assert several.data.metrics["quality/f1"] == pytest.approx(one.metrics["quality/f1"], abs=0.5)
-
-
 # Ends
 
 
