@@ -27,6 +27,14 @@ def die(how):
     os.kill(os.getpid(), how)
 
 
+class Panic(BaseException):
+    """What a panic in Rust is to Python."""
+
+
+def panic(text):
+    raise Panic(text)
+
+
 def answer_nobody(_):
     receiver, sender = multiprocessing.Pipe(duplex=False)
     receiver.close()
@@ -45,6 +53,17 @@ def test_a_process_of_its_own_hands_back_what_happened(tmp_path, server):
     assert "SIGKILL; most often because memory ran out" in str(call(die, signal.SIGKILL, log).reason)
     assert call(answer_nobody, None, log).reason is None, "a caller that has gone is no fault"
     assert call(divide, (1, 2), log).value == 0.5, "the server died with its child"
+
+
+def test_a_long_error_text_neither_blocks_nor_comes_in_full(tmp_path, server):
+    reason = call(refuse, "Lower it. " * 100_000, tmp_path / "output.txt").reason
+    assert reason.startswith("Lower it. Lower it.")
+    assert len(reason) == isolation.LONGEST_REASON
+
+
+def test_an_error_that_is_no_exception_is_carried_too(tmp_path, server):
+    failed = call(panic, "index out of bounds", tmp_path / "output.txt")
+    assert (failed.reason, failed.error) == ("Panic: index out of bounds", "Panic")
 
 
 def test_eight_runs_that_start_together_on_an_empty_store_lose_nothing(configure, server, tmp_path):

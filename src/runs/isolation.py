@@ -25,6 +25,8 @@ FORKSERVER = "forkserver" in multiprocessing.get_all_start_methods()
 METHOD = "forkserver" if FORKSERVER else "spawn"
 CONTEXT: Any = multiprocessing.get_context(METHOD)
 STOP_SECONDS = 60.0  # what an interrupted process has to put its things in order
+POLL_SECONDS = 1.0
+LONGEST_REASON = 10_000  # characters
 
 
 @dataclass(frozen=True)
@@ -47,13 +49,19 @@ def start_server(modules: list[str]) -> None:
         forkserver.ensure_running()
 
 
-def call(function: Callable[[Any], Any], argument: Any, output: Path | None = None) -> Outcome:
+def call(
+    function: Callable[[Any], Any],
+    argument: Any,
+    output: Path | None = None,
+    while_waiting: Callable[[], None] = lambda: None,
+) -> Outcome:
     """Run `function(argument)` in a new process and wait for it.
 
     Args:
         function: of an importable module; it raises UserError for what the user can mend.
         argument: what pickle can carry; the value as well.
         output: file that all output is appended to; None: it goes where this process's goes.
+        while_waiting: called every `POLL_SECONDS` until the process has ended.
 
     Raises:
         KeyboardInterrupt: this process was interrupted; the other one was as well, and is gone.
@@ -67,6 +75,12 @@ def call(function: Callable[[Any], Any], argument: Any, output: Path | None = No
     process.start()
     sender.close()
     try:
+        # Received before it is joined: a process with much to say cannot end before someone has listened.
+        while not (ready := connection.wait([receiver, process.sentinel], POLL_SECONDS)):
+            while_waiting()
+        outcome = _receive(receiver) if receiver in ready or receiver.poll() else None
+        process.join(STOP_SECONDS)
+        process.kill()  # it has answered, and hangs while it ends
         process.join()
     except KeyboardInterrupt:
         process.terminate()
@@ -74,11 +88,16 @@ def call(function: Callable[[Any], Any], argument: Any, output: Path | None = No
         process.kill()
         process.join()
         raise
+    return outcome or Outcome(reason=_death(process.exitcode), error="Death")
+
+
+def _receive(receiver: Any) -> Outcome | None:
+    """What the process sent; None where it died before it had sent all of it."""
     try:
         outcome: Outcome = receiver.recv()
         return outcome
-    except EOFError:
-        return Outcome(reason=_death(process.exitcode), error="Death")
+    except (EOFError, OSError):
+        return None
 
 
 def _death(exit_code: int) -> str:
@@ -107,13 +126,15 @@ def _work(
     except KeyboardInterrupt:
         outcome = Outcome(reason="Interrupted.", error="KeyboardInterrupt")
     except MISTAKES as error:
-        outcome = Outcome(reason=explain(error), error=type(error).__name__)
+        outcome = Outcome(reason=explain(error)[:LONGEST_REASON], error=type(error).__name__)
         if output is not None:
             print(f"\nError: {outcome.reason}", flush=True)
-    except Exception as error:  # a fault of the program: its traceback goes to the output, one line to the caller
+    # A fault of the program: its traceback goes to the output, one line to the caller. BaseException, because a panic in
+    # a library that is written in Rust (tokenizers, safetensors) is none of Exception's.
+    except BaseException as error:
         traceback.print_exc()
         name = type(error).__name__
-        outcome = Outcome(reason=f"{name}: {' '.join(str(error).split())}", error=name)
+        outcome = Outcome(reason=f"{name}: {' '.join(str(error).split())[:LONGEST_REASON]}", error=name)
     with suppress(BrokenPipeError):  # interrupted twice, the caller has gone without waiting
         sender.send(outcome)
 
