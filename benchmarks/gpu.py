@@ -130,7 +130,7 @@ def losses(built: Any, batches: TextBatches, chosen: str) -> tuple[list[float], 
     rate = METHODS[chosen].learning_rate
     settings = TrainConfig(epochs=1, learning_rate=rate, batch_size=BATCH, scheduler="constant", warmup_ratio=0.0)
     with tempfile.TemporaryDirectory() as folder:
-        checkpoints = Checkpoints(built.accelerator, Path(folder), 1e9, False, lambda: None, print)
+        checkpoints = Checkpoints(built.accelerator, Path(folder), 1e9, False, print)
         tokens = hardware.tokens_per_pass(built.settings, built.accelerator)
         fit(
             built.accelerator,

@@ -346,7 +346,7 @@ def ours(job: Any, rows: Any, variant: str, clock: Clock | None, epochs: int, st
             raise Enough
 
     with tempfile.TemporaryDirectory() as folder, suppress(Enough):
-        checkpoints = Checkpoints(accelerator, Path(folder), 1e9, False, lambda: None, print)
+        checkpoints = Checkpoints(accelerator, Path(folder), 1e9, False, print)
         fit(
             accelerator,
             model,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -34,6 +35,7 @@ from src.training.encoded import EncodedBatches, take_encoded
 from src.training.fit import Step, fit, predict
 from src.training.forgetting import forgetting, make_probe
 from src.training.measure import Meter
+from src.training.together import main_process_first, together
 
 WindowBatches = Batches | EncodedBatches
 EXAMPLES_SHOWN = 4
@@ -124,24 +126,27 @@ def run(config: Config, on_score: Callable[[int, float], None] | None = None) ->
     config = deepcopy(config)  # `prepare` settles what was left open
     accelerator = hardware.start(config.hardware)
     terminal = Terminal(quiet=not accelerator.is_main_process)
-    log = RunLog(config, enabled=accelerator.is_main_process)
-    [done] = broadcast_object_list([_done(log)])
+    log = together(lambda: RunLog(config, accelerator.is_main_process, terminal.warning))
+    [done] = broadcast_object_list([together(lambda: _done(log))])
     if done is not None:
         if accelerator.is_main_process:
             terminal.line(f"{run_name(config)} is done already (rerun=true runs it again):")
             terminal.result(done.metrics, f"{run_name(config)}, run {done.run_id}")
         return done
-    tokenizer = backbone.load_tokenizer(config.model)
-    data = prepare(config, tokenizer, accelerator)
+    tokenizer = together(lambda: backbone.load_tokenizer(config.model))
+    data = main_process_first(lambda: prepare(config, tokenizer))  # the others find the windows in the cache
 
-    with log, terminal, hardware.full_memory_explained():
-        if log.result is not None:  # killed after its last artifact
-            log.metrics(log.result["metrics"])
-            return RunResult(**log.result)
+    with ExitStack() as stack:
+        together(lambda: stack.enter_context(log))
+        stack.enter_context(terminal)
+        stack.enter_context(hardware.full_memory_explained())
+        [whole] = broadcast_object_list([log.result])
+        if whole is not None:  # killed after its last artifact
+            log.final(whole["metrics"])
+            return RunResult(**whole)
         meter = Meter(accelerator.device)
-        bare = backbone.load_model(
-            config.model, config.train.hidden_dropout, config.train.attention_dropout, config.train.seed
-        )
+        dropout = config.train.hidden_dropout, config.train.attention_dropout
+        bare = together(lambda: backbone.load_model(config.model, *dropout, config.train.seed))
         model = method.apply(bare, config.method)
         counts = method.count(model)
         if not meter.memory_is_own:
@@ -163,7 +168,7 @@ def run(config: Config, on_score: Callable[[int, float], None] | None = None) ->
             record.on_score = on_score
         [folder] = broadcast_object_list([str(log.checkpoints)])
         minutes, keep = config.train.checkpoint_minutes, config.train.keep_checkpoints
-        checkpoints = Checkpoints(accelerator, Path(folder), minutes, keep, log.flush, terminal.warning)
+        checkpoints = Checkpoints(accelerator, Path(folder), minutes, keep, terminal.warning)
 
         def evaluate(questions: Any, batches: WindowBatches) -> Evaluation:
             with meter.phase(meter.evaluation):
@@ -184,7 +189,7 @@ def run(config: Config, on_score: Callable[[int, float], None] | None = None) ->
             evaluate_epoch,
             record.on_steps,
             checkpoints,
-            more_state=[record],
+            more_state={"record": record, "log": log},
             tokens_per_pass=tokens_per_pass,
         )
         # An epoch that was scored before an interruption is predicted again: the same weights give the same answers.
@@ -209,11 +214,11 @@ def run(config: Config, on_score: Callable[[int, float], None] | None = None) ->
             log.figure("loss_curve.svg", loss_curve(record.steps, record.validation_losses, run_name(config)))
             metrics["time/total_seconds"] = meter.total_seconds
             result = RunResult(log.run_id, epoch, metrics)
-            log.flush()
+            log.flush()  # not whole before all of it has arrived
             log.json("result.json", asdict(result))  # written last: where it is, the run is whole
             checkpoints.remove()
         finally:  # a disk that is full takes no result away
-            log.metrics(metrics)
+            log.final(metrics)
             terminal.result(metrics, f"{run_name(config)}: {config.train.keep} epoch ({epoch}), whole validation set")
             terminal.examples(examples[:: max(1, len(examples) // EXAMPLES_SHOWN)][:EXAMPLES_SHOWN])
     terminal.line(f"Compare runs: {ui_command(config.tracking)}")
@@ -229,7 +234,7 @@ def _done(log: RunLog) -> RunResult | None:
     return RunResult(found.info.run_id, int(metrics["train/reported_epoch"]), metrics)
 
 
-def prepare(config: Config, tokenizer: Any, accelerator: Accelerator) -> RunData:
+def prepare(config: Config, tokenizer: Any) -> RunData:
     """Load the questions of a run and cut them into windows; settles `dataset.unanswerable` where it is open."""
     sets = sources.load(config.dataset)
     if config.dataset.unanswerable is None:
@@ -240,9 +245,8 @@ def prepare(config: Config, tokenizer: Any, accelerator: Accelerator) -> RunData
         sets.notes.extend(notes)
         return Batches(windows, tokenizer.pad_token_id, config.model.max_length)
 
-    with accelerator.main_process_first():  # the others find the windows in the cache
-        extra = {name: batches(questions) for name, questions in sets.extra.items()}
-        return RunData(sets, batches(sets.train), batches(sets.validation), extra)
+    extra = {name: batches(questions) for name, questions in sets.extra.items()}
+    return RunData(sets, batches(sets.train), batches(sets.validation), extra)
 
 
 def encode(data: RunData, accelerator: Accelerator, model: Any, meter: Meter, tokens_per_pass: int | None) -> RunData:

@@ -78,11 +78,12 @@ class Sweep:
 
         start_server(PRELOADED)  # while the rest is imported here
         from src.report.terminal import Terminal
-        from src.runs.identity import config_hash
+        from src.runs.identity import hashes
         from src.runs.parent import ParentRun
         from src.runs.store import finished_run
 
-        self.hashes = list(dict.fromkeys(config_hash(config) for config in configs))
+        distinct = list(dict.fromkeys(hashes(config) for config in configs))
+        self.hashes = [each.present for each in distinct]
         planned = composed.hydra.sweeper.n_trials if searches else len(self.hashes)
         identity = [str(composed.hydra.sweeper), *sorted(given)] if searches else sorted(self.hashes)
         varied = " ".join(override for override in given if _varies(override)) or " ".join(given)
@@ -100,8 +101,8 @@ class Sweep:
         if searches:
             done = [run for run in self.parent.members() if run.info.status == "FINISHED"]
         else:
-            hashes = [] if settings.rerun else self.hashes
-            done = [run for hash in hashes if (run := finished_run(client, experiment, hash)) is not None]
+            wanted = [] if settings.rerun else distinct
+            done = [run for each in wanted if (run := finished_run(client, experiment, each)) is not None]
         for run in done:
             self.parent.include(run)
         self.parent.started(len(done))
@@ -122,8 +123,8 @@ class Sweep:
 
         members = self.parent.members()
         failed = [run for run in members if run.info.status == "FAILED"]
-        hashes = {run.data.tags["config_hash"] for run in members if run.info.status == "FINISHED"}
-        missing = len(set(self.hashes) - hashes)
+        finished = {run.data.tags["config_hash"] for run in members if run.info.status == "FINISHED"}
+        missing = len(set(self.hashes) - finished)
         status = "KILLED" if interrupted else "FAILED" if failed or missing else "FINISHED"
         self.terminal.line()
         self.terminal.sweep_table([(str(run.info.run_name), _status(run), run.data.metrics) for run in members])
@@ -248,7 +249,7 @@ def _run_isolated(config: Config, number: int, launcher: str) -> float | None:
     if config.sweep.fail_fast and any(run.info.status == "FAILED" for run in parent.members()):
         terminal.line(f"{title}  not begun: sweep.fail_fast=true")
         return None
-    output = output_folder(config) / f"{log.config_hash}.log"
+    output = output_folder(config) / f"{log.hashes.present}.log"
     terminal.line(f"{title}  runs, see {output}")
     outcome = call(train, config, output)
     if outcome.error == "AlreadyRunning":
@@ -257,7 +258,7 @@ def _run_isolated(config: Config, number: int, launcher: str) -> float | None:
     if outcome.reason is not None:
         log.record_failure(outcome.reason)
     members = parent.members()
-    [*_, own] = [run for run in members if run.data.tags["config_hash"] == log.config_hash]
+    [*_, own] = [run for run in members if run.data.tags["config_hash"] == log.hashes.present]
     parent.client.set_tag(own.info.run_id, "output", str(output))
     parent.client.set_tag(own.info.run_id, "launcher", launcher)
     ending = run_line(own.data.metrics) if outcome.reason is None else f"{own.info.status}: {outcome.reason}"

@@ -61,7 +61,7 @@ def test_a_long_error_text_neither_blocks_nor_comes_in_full(tmp_path, server):
     assert len(reason) == isolation.LONGEST_REASON
 
 
-def test_an_error_that_is_no_exception_is_carried_too(tmp_path, server):
+def test_the_text_of_a_panic_is_carried_too(tmp_path, server):
     failed = call(panic, "index out of bounds", tmp_path / "output.txt")
     assert (failed.reason, failed.error) == ("Panic: index out of bounds", "Panic")
 

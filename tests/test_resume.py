@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.numpy import load_file
 
-from src.config import TrackingConfig, UserError
+from src.config import Config, TrackingConfig, TrainConfig, UserError
 from src.pipeline import Record, run
-from src.runs.identity import alive, config_hash, holder
+from src.runs import identity
+from src.runs.identity import alive, config_hash, holder, previous_hash
 from src.runs.parent import ParentRun
+from src.runs.store import connect, mark_dead_runs
+from src.runs.tracking import AlreadyRunning, RunLog, Stopped
 from tests.conftest import TINY
 from tests.test_run import BY_STEP, artifact, client_of, runs_of
 
@@ -93,9 +98,7 @@ def test_wall_time_of_the_attempts_adds_up(configure, tmp_path, monkeypatch):
     interrupted_at(23, config, monkeypatch)
     [checkpoint] = (tmp_path / "checkpoints").glob("*/step-*")
     assert checkpoint.name == "step-00000020"
-    import torch
-
-    stored = torch.load(checkpoint / "custom_checkpoint_2.pkl", weights_only=False)
+    stored = torch.load(checkpoint / "state.pt", weights_only=True)["meter"]
     resumed = run(configure(*SETTINGS, f"tracking.folder={tmp_path}"))
     assert resumed.metrics["time/train_seconds"] > stored["train"]["seconds"] > 0
     assert resumed.metrics["time/total_seconds"] > stored["total_seconds"] > stored["train"]["seconds"]
@@ -126,13 +129,87 @@ def test_a_run_killed_after_its_last_artifact_is_only_marked(configure, tmp_path
     assert len(client.get_metric_history(first.run_id, "quality/f1")) == 1
 
 
-def test_a_damaged_checkpoint_is_one_sentence(configure, tmp_path, monkeypatch):
+class Trap:
+    """Makes a file where it is unpickled."""
+
+    def __init__(self, file):
+        self.file = file
+
+    def __reduce__(self):
+        return Path.touch, (self.file,)
+
+
+def test_a_damaged_or_tampered_checkpoint_is_one_sentence(configure, tmp_path, monkeypatch):
     config = configure(*SETTINGS, f"tracking.folder={tmp_path}")
     interrupted_at(13, config, monkeypatch)
-    [damaged] = tmp_path.glob("checkpoints/*/step-*/optimizer.bin")
-    damaged.write_bytes(damaged.read_bytes()[:1000])
-    with pytest.raises(UserError, match=r"step-00000010 cannot be read .* delete the folder"):
-        run(config)
+    [folder] = tmp_path.glob("checkpoints/*/step-*")
+    assert {file.name for file in folder.iterdir()} == {"trained.safetensors", "state.pt", "process-0.pt"}
+    for file in sorted(folder.iterdir()):
+        whole = file.read_bytes()
+        for damage in ("shortened", "missing", "tampered"):
+            if damage == "shortened":
+                file.write_bytes(whole[: len(whole) // 2])
+            elif damage == "missing":
+                file.unlink()
+            else:
+                torch.save({"torch": Trap(tmp_path / "run"), "optimizer": Trap(tmp_path / "run")}, file)
+            with pytest.raises(UserError, match=r"step-00000010 cannot be read .* delete the folder"):
+                run(config)
+            assert not (tmp_path / "run").exists(), "what a checkpoint holds was run"
+            file.write_bytes(whole)
+    assert run(config) is not None
+
+
+def test_what_could_not_be_sent_is_in_the_checkpoint_and_arrives_later(configure, tmp_path, monkeypatch):
+    config = configure(*SETTINGS, f"tracking.folder={tmp_path}")
+    interrupted_at(23, config, monkeypatch)  # before the ten seconds after which metrics are sent
+    [killed] = runs_of(tmp_path)
+    client = client_of(tmp_path)
+    assert client.get_metric_history(killed.info.run_id, "train/loss") == []
+    run(config)
+    for key, steps in (("train/loss", range(1, 31)), ("eval/f1", range(4))):
+        assert [point.step for point in client.get_metric_history(killed.info.run_id, key)] == list(steps)
+
+
+def test_final_metrics_of_a_retry_replace_those_of_an_attempt_that_could_not_store_them(
+    configure, tmp_path, monkeypatch
+):
+    config = configure(*SETTINGS, "train.epochs=1", f"tracking.folder={tmp_path}")
+    original = RunLog.json
+
+    def full_disk(self, name, content):
+        if name == "result.json":
+            raise OSError(28, "No space left on device")
+        original(self, name, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunLog, "json", full_disk)
+        with pytest.raises(OSError, match="No space left"):
+            run(config)
+    [failed] = runs_of(tmp_path)
+    assert (failed.info.status, "time/eval_seconds" in failed.data.metrics) == ("FAILED", True)
+    run(config)
+    [found] = runs_of(tmp_path)
+    result = json.loads(artifact(client_of(tmp_path), found.info.run_id, "result.json", tmp_path).read_text())
+    assert found.data.metrics["time/eval_seconds"] > failed.data.metrics["time/eval_seconds"]
+    assert {key: found.data.metrics[key] for key in result["metrics"]} == result["metrics"]
+
+
+def test_a_pruned_run_that_goes_on_is_pruned_no_more(configure, tmp_path):
+    config = configure(*SETTINGS, f"tracking.folder={tmp_path}")
+
+    def prune(epoch, f1):
+        if epoch == 2:
+            raise Stopped("Pruned after epoch 2.")
+
+    with pytest.raises(Stopped):
+        run(config, prune)
+    [pruned] = runs_of(tmp_path)
+    assert (pruned.info.status, pruned.data.tags["stopped"]) == ("KILLED", "Pruned after epoch 2.")
+    run(config)
+    [found] = runs_of(tmp_path)
+    assert (found.info.status, found.data.tags["resumed"]) == ("FINISHED", "1")
+    assert "stopped" not in found.data.tags
 
 
 def test_checkpoints_are_kept_where_that_is_asked(configure, tmp_path):
@@ -164,6 +241,53 @@ def test_what_cannot_change_a_result_is_no_part_of_the_hash(configure, tmp_path)
         assert config_hash(configure("model=tiny", *other)) != base, other
 
 
+def test_hashes_last(configure):
+    """Stored runs are known by them: these change only where the same configuration gives another result."""
+    golden = {
+        ("method=lora",): ("8b5ebf8001a3", "0db8610ab354"),
+        ("method=full", "train.seed=3"): ("202d84e863c8", "3a2ebfda85df"),
+        ("model=tiny", "method=lora", "dataset.train_size=64"): ("572065f5cb3f", "83d84dd789c1"),
+    }
+    for overrides, expected in golden.items():
+        config = configure(*overrides)
+        assert (config_hash(config), previous_hash(config)) == expected
+
+
+def test_a_new_key_with_its_default_changes_no_hash(configure, monkeypatch):
+    @dataclass
+    class Later(TrainConfig):
+        new_key: int = 5
+
+    config = configure("model=tiny")
+    before = config_hash(config), previous_hash(config)
+    later = replace(config, train=Later(**vars(config.train)))
+    monkeypatch.setattr(identity, "Config", lambda: replace(Config(), train=Later(learning_rate=0.0)))
+    monkeypatch.setattr(identity, "ADDED_SINCE_0_1", ("train.new_key",))
+    assert (config_hash(later), previous_hash(later)) == before
+    later.train.new_key = 6
+    assert config_hash(later) != before[0]
+    assert previous_hash(later) is None, "version 0.1 cannot have made it"
+
+
+def test_a_run_of_version_0_1_is_taken_for_what_it_is(configure, tmp_path):
+    config = configure(*TINY, f"tracking.folder={tmp_path}")
+    done = run(config)
+    client_of(tmp_path).set_tag(done.run_id, "config_hash", previous_hash(config))
+    assert run(config).run_id == done.run_id
+    [found] = runs_of(tmp_path)
+    assert found.data.tags["config_hash"] == config_hash(config)
+
+
+def test_a_folder_of_data_counts_with_all_that_is_in_it(configure, tmp_path):
+    for name, content in (("one", b"a"), ("two", b"b")):
+        (tmp_path / name / "data").mkdir(parents=True)
+        (tmp_path / name / "data" / "train.parquet").write_bytes(content)
+        (tmp_path / name / "README.md").write_text("questions")
+    configs = [configure("dataset=squad", f"dataset.path={tmp_path / name}") for name in ("one", "two")]
+    assert config_hash(configs[0]) != config_hash(configs[1])
+    assert previous_hash(configs[0]) is None, "it was the same for both"
+
+
 def test_a_file_counts_by_its_content(configure, tmp_path):
     def hash_of(name: str, content: str) -> str:
         (tmp_path / name).mkdir(exist_ok=True)
@@ -185,6 +309,45 @@ def test_a_process_is_known_by_its_start_too():
     elsewhere = me | {"host_id": "another-machine"}
     assert alive(elsewhere)
     assert not alive(elsewhere | {"heartbeat": str(float(me["heartbeat"]) - 301)})
+
+
+def test_of_two_machines_that_begin_one_run_the_first_goes_on(configure, tmp_path, monkeypatch):
+    config = configure(*TINY, f"tracking.folder={tmp_path}")
+    original = RunLog._create
+
+    def create_twice(self, experiment):
+        original(self, experiment)
+        other = RunLog(config)
+        original(other, experiment)  # on another machine, whose lock is its own
+        client_of(tmp_path).set_tag(other.run_id, "host_id", "another-machine")
+        client_of(tmp_path).set_tag(other.run_id, "claimed", "true")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunLog, "_create", create_twice)
+        with pytest.raises(AlreadyRunning, match="begun at the same moment by process"):
+            run(config)
+    [other] = runs_of(tmp_path)
+    assert (other.info.status, other.data.tags["host_id"]) == ("RUNNING", "another-machine")
+
+    # Neither has looked yet: the older one goes on.
+    client_of(tmp_path).delete_run(other.info.run_id)
+    monkeypatch.setattr(RunLog, "_create", lambda self, experiment: [original(self, experiment), time.sleep(0.01)])
+    older, younger = RunLog(config), RunLog(config)
+    for log in (older, younger):
+        log._create("1")
+    older._check_again("1")
+    with pytest.raises(AlreadyRunning):
+        younger._check_again("1")
+    assert [found.info.run_id for found in runs_of(tmp_path)] == [older.run_id]
+
+
+def test_runs_of_other_tools_are_left_alone(tmp_path):
+    client, experiment = connect(TrackingConfig(folder=str(tmp_path)))[0], "0"
+    foreign = client.create_run(experiment)
+    dead = client.create_run(experiment, tags=holder() | {"process_start": "0.0"})
+    mark_dead_runs(client, experiment)
+    status = [client.get_run(run.info.run_id).info.status for run in (foreign, dead)]
+    assert status == ["RUNNING", "KILLED"]
 
 
 def test_a_sweeps_parent_shows_that_it_is_alive(tmp_path, monkeypatch):

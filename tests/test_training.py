@@ -67,7 +67,7 @@ def train(batches, config=TRAIN, chosen=None, precision="fp32", scores=None, tok
         return scores[epoch] if scores else float(epoch)
 
     with tempfile.TemporaryDirectory() as folder:
-        checkpoints = Checkpoints(accelerator, Path(folder), 10.0, False, lambda: None, pytest.fail)
+        checkpoints = Checkpoints(accelerator, Path(folder), 10.0, False, pytest.fail)
         kept = fit(
             accelerator,
             model,
@@ -147,7 +147,7 @@ def test_the_encoders_output_computed_once_trains_the_same_head(batches, tmp_pat
             used = EncodedBatches(accelerator, model, batches, tmp_path / "states", 500)
             (tmp_path / "states").unlink()
         model, steps = accelerator.prepare_model(model), []
-        checkpoints = Checkpoints(accelerator, tmp_path / str(cached), 10.0, False, lambda: None, pytest.fail)
+        checkpoints = Checkpoints(accelerator, tmp_path / str(cached), 10.0, False, pytest.fail)
         config, meter = replace(TRAIN, epochs=2), Meter(accelerator.device)
         fit(accelerator, model, used, config, meter, float, steps.extend, checkpoints)
         results.append(([step.loss for step in steps], predict(accelerator, model, used, 8)[0]))

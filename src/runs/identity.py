@@ -11,7 +11,7 @@ import time
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 
@@ -19,54 +19,134 @@ from src.config import Config
 
 HEARTBEAT_SECONDS = 60.0
 SILENCE_SECONDS = 300.0  # without a heartbeat for so long, a run of another machine counts as dead
-# What a folder with a model or a data set is known by.
+# The files that a folder with a model is known by.
 CONTENT = (".json", ".parquet", ".safetensors", ".txt")
+MODEL_KEYS = ("model.path", "model.tokenizer")
+# Keys and sections of the configuration that change no result.
+NO_IDENTITY = (
+    "tracking",
+    "sweep",
+    "rerun",
+    "hardware.threads",
+    "train.checkpoint_minutes",
+    "train.keep_checkpoints",
+    "dataset.root",
+)
+# Keys of the schema that version 0.1 did not have; without them its hashes are found again.
+ADDED_SINCE_0_1: tuple[str, ...] = ()
+
+
+class Hashes(NamedTuple):
+    """What a run is known by: its hash, and the one that version 0.1 gave it."""
+
+    present: str
+    previous: str | None
+
+
+def hashes(config: Config) -> Hashes:
+    """Both hashes of a run; to be taken before `dataset.unanswerable` is settled."""
+    return Hashes(config_hash(config), previous_hash(config))
 
 
 def config_hash(config: Config) -> str:
     """Twelve hexadecimal digits that two runs share when their results must be the same.
 
-    A file or folder counts by its content and not by its place. What a run leaves and where, and how fast it is,
-    do not count.
+    It is taken over what differs from the schema's defaults (`src.config.Config()`, not the files of conf/), so that a
+    new key changes the hash of no stored run as long as it has its default. A file or folder counts by its content and
+    not by its place. What a run leaves and where, and how fast it is, do not count.
     """
+    default = _flat(Config())
+    values = _flat(config)
+    root = Path(config.dataset.root or ".")
+    for key in _data_keys(config):
+        values[key] = _content(root / Path(values[key]).expanduser(), values[key], nested=True)
+    for key in MODEL_KEYS:
+        if values[key] is not None:
+            values[key] = _content(Path(values[key]).expanduser(), values[key])
+    return _short_hash({key: value for key, value in values.items() if value != default.get(key)})
+
+
+def previous_hash(config: Config) -> str | None:
+    """The hash that version 0.1 gave the same run; None where it could not have made it, or not told it from others."""
+    default, present = _flat(Config()), _flat(config)
+    if any(present[key] != default[key] for key in ADDED_SINCE_0_1):
+        return None
     values = dataclasses.asdict(config)
-    for key in ("tracking", "sweep", "rerun"):
-        del values[key]
-    del values["hardware"]["threads"]
-    del values["train"]["checkpoint_minutes"], values["train"]["keep_checkpoints"]
-    data, root = values["dataset"], Path(values["dataset"].pop("root") or ".")
-    for holder, key in [
-        (data, "path"),
-        (data, "validation_path"),
-        *((data["extra_validation"], k) for k in data["extra_validation"]),
-    ]:
-        if holder[key] is not None and data["source"] != "sample":
-            holder[key] = _content(root / Path(holder[key]).expanduser(), holder[key])
-    for key in ("path", "tokenizer"):
-        if values["model"][key] is not None:
-            values["model"][key] = _content(Path(values["model"][key]).expanduser(), values["model"][key])
+    for key in (*NO_IDENTITY, *ADDED_SINCE_0_1):
+        *sections, last = key.split(".")
+        functools.reduce(lambda node, name: node[name], sections, values).pop(last)
+    root = Path(config.dataset.root or ".")
+    for key in _data_keys(config):
+        path = root / Path(present[key]).expanduser()
+        if path.is_dir() and _files(path, nested=True) != _files(path):
+            return None  # it took the top level of a folder for the whole
+        _, *sections, last = key.split(".", 2)
+        functools.reduce(lambda node, name: node[name], sections, values["dataset"])[last] = _content(
+            path, present[key]
+        )
+    for key in MODEL_KEYS:
+        if present[key] is not None:
+            name = key.removeprefix("model.")
+            values["model"][name] = _content(Path(present[key]).expanduser(), present[key])
+    return _short_hash(values)
+
+
+def _short_hash(values: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def _content(path: Path, name: str) -> str:
+def _flat(config: Config) -> dict[str, Any]:
+    """The values that make up a run's identity, by their keys; extra validation files one by one."""
+    flat: dict[str, Any] = {}
+    for section, values in dataclasses.asdict(config).items():
+        if isinstance(values, dict):
+            flat |= {f"{section}.{key}": value for key, value in values.items()}
+    for name, path in flat.pop("dataset.extra_validation").items():
+        flat[f"dataset.extra_validation.{name}"] = path
+    return {key: value for key, value in flat.items() if not _is_excluded(key)}
+
+
+def _is_excluded(key: str) -> bool:
+    return key in NO_IDENTITY or key.partition(".")[0] in NO_IDENTITY
+
+
+def _data_keys(config: Config) -> list[str]:
+    """The keys that name files or folders of questions."""
+    if config.dataset.source == "sample":
+        return []
+    extra = [f"extra_validation.{name}" for name in config.dataset.extra_validation]
+    named = [key for key in ("path", "validation_path") if getattr(config.dataset, key) is not None]
+    return [f"dataset.{key}" for key in (*named, *extra)]
+
+
+def _content(path: Path, name: str, nested: bool = False) -> str:
     """A digest of what lies at `path`; `name` where nothing does (a hub name, or a mistake that the run will name)."""
     if path.is_dir():
-        files = sorted(file for file in path.iterdir() if file.suffix in CONTENT)
+        files = _files(path, nested)
     elif path.is_file():
         files = [path]
     else:
         return name
     status = [(file, file.stat()) for file in files]
-    return _digest(tuple((str(file), stat.st_size, stat.st_mtime_ns) for file, stat in status))
+    relative = {file: file.relative_to(path).as_posix() if len(files) > 1 else "" for file in files}
+    return _digest(tuple((str(file), relative[file], stat.st_size, stat.st_mtime_ns) for file, stat in status))
+
+
+def _files(folder: Path, nested: bool = False) -> list[Path]:
+    """The files that make up a model (the top level of its folder) or a data set (with all folders in it)."""
+    if nested:
+        visible = (file for file in folder.rglob("*") if file.is_file())
+        return sorted(f for f in visible if not any(part.startswith(".") for part in f.relative_to(folder).parts))
+    return sorted(file for file in folder.iterdir() if file.suffix in CONTENT)
 
 
 @functools.cache
-def _digest(files: tuple[tuple[str, int, int], ...]) -> str:
-    """Sizes and times are arguments, so that a file that changes is read again."""
+def _digest(files: tuple[tuple[str, str, int, int], ...]) -> str:
+    """Of files given by path, name, size and time: sizes and times, so that a file that changes is read again."""
     digest = hashlib.sha256()
-    for name, size, _ in files:
-        digest.update(f"{Path(name).name if len(files) > 1 else ''} {size} ".encode())
-        with Path(name).open("rb") as file:
+    for path, name, size, _ in files:
+        digest.update(f"{name} {size} ".encode())
+        with Path(path).open("rb") as file:
             while block := file.read(1 << 20):
                 digest.update(block)
     return digest.hexdigest()

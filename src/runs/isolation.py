@@ -129,8 +129,8 @@ def _work(
         outcome = Outcome(reason=explain(error)[:LONGEST_REASON], error=type(error).__name__)
         if output is not None:
             print(f"\nError: {outcome.reason}", flush=True)
-    # A fault of the program: its traceback goes to the output, one line to the caller. BaseException, because a panic in
-    # a library that is written in Rust (tokenizers, safetensors) is none of Exception's.
+    # A fault of the program: its traceback goes to the output, one line to the caller. BaseException, because the panic
+    # of a library that is written in Rust (tokenizers, safetensors) does not derive from Exception.
     except BaseException as error:
         traceback.print_exc()
         name = type(error).__name__

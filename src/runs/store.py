@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlparse
 
 from filelock import FileLock
@@ -21,7 +20,7 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
 from src.config import TrackingConfig, UserError
-from src.runs.identity import HEARTBEAT_SECONDS, alive
+from src.runs.identity import HEARTBEAT_SECONDS, Hashes, alive
 
 EXPERIMENT_TAGS = {
     "mlflow.note.content": "Columns to compare by: method, train.learning_rate, quality/f1, quality/exact_match, "
@@ -44,7 +43,7 @@ def connect(config: TrackingConfig, create: bool = True) -> tuple[MlflowClient, 
         UserError: a server that does not answer, a folder that cannot be written, or no store and `create` false.
     """
     if config.uri is not None:
-        with _quick_refusal():
+        with quick_refusal():
             try:
                 client = MlflowClient(config.uri)
                 client.search_experiments(max_results=1)
@@ -77,17 +76,18 @@ def connect(config: TrackingConfig, create: bool = True) -> tuple[MlflowClient, 
 
 
 @contextmanager
-def _quick_refusal() -> Any:
-    """MLflow retries for minutes; whether the server is there at all should be known at once."""
-    key = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
-    before = os.environ.get(key)
-    os.environ[key] = "1"
+def quick_refusal() -> Iterator[None]:
+    """Give up on a server within seconds, where MLflow would retry for minutes."""
+    quick = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+    before = {key: os.environ.get(key) for key in quick}
+    os.environ.update(quick)
     try:
         yield
     finally:
-        os.environ.pop(key)
-        if before is not None:
-            os.environ[key] = before
+        for key, value in before.items():
+            os.environ.pop(key)
+            if value is not None:
+                os.environ[key] = value
 
 
 @contextmanager
@@ -127,16 +127,26 @@ def search(client: MlflowClient, experiment: str, condition: str) -> list[Run]:
             return found
 
 
-def finished_run(client: MlflowClient, experiment: str, hash: str) -> Run | None:
+def runs_of(client: MlflowClient, experiment: str, hashes: Hashes) -> list[Run]:
+    """All runs of a configuration, the newest first. Those that version 0.1 made get today's hash on the way."""
+    if hashes.previous is not None:
+        for run in search(client, experiment, f"tags.config_hash = '{hashes.previous}'"):
+            client.set_tag(run.info.run_id, "config_hash", hashes.present)
+    return search(client, experiment, f"tags.config_hash = '{hashes.present}'")
+
+
+def finished_run(client: MlflowClient, experiment: str, hashes: Hashes) -> Run | None:
     """The newest FINISHED run of a configuration."""
-    found = search(client, experiment, f"tags.config_hash = '{hash}' AND attributes.status = 'FINISHED'")
-    return found[0] if found else None
+    return next((run for run in runs_of(client, experiment, hashes) if run.info.status == "FINISHED"), None)
 
 
 def mark_dead_runs(client: MlflowClient, experiment: str) -> None:
-    """Runs whose process is gone without a word (a SIGKILL, a reboot) are KILLED, not RUNNING."""
+    """Runs whose process is gone without a word (a SIGKILL, a reboot) are KILLED, not RUNNING.
+
+    Runs that other tools have put into the experiment are left alone.
+    """
     for run in search(client, experiment, "attributes.status = 'RUNNING'"):
-        if not alive(run.data.tags):
+        if "host_id" in run.data.tags and not alive(run.data.tags):
             client.set_terminated(run.info.run_id, "KILLED")
 
 

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -24,7 +24,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run,
 from mlflow.exceptions import MlflowException
 
 from src.config import Config, UserError
-from src.runs.identity import alive, config_hash, holder, who
+from src.runs.identity import alive, hashes, holder, who
 from src.runs.provenance import environment, git_commit
 from src.runs.store import (
     AlreadyRunning,
@@ -34,7 +34,8 @@ from src.runs.store import (
     joined,
     keep_alive,
     mark_dead_runs,
-    search,
+    quick_refusal,
+    runs_of,
     store_errors_explained,
 )
 
@@ -43,6 +44,7 @@ METRICS_A_BATCH = 1000
 LONGEST_VALUE = 6000
 FLUSH_SECONDS = 10.0
 INPUT_TRIES = 3
+CLAIMED = "claimed"  # tag of a run that no other machine has begun at the same moment
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
@@ -88,26 +90,36 @@ class RunLog:
     FLUSH_SECONDS.
     """
 
-    def __init__(self, config: Config, enabled: bool = True) -> None:
-        """Connect to the store; with `enabled` false (the helping processes of one run) log nothing at all."""
+    def __init__(
+        self, config: Config, enabled: bool = True, warn: Callable[[str], None] = lambda sentence: None
+    ) -> None:
+        """Connect to the store.
+
+        Args:
+            config: of the run.
+            enabled: false in the helping processes of one run, which log nothing at all.
+            warn: is called where the store stops answering while the run goes on, and where it answers again.
+        """
         self.config = config
-        self.config_hash = config_hash(config)
+        self.hashes = hashes(config)
         self.client: Any = _Nothing()
         if enabled:
             self.client, _ = connect(config.tracking)
+        self.warn = warn
         self.pending: list[Metric] = []
+        self.out_of_reach = False  # the store did not answer last time
         self.flushed = time.monotonic()
         self.run_id = ""
         self.resumed = False
         self.result: dict[str, Any] | None = None  # of a run that was whole but for its status
-        self.logged: set[tuple[str, int]] = set()  # metric and step, by the attempts before this one
+        self.logged: dict[tuple[str, int], float] = {}  # by metric and step, what the attempts before this one logged
         self.ended = threading.Event()
 
     def finished(self) -> Run | None:
         """The run that has done this already."""
         if isinstance(self.client, _Nothing) or self.config.rerun:
             return None
-        return finished_run(self.client, experiment_id(self.client, self.config.tracking), self.config_hash)
+        return finished_run(self.client, experiment_id(self.client, self.config.tracking), self.hashes)
 
     @property
     def checkpoints(self) -> Path:
@@ -148,7 +160,7 @@ class RunLog:
 
     def _claim(self, experiment: str) -> None:
         mark_dead_runs(self.client, experiment)
-        same = search(self.client, experiment, f"tags.config_hash = '{self.config_hash}'")
+        same = runs_of(self.client, experiment, self.hashes)
         for run in same:
             if run.info.status == "RUNNING":
                 raise AlreadyRunning(
@@ -162,9 +174,33 @@ class RunLog:
                 self._take_over(run)
                 return
         self._create(experiment)
+        self._check_again(experiment)
         for run in unfinished:  # nothing of them can be used: the new one stands for them
             self.client.set_tag(run.info.run_id, "superseded_by", self.run_id)
             self.client.delete_run(run.info.run_id)  # the UI shows it among the deleted ones
+
+    def _check_again(self, experiment: str) -> None:
+        """Give way to a run of another machine that was begun at the same moment: the file lock is of this machine.
+
+        One that has passed this check goes before one that has not, the older before the younger.
+
+        Raises:
+            AlreadyRunning: the other one goes on.
+        """
+
+        def order(run: Run) -> tuple[bool, int, str]:
+            return CLAIMED not in run.data.tags, run.info.start_time, run.info.run_id
+
+        running = [run for run in runs_of(self.client, experiment, self.hashes) if run.info.status == "RUNNING"]
+        first = min(running, key=order)
+        if first.info.run_id != self.run_id:
+            self.client.set_terminated(self.run_id, "KILLED")
+            self.client.delete_run(self.run_id)
+            raise AlreadyRunning(
+                f"{run_name(self.config)} was begun at the same moment by {who(first.data.tags)} "
+                f"(run {first.info.run_id}), which goes on with it."
+            )
+        self.tags({CLAIMED: "true"})
 
     def _create(self, experiment: str) -> None:
         config = self.config
@@ -174,7 +210,7 @@ class RunLog:
             "model": config.model.name,
             "dataset": config.dataset.name,
             "seed": str(config.train.seed),
-            "config_hash": self.config_hash,
+            "config_hash": self.hashes.present,
             "git_commit": git_commit(),
             "command": " ".join(sys.argv[1:]),
             **self._membership({}),
@@ -185,7 +221,7 @@ class RunLog:
     def record_failure(self, reason: str) -> None:
         """Put a run on record as FAILED whose process died without a word, or before the run began."""
         experiment = experiment_id(self.client, self.config.tracking)
-        same = search(self.client, experiment, f"tags.config_hash = '{self.config_hash}'")
+        same = runs_of(self.client, experiment, self.hashes)
         if not same or same[0].info.status == "FINISHED":
             self._create(experiment)
             tags: Mapping[str, str] = {}
@@ -200,8 +236,8 @@ class RunLog:
         tags, commits = run.data.tags, run.data.tags.get("git_commit", "").split(", ")
         self.resumed = True
         self.client.update_run(self.run_id, status="RUNNING")
-        if "error" in tags:
-            self.client.delete_tag(self.run_id, "error")
+        for ending in {"error", "stopped"} & tags.keys():
+            self.client.delete_tag(self.run_id, ending)
         self.tags(
             {
                 **holder(),
@@ -211,7 +247,7 @@ class RunLog:
             }
         )
         self.logged = {
-            (point.key, point.step)
+            (point.key, point.step): point.value
             for key in run.data.metrics
             for point in self.client.get_metric_history(self.run_id, key)
         }
@@ -249,8 +285,13 @@ class RunLog:
         self._quietly(self.flush)
         self._end("KILLED" if stopped else "FAILED")
         if isinstance(error, MlflowException):
-            with store_errors_explained():
-                raise error
+            if not any(self.checkpoints.glob("step-*")):
+                with store_errors_explained():
+                    raise error
+            raise UserError(
+                f"The tracking store failed ({' '.join(str(error).split())[:200]}). What was trained is kept in "
+                f"{self.checkpoints}; the same command goes on from there when the store answers again."
+            ) from error
 
     def _end(self, status: str) -> None:
         self._quietly(lambda: self.client.set_terminated(self.run_id, status))
@@ -259,7 +300,8 @@ class RunLog:
     def _quietly(action: Any) -> None:
         """On the way out of an error, a store that fails as well must not hide the first reason."""
         try:
-            action()
+            with quick_refusal():
+                action()
         except (MlflowException, OSError) as error:
             print(f"The run's end could not be logged: {' '.join(str(error).split())[:200]}", file=sys.stderr)
 
@@ -272,13 +314,53 @@ class RunLog:
             if (name, step) not in self.logged
         ]
         if time.monotonic() - self.flushed > FLUSH_SECONDS:
-            self.flush()
+            self._try_to_flush()
+
+    def final(self, values: Mapping[str, float]) -> None:
+        """Collect metrics; they replace what an earlier attempt, whose end was not stored, has logged of them."""
+        for name, value in values.items():
+            if self.logged.get((name, 0)) != value:
+                self.logged.pop((name, 0), None)
+        self.metrics(values)
 
     def flush(self) -> None:
-        """Send what was collected: outside the clock, not by a thread beside it, which would be measured with it."""
-        for i in range(0, len(self.pending), METRICS_A_BATCH):
-            self.client.log_batch(self.run_id, metrics=self.pending[i : i + METRICS_A_BATCH])
-        self.pending, self.flushed = [], time.monotonic()
+        """Send what was collected.
+
+        In the training process's own thread, outside the clock: a second thread would be measured with the steps.
+
+        Raises:
+            MlflowException: the store does not take it; what it has not taken is kept.
+        """
+        while self.pending:
+            self.client.log_batch(self.run_id, metrics=self.pending[:METRICS_A_BATCH])
+            del self.pending[:METRICS_A_BATCH]
+        self.flushed = time.monotonic()
+
+    def _try_to_flush(self) -> None:
+        """Send what was collected, or keep it for later and say so: training does not end with its store."""
+        kept = len(self.pending)
+        try:
+            with quick_refusal():
+                self.flush()
+        except MlflowException as error:
+            if not self.out_of_reach:
+                reason = " ".join(str(error).split())[:200]
+                self.warn(f"The tracking store does not answer ({reason}). Training goes on; metrics are sent later.")
+            self.out_of_reach = True
+        else:
+            if self.out_of_reach:
+                self.warn(f"The tracking store answers again; {kept:,} metrics have been sent.")
+            self.out_of_reach = False
+        self.flushed = time.monotonic()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What has not been sent yet, for the checkpoints."""
+        return {"pending": [[metric.key, metric.value, metric.timestamp, metric.step] for metric in self.pending]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what an earlier attempt could not send."""
+        stored = [Metric(*values) for values in state["pending"]]
+        self.pending += [metric for metric in stored if (metric.key, metric.step) not in self.logged]
 
     def tags(self, values: Mapping[str, str]) -> None:
         self.client.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in values.items()])

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -83,7 +83,7 @@ def fit(
     evaluate: Callable[[int], float],
     on_steps: Callable[[list[Step]], None],
     checkpoints: Checkpoints,
-    more_state: Sequence[Stateful] = (),
+    more_state: Mapping[str, Stateful] | None = None,
     tokens_per_pass: int | None = None,
 ) -> int:
     """Train `model` in place, from the last checkpoint if there is one.
@@ -97,7 +97,7 @@ def fit(
         evaluate: called with 0 before training and with the number of each epoch to be scored; gives the F1.
         on_steps: called with the steps of each stretch, outside the clock.
         checkpoints: where training is saved, after each epoch and every `checkpoint_minutes`.
-        more_state: what else a checkpoint holds, the meter aside.
+        more_state: what else a checkpoint holds, by name.
         tokens_per_pass: see `passes`.
 
     Returns:
@@ -113,7 +113,8 @@ def fit(
     # A stretch is what runs between two looks at the device; on a CPU there is nothing to wait for.
     stretch_length = 1 if accelerator.device.type == "cpu" else 10
     progress = Progress()
-    checkpoints.register([progress, scheduler, meter, *more_state])
+    parts = {"optimizer": optimizer, "scheduler": scheduler, "progress": progress, "meter": meter}
+    checkpoints.register(model, {**parts, **(more_state or {})})
     if not checkpoints.load():
         evaluate(0)
         # Dropout: the same whatever was drawn before, the method's new weights included.
