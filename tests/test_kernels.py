@@ -219,6 +219,33 @@ def test_attention_with_dropout_or_causal_attention_is_left_to_torch(named):
     torch.testing.assert_close(*results, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("hidden", [slice(0, 7), slice(10, 13), slice(TOKENS - 7, None)])
+def test_padding_may_stand_anywhere(hidden):
+    model = random_model("bert", **SMALL["bert"]).eval()
+    plain = copy.deepcopy(model)
+    kernels.speed_up(model, torch.float32)
+    values = batch("bert")
+    values["attention_mask"][0] = 1
+    values["attention_mask"][0, hidden] = 0
+    real = values["attention_mask"] == 1
+    with torch.inference_mode():
+        expected, computed = plain(**values).start_logits, model(**values).start_logits
+    torch.testing.assert_close(computed[real], expected[real], rtol=1e-4, atol=1e-5)
+
+
+def test_dropout_does_not_depend_on_the_largest_batch_before():
+    """4,096 tokens of BERT-base are more than half of the buffer: a resumed run has not seen the batches before."""
+    large, small = torch.ones(4096, 768), torch.ones(100, 768)
+    uninterrupted, resumed = kernels.Factors(), kernels.Factors()
+    torch.manual_seed(0)
+    uninterrupted.take(large, 0.1)
+    state = torch.get_rng_state()
+    expected = [uninterrupted.take(like, 0.1) for like in (small, large, small)]
+    torch.set_rng_state(state)
+    for like, factors in zip((small, large, small), expected, strict=True):
+        assert torch.equal(resumed.take(like, 0.1), factors)
+
+
 @pytest.mark.parametrize("model_type", ["bert", "distilbert", "roberta"])
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_packed_windows_are_computed_as_padded_ones(model_type, checkpointing):

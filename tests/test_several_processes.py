@@ -18,8 +18,12 @@ def rank(job):
     """What a launcher starts: one process of a run."""
     config, number, port = job
     os.environ |= {
-        **{"WORLD_SIZE": "2", "RANK": str(number), "LOCAL_RANK": str(number), "LOCAL_WORLD_SIZE": "2"},
-        **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)},
+        "WORLD_SIZE": "2",
+        "RANK": str(number),
+        "LOCAL_RANK": str(number),
+        "LOCAL_WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
     }
     result = run(config)
     return None if result is None else result.run_id

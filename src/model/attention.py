@@ -9,7 +9,7 @@ or evaluation); anything else goes to torch's `sdpa`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -24,21 +24,23 @@ PRODUCTS = "products"
 KEPT_UP_TO = 256
 CHUNK = 1 << 22  # elements of the attention weights that are worked on at once; about what the caches hold
 
+Padding = Sequence[slice | Tensor]  # for each window the columns of its padding
+
 
 class _Products(torch.autograd.Function):
     """softmax(q k^T + mask) v, with q scaled already; q, k, v of shape (windows, heads, tokens, head size)."""
 
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, lengths: list[int]) -> Tensor:
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, padding: Padding) -> Tensor:
         out = torch.empty_like(q)
         keep = q.shape[2] <= KEPT_UP_TO and any(ctx.needs_input_grad)
         kept = []
         for chunk in _chunks(q):
-            weights = _weights(q[chunk], k[chunk], lengths[chunk])
+            weights = _weights(q[chunk], k[chunk], padding[chunk])
             torch.bmm(weights, v[chunk].flatten(0, 1), out=out[chunk].view(-1, *q.shape[2:]))
             if keep:
                 kept.append(weights)
-        ctx.lengths = lengths
+        ctx.padding = padding
         ctx.save_for_backward(q, k, v, *kept)
         return out
 
@@ -49,7 +51,7 @@ class _Products(torch.autograd.Function):
         dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
         shape = (-1, *q.shape[2:])
         for i, chunk in enumerate(_chunks(q)):
-            weights = kept[i] if kept else _weights(q[chunk], k[chunk], ctx.lengths[chunk])
+            weights = kept[i] if kept else _weights(q[chunk], k[chunk], ctx.padding[chunk])
             g = gradient[chunk].reshape(shape)
             torch.bmm(weights.transpose(1, 2), g, out=dv[chunk].view(shape))
             dweights = torch.bmm(g, v[chunk].view(shape).transpose(1, 2))
@@ -59,6 +61,16 @@ class _Products(torch.autograd.Function):
         return dq, dk, dv, None
 
 
+def _padding(mask: Tensor) -> Padding:
+    """The columns of each window that the mask, (windows, tokens), hides: a slice where they stand at the end."""
+    hidden = mask == 0
+    at_end = (hidden[:, 1:] | ~hidden[:, :-1]).all(1).tolist()
+    return [
+        slice(int(mask.shape[1] - row.sum()), None) if tail else row.nonzero().flatten()
+        for row, tail in zip(hidden, at_end, strict=True)
+    ]
+
+
 def _chunks(q: Tensor) -> list[slice]:
     """Of the windows; one at least."""
     windows, heads, tokens, _ = q.shape
@@ -66,12 +78,12 @@ def _chunks(q: Tensor) -> list[slice]:
     return [slice(i, i + step) for i in range(0, windows, step)]
 
 
-def _weights(q: Tensor, k: Tensor, lengths: list[int]) -> Tensor:
+def _weights(q: Tensor, k: Tensor, padding: Padding) -> Tensor:
     """Attention weights of some windows, (windows x heads, tokens, tokens)."""
     scores = torch.bmm(q.flatten(0, 1), k.flatten(0, 1).transpose(1, 2))
     heads = q.shape[1]
-    for window, length in enumerate(lengths):  # padding stands at the end; few columns, so this is cheap
-        scores[window * heads : (window + 1) * heads, :, length:] = -math.inf
+    for window, columns in enumerate(padding):  # few columns, so this is cheap
+        scores[window * heads : (window + 1) * heads, :, columns] = -math.inf
     return torch.softmax(scores, -1, out=scores)
 
 
@@ -95,8 +107,8 @@ def _attend(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **more
         )
     q, k, v = (part.contiguous() for part in (query * (size**-0.5 if scaling is None else scaling), key, value))
-    lengths = [tokens] * windows if attention_mask is None else attention_mask.sum(1).tolist()
-    mixed: Tensor = _Products.apply(q, k, v, lengths)
+    padding = [slice(0, 0)] * windows if attention_mask is None else _padding(attention_mask)
+    mixed: Tensor = _Products.apply(q, k, v, padding)
     return mixed.transpose(1, 2), None
 
 

@@ -30,7 +30,7 @@ from transformers.activations import GELUActivation
 from src.model import packing
 from src.model.attention import PRODUCTS
 
-BUFFER = 1 << 22  # factors of dropout that are drawn at first; never less than twice what one layer takes
+BUFFER = 1 << 22  # factors of dropout that are drawn at least
 
 
 Mark = Callable[[Tensor, Callable[[Tensor], Tensor], Tensor], Tensor]
@@ -282,15 +282,19 @@ class Factors:
 
     def take(self, like: Tensor, p: float) -> Tensor:
         """Factors in the shape and precision of `like`, from a place that torch's generator names."""
+        count = like.numel()
+        # The place depends on this size alone and not on what was taken before, which a resumed run does not know. A
+        # longer buffer begins with the shorter one.
+        length = max(BUFFER, 1 << (2 * count - 1).bit_length())
         buffer = self.drawn.get((p, like.dtype))
-        if buffer is None or len(buffer) < 2 * like.numel():
-            buffer = self.drawn[p, like.dtype] = draw(max(BUFFER, 2 * like.numel()), p, like.dtype)
-        start = int(torch.randint(len(buffer) - like.numel(), ()))
-        return buffer[start : start + like.numel()].view_as(like)
+        if buffer is None or len(buffer) < length:
+            buffer = self.drawn[p, like.dtype] = draw(length, p, like.dtype)
+        start = int(torch.randint(length - count, ()))
+        return buffer[start : start + count].view_as(like)
 
 
 def draw(count: int, p: float, dtype: torch.dtype) -> Tensor:
-    """`count` independent factors of dropout with probability p, always the same; see `Factors`."""
+    """`count` independent factors of dropout with probability p, the first of always the same row; see `Factors`."""
     generator = torch.Generator().manual_seed(0x6C6F7261)
     uniform = torch.rand(count, generator=generator)
     exact = 1 / (1 - p)
