@@ -21,8 +21,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from src.compose import explain, key_values, quiet_libraries
+from src.compose import explain, key_values
 from src.config import TrackingConfig, UserError, nearest
+from src.console import begin
 
 KEYS = (
     "sweep",
@@ -41,7 +42,7 @@ KEYS = (
 
 def main() -> None:
     """The command line: KEY=VALUE, where a value may hold any character."""
-    quiet_libraries()
+    begin()
     try:
         given = key_values(sys.argv[1:], KEYS, str(__doc__))
         from src.report.page import EXAMPLES

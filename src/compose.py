@@ -17,7 +17,7 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import Container, DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from src.config import ROOT, Config, UserError, nearest
+from src.config import ROOT, SETTINGS, Config, UserError, nearest
 
 # What is answered by one sentence; anything else is a fault of the program.
 MISTAKES = (UserError, HydraException, OmegaConfBaseException, OSError)
@@ -37,7 +37,7 @@ def register() -> None:
     ConfigStore.instance().store(name="schema", node=Config)
     # Named after what they point at, so that a table says which file or model a number is about.
     OmegaConf.register_new_resolver("stem", lambda path: Path(str(path)).stem if path else "file", replace=True)
-    OmegaConf.register_new_resolver("tuneoff_root", lambda: str(ROOT), replace=True)
+    OmegaConf.register_new_resolver("tuneoff_root", lambda: str(SETTINGS), replace=True)
 
 
 def from_hydra(composed: DictConfig, overrides: Sequence[str]) -> Config:

@@ -14,7 +14,12 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+from src.credentials import without_secrets
+
 ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = Path(__file__).resolve().parent
+# The folder of conf/ and experiments/: the root of a checkout, the package itself where it is installed.
+SETTINGS = PACKAGE if (PACKAGE / "conf").is_dir() else ROOT
 MISSING: Any = "???"  # what OmegaConf takes for a value that must be given
 
 
@@ -118,6 +123,9 @@ class TrackingConfig:
     uri: str | None = None  # null: SQLite in `folder`
     experiment: str = "tuneoff"
 
+    def __post_init__(self) -> None:
+        self.uri = without_secrets(self.uri) if self.uri else None  # `tracking.uri=` is none as well
+
 
 @dataclass
 class SweepConfig:
@@ -131,6 +139,9 @@ class SweepConfig:
     study: str | None = None
     storage: str | None = None
     prune_after: int | None = None
+
+    def __post_init__(self) -> None:
+        self.storage = self.storage and without_secrets(self.storage)
 
 
 @dataclass

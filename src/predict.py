@@ -18,8 +18,9 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from src.compose import explain, key_values, quiet_libraries
+from src.compose import explain, key_values
 from src.config import Config, TrackingConfig, UserError
+from src.console import begin
 
 KEYS = ("run", "question", "context", "tracking.uri", "tracking.folder")
 
@@ -85,7 +86,7 @@ def load_run(run: str, tracking: TrackingConfig) -> StoredRun:
 
 def main() -> None:
     """The command line; values are taken as they are, so that a question may hold any character."""
-    quiet_libraries()
+    begin()
     try:
         given = key_values(sys.argv[1:] or ["--help"], KEYS, str(__doc__))
         for key in ("run", "question", "context"):

@@ -16,8 +16,9 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from src import sweep
-from src.compose import MISTAKES, fail, from_hydra, quiet_libraries, register
-from src.config import ROOT, UserError, validate
+from src.compose import MISTAKES, fail, from_hydra, register
+from src.config import SETTINGS, UserError, validate
+from src.console import begin
 
 
 def job(composed: DictConfig) -> float | None:
@@ -40,15 +41,15 @@ def job(composed: DictConfig) -> float | None:
 
 def main() -> None:
     """The command line: a mistake is one sentence, an interruption exit status 130."""
+    begin()
     register()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # hand errors on to `fail`
-    quiet_libraries()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         if {"--cfg", "-c"} & set(sys.argv) and {"-m", "--multirun"} & set(sys.argv):
             raise UserError("--cfg shows the configuration of one run; leave out -m and what varies.")
         try:
-            hydra.main(version_base="1.3", config_path=str(ROOT / "conf"), config_name="config")(job)()
+            hydra.main(version_base="1.3", config_path=str(SETTINGS / "conf"), config_name="config")(job)()
         except KeyboardInterrupt:
             print("\nInterrupted; the same command goes on where this one stopped.", file=sys.stderr)
             sweep.end(interrupted=True)

@@ -16,12 +16,14 @@ import sys
 
 from src.compose import explain, key_values
 from src.config import TrackingConfig, UserError
+from src.console import begin
 
 KEYS = ("port", "tracking.folder", "tracking.uri")
 
 
 def main() -> None:
     """The command line."""
+    begin()
     try:
         given = key_values(sys.argv[1:], KEYS, str(__doc__))
         port = given.get("port", "5000")

@@ -17,7 +17,9 @@ import pytest
 from mlflow import MlflowClient
 
 from src import compare
-from src.config import ROOT
+from src.config import ROOT, TrackingConfig, UserError
+from src.credentials import DATABASES, PASSWORD, USERNAME
+from src.runs.store import connect
 from tests.test_sweep import SMALL
 
 PROGRAMS = [*sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)]
@@ -68,7 +70,7 @@ def postgres():
             wait_until(answers, process, "PostgreSQL")
             yield f"postgresql+psycopg://{place}"
         finally:
-            process.terminate()
+            process.send_signal(signal.SIGINT)  # without waiting until the last client has left
             process.wait(30)
 
 
@@ -103,8 +105,13 @@ def server_uri(postgres, tmp_path_factory):
 
 
 def test_two_machines_share_a_server_on_postgresql(server_uri, tmp_path, monkeypatch, capsys):
-    """Two folders stand for two machines: each has its own checkpoints and output, and both the same store."""
-    store = f"tracking.uri={server_uri}"
+    """Two folders stand for two machines: each has its own checkpoints and output, and both the same store.
+
+    The password in the address is nowhere afterwards.
+    """
+    store = f"tracking.uri={server_uri.replace('//', '//ada:s3cret@')}"
+    monkeypatch.setenv(USERNAME, "")  # so that they are put back at the end
+    monkeypatch.setenv(PASSWORD, "")
     shared = [*SMALL, store]
     processes = [
         subprocess.Popen(
@@ -124,9 +131,13 @@ def test_two_machines_share_a_server_on_postgresql(server_uri, tmp_path, monkeyp
         )
         for method in ("full", "lora")
     ]
+    everything = ""
     for process in processes:
         shown, _ = process.communicate(timeout=200)
         assert process.returncode == 0, shown
+        assert shown.startswith("Warning: the password in the store's address is kept out of")
+        assert f"set {USERNAME} and {PASSWORD}" in shown
+        everything += shown
     client = MlflowClient(server_uri)
     [experiment] = [e for e in client.search_experiments() if e.name == "tuneoff"]
     found = client.search_runs([experiment.experiment_id])
@@ -141,8 +152,32 @@ def test_two_machines_share_a_server_on_postgresql(server_uri, tmp_path, monkeyp
     where = "where=params.model.name = 'tiny'"
     monkeypatch.setattr(sys, "argv", ["src.compare", store, where, f"output={tmp_path / 'report'}"])
     compare.main()
-    assert "of the stored size of full." in capsys.readouterr().out
+    shown = capsys.readouterr()
+    assert "of the stored size of full." in shown.out
+    everything += shown.out + shown.err + str([run.to_dictionary() for run in client.search_runs(["0", "1"])])
     assert "14,402 (" in (tmp_path / "report" / "report.md").read_text()
     for parent in (run for run in found if run.data.tags.get("kind") == "sweep"):
         kept = client.list_artifacts(parent.info.run_id, "report")
         assert {Path(file.path).name for file in kept} == {"report.html", "report.md", "side_by_side.csv"}
+        assert f"tracking.uri={server_uri}" in parent.data.tags["command"]
+    artifacts = Path(client.download_artifacts(children[0].info.run_id, "", str(tmp_path / "artifacts")))
+    assert f"uri: {server_uri}" in (artifacts / "config.yaml").read_text()
+    for run in found:
+        (tmp_path / run.info.run_id).mkdir()
+        client.download_artifacts(run.info.run_id, "", str(tmp_path / run.info.run_id))
+    stored = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(stored) > 40
+    assert [path for path in stored if b"s3cret" in path.read_bytes()] == []
+    assert "s3cret" not in everything
+
+
+def test_a_databases_password_is_used_and_not_recorded(postgres, server_uri, monkeypatch):
+    monkeypatch.setenv(DATABASES, "")
+    config = TrackingConfig(uri=postgres.replace("tuneoff@", "tuneoff:s3@cret@"))
+    assert config.uri == postgres.replace("tuneoff@", "tuneoff:***@")
+    client, shown = connect(config)
+    assert shown == config.uri
+    assert client._tracking_client.store.engine.url.password == "s3@cret"
+    monkeypatch.setenv(DATABASES, "")
+    with pytest.raises(UserError, match="its password is not known; put the whole address into TUNEOFF_DATABASE_URIS"):
+        connect(config)

@@ -15,6 +15,8 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
+from src.credentials import without_secrets
+
 
 class OptunaSweeper(Sweeper):
     """Asks Optuna for the values of the next runs, has them run, and tells it their F1."""
@@ -30,7 +32,8 @@ class OptunaSweeper(Sweeper):
         params: DictConfig,
     ) -> None:
         self.n_trials, self.n_jobs, self.startup_trials = n_trials, n_jobs, startup_trials
-        self.prune, self.seed, self.storage, self.params = prune, seed, storage, params
+        self.prune, self.seed, self.params = prune, seed, params
+        self.storage = storage and without_secrets(storage)
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.loader = hydra_context.config_loader

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from src.compose import MISTAKES, explain
+from src.console import tolerate_any_encoding
 
 FORKSERVER = "forkserver" in multiprocessing.get_all_start_methods()
 METHOD = "forkserver" if FORKSERVER else "spawn"
@@ -120,6 +121,7 @@ def _work(
         with output.open("ab") as file:
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
+    tolerate_any_encoding(None if output is None else "utf-8")
     faulthandler.enable()
     try:
         outcome = Outcome(value=function(argument))

@@ -6,19 +6,29 @@ import functools
 import os
 import platform
 import subprocess
-from importlib.metadata import distributions
+from importlib.metadata import PackageNotFoundError, distributions, version
 from pathlib import Path
 
-from src.config import ROOT
+from src.config import ROOT, SETTINGS
 
 
 @functools.cache
 def git_commit() -> str:
-    """The commit of the code, with "-dirty" where it was changed since; "unknown" outside a repository."""
+    """The commit of the code, with "-dirty" where it was changed since; of an installed package its version."""
+    if SETTINGS != ROOT:  # whatever repository it is installed in is another project's
+        return package_version()
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
+        return package_version()
+
+
+def package_version() -> str:
+    """The version of the installed package; "unknown" where the code was copied and not installed."""
+    try:
+        return version("tuneoff")
+    except PackageNotFoundError:
         return "unknown"
 
 

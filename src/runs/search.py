@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from src.config import SweepConfig, UserError
+from src.credentials import DATABASES, with_secrets
 from src.runs.tracking import Stopped
 
 try:
@@ -40,7 +41,9 @@ def journal(folder: str) -> str:
 
 
 def _open(settings: Settings) -> optuna.Study:
-    storage: Any = settings.storage
+    storage: Any = with_secrets(settings.storage)
+    if storage is None:
+        raise UserError(f"hydra.sweeper.storage={settings.storage}: put the whole address into {DATABASES}.")
     if "://" not in storage:
         Path(storage).parent.mkdir(parents=True, exist_ok=True)
         storage = JournalStorage(JournalFileBackend(storage))

@@ -20,6 +20,7 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
 from src.config import TrackingConfig, UserError
+from src.credentials import DATABASES, hidden, with_secrets
 from src.runs.identity import HEARTBEAT_SECONDS, Hashes, alive
 
 EXPERIMENT_TAGS = {
@@ -33,7 +34,7 @@ class AlreadyRunning(UserError):
 
 
 def connect(config: TrackingConfig, create: bool = True) -> tuple[MlflowClient, str]:
-    """A client of the tracking store, and the store's URI.
+    """A client of the tracking store, and the store's URI, without its password.
 
     Args:
         config: where it is.
@@ -43,17 +44,7 @@ def connect(config: TrackingConfig, create: bool = True) -> tuple[MlflowClient, 
         UserError: a server that does not answer, a folder that cannot be written, or no store and `create` false.
     """
     if config.uri is not None:
-        with quick_refusal():
-            try:
-                client = MlflowClient(config.uri)
-                client.search_experiments(max_results=1)
-            except MlflowException as error:
-                reason = " ".join(str(error).split())
-                raise UserError(
-                    f"The tracking server tracking.uri={config.uri} cannot be used ({reason[:200]}); check the "
-                    "address, or leave tracking.uri out to log under mlruns/."
-                ) from error
-        return client, config.uri
+        return _connect_to(config.uri), config.uri
     folder = Path(config.folder).resolve()
     if not create and not (folder / "mlflow.db").exists():
         raise UserError(
@@ -73,6 +64,23 @@ def connect(config: TrackingConfig, create: bool = True) -> tuple[MlflowClient, 
                 "it away, or set tracking.folder."
             ) from error
     return client, uri
+
+
+def _connect_to(uri: str) -> MlflowClient:
+    whole = with_secrets(uri)
+    if whole is None:
+        raise UserError(f"tracking.uri={uri}: its password is not known; put the whole address into {DATABASES}.")
+    with quick_refusal():
+        try:
+            client = MlflowClient(whole)
+            client.search_experiments(max_results=1)
+        except (MlflowException, SQLAlchemyError, ImportError, ValueError) as error:
+            reason = " ".join(hidden(str(error)).split())
+            raise UserError(
+                f"The tracking server tracking.uri={uri} cannot be used ({reason[:200]}); check the "
+                "address, or leave tracking.uri out to log under mlruns/."
+            ) from None  # the error itself may hold the password
+    return client
 
 
 @contextmanager
@@ -96,7 +104,7 @@ def store_errors_explained() -> Iterator[None]:
     try:
         yield
     except MlflowException as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = " ".join(hidden(str(error)).split())[:200]
         raise UserError(f"The tracking store failed ({reason}); check that it answers and has room.") from error
 
 

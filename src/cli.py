@@ -1,0 +1,51 @@
+"""The command `tuneoff`: `tuneoff train ...` is `python -m src.train ...`, and so on for the others."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+from src.config import nearest
+from src.console import begin
+
+COMMANDS = {
+    "train": "fine-tune a model with one method, or many of them (-m)",
+    "compare": "put finished runs side by side and say which method wins",
+    "predict": "answer a question with the model of a finished run",
+    "ui": "open the MLflow UI",
+    "check": "check the questions of a data set before training on them",
+}
+HELP = "\n".join(
+    [
+        "Full fine-tuning or LoRA, here, at my budget?",
+        "",
+        *(f"    tuneoff {name:9} {what}" for name, what in COMMANDS.items()),
+        "",
+        "tuneoff COMMAND --help says more; tuneoff --version prints the version.",
+    ]
+)
+
+
+def main() -> None:
+    """The command line; each command is imported only when it is asked for."""
+    name, *arguments = sys.argv[1:] or ["--help"]
+    if name in ("-h", "--help"):
+        print(HELP)
+    elif name == "--version":
+        from src.runs.provenance import package_version
+
+        print(f"tuneoff {package_version()}")
+    elif name in COMMANDS:
+        sys.argv = [f"tuneoff {name}", *arguments]  # the commands read their arguments there, as Hydra does
+        importlib.import_module(f"src.{name}").main()
+    else:
+        begin()
+        print(
+            f"Error: There is no command '{name}'{nearest(name, COMMANDS)}; there are: {', '.join(COMMANDS)}.",
+            file=sys.stderr,
+        )
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

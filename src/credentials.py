@@ -1,0 +1,111 @@
+"""Passwords and tokens in the address of a store, kept out of everything that is recorded or printed.
+
+Those of an MLflow server go to MLflow's own environment variables. The address of a database needs its password to
+connect: the whole of it goes to the environment variable TUNEOFF_DATABASE_URIS, and what is recorded has *** there.
+Child processes inherit both.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Iterable
+from urllib.parse import unquote
+
+DATABASES = "TUNEOFF_DATABASE_URIS"  # whole addresses, one a line
+USERNAME, PASSWORD, TOKEN = "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"
+MASK = "***"
+SECTIONS = ("tracking", "sweep", "hydra.sweeper")  # whose arguments may hold an address
+
+SCHEME = r"[a-zA-Z][\w+.-]*://"
+# A password may hold any character, also one that a URI should have as %XX; digits up to a slash are a port.
+USER_INFO = re.compile(rf"^({SCHEME})([^:/?#@]*)(?::(?!\d+[/?#])(.*?))?@([^@/?#]+(?:[/?#].*)?)$", re.DOTALL)
+QUERY_SECRET = re.compile(r"([?&])([^=&]*(?:pass|pwd|token|secret|key|signature)[^=&]*)=([^&#]*)", re.IGNORECASE)
+EMBEDDED = re.compile(SCHEME + r"[^\s'\",{}\[\]]+")  # in a list or dictionary of Hydra's
+_warned: set[str] = set()
+
+
+def without_secrets(uri: str) -> str:
+    """The address without its secrets, which go to the environment variables of this process; warns once."""
+    if uri.lower().startswith(("http://", "https://")):
+        return _server_without_secrets(uri)
+    clean = _masked(uri)
+    if clean != uri and MASK not in uri:
+        if (found := USER_INFO.match(uri)) and found[3]:  # a database's client would end it at the first of these
+            uri = f"{found[1]}{found[2]}:{found[3].replace('@', '%40').replace('/', '%2F')}@{found[4]}"
+        known = os.environ.get(DATABASES, "").splitlines()
+        os.environ[DATABASES] = "\n".join(dict.fromkeys([*known, uri]))
+        _warn(f"put the whole address into {DATABASES}, and write {MASK} for the password on the command line")
+    return clean
+
+
+def _server_without_secrets(uri: str) -> str:
+    moved: dict[str, str] = {}
+    if found := USER_INFO.match(uri):
+        scheme, user, password, rest = found.groups()
+        uri = scheme + rest
+        moved[USERNAME] = unquote(user)
+        if password is not None:
+            moved[PASSWORD] = unquote(password)
+    for _, key, value in QUERY_SECRET.findall(uri):
+        moved[PASSWORD if "pass" in key.lower() or "pwd" in key.lower() else TOKEN] = unquote(value)
+    if QUERY_SECRET.search(uri):
+        uri = QUERY_SECRET.sub(r"\1", uri).replace("?&", "?").rstrip("?&")
+    if moved:
+        os.environ.update(moved)
+        _warn(f"set {USERNAME} and {PASSWORD} (or {TOKEN}), and leave it out of the address")
+    return uri
+
+
+def _masked(uri: str) -> str:
+    if (found := USER_INFO.match(uri)) and found[3] is not None:
+        uri = f"{found[1]}{found[2]}:{MASK}@{found[4]}"
+    return QUERY_SECRET.sub(rf"\1\2={MASK}", uri)
+
+
+def _warn(advice: str) -> None:
+    if advice not in _warned:
+        _warned.add(advice)
+        print(
+            f"Warning: the password in the store's address is kept out of everything that is recorded; {advice}, so "
+            "that the history of the shell does not hold it either.",
+            file=sys.stderr,
+        )
+
+
+def with_secrets(uri: str) -> str | None:
+    """The address that a client connects to, for one that `without_secrets` returned; None where it is not known."""
+    for known in os.environ.get(DATABASES, "").splitlines():
+        if _masked(known) == uri:
+            return known
+    return None if MASK in uri else uri
+
+
+def without_secrets_in_arguments(arguments: Iterable[str]) -> list[str]:
+    """The arguments KEY=VALUE of a command line, with clean addresses of stores."""
+    return [_clean_argument(argument) for argument in arguments]
+
+
+def _clean_argument(argument: str) -> str:
+    key, equals, value = argument.partition("=")
+    if "://" not in value or not key.lstrip("+").startswith(SECTIONS):
+        return argument
+    quote = value[0] if value[0] in "'\"" and value[0] == value[-1] else ""
+    address = value[len(quote) : len(value) - len(quote)]
+    if re.match(SCHEME, address):
+        return key + equals + quote + without_secrets(address) + quote
+    return key + equals + EMBEDDED.sub(lambda found: without_secrets(found[0]), value)
+
+
+def hidden(text: str) -> str:
+    """A text of a library, such as an error's, without the secrets that this process knows."""
+    addresses = os.environ.get(DATABASES, "").splitlines()
+    secrets = [os.environ.get(name, "") for name in (PASSWORD, TOKEN)]
+    for address in addresses:
+        if (found := USER_INFO.match(address)) and found[3]:
+            secrets += [found[3], unquote(found[3])]
+        secrets += [form for _, _, value in QUERY_SECRET.findall(address) for form in (value, unquote(value))]
+    for secret in sorted({*addresses, *secrets} - {""}, key=len, reverse=True):
+        text = text.replace(secret, _masked(secret) if secret in addresses else MASK)
+    return text

@@ -1,0 +1,135 @@
+"""Passwords and tokens in the address of a store: used where they are needed, and shown nowhere."""
+
+from __future__ import annotations
+
+import base64
+import os
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+
+from src import compare, credentials
+from src.config import SweepConfig, TrackingConfig, UserError
+from src.console import begin
+from src.credentials import DATABASES, PASSWORD, TOKEN, USERNAME, hidden, with_secrets, without_secrets
+from src.runs.store import connect, ui_command
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch):
+    for name in (USERNAME, PASSWORD, TOKEN, DATABASES):
+        monkeypatch.setenv(name, "")  # monkeypatch puts back what there was
+    monkeypatch.setattr(credentials, "_warned", set())
+
+
+@pytest.mark.parametrize(
+    ("uri", "clean", "moved"),
+    [
+        ("http://ada:s3cret@host:5000", "http://host:5000", {USERNAME: "ada", PASSWORD: "s3cret"}),
+        ("https://ada:s%40t@host/x", "https://host/x", {USERNAME: "ada", PASSWORD: "s@t"}),
+        ("https://ada:s3/c#r?e@t@host/x?y=1", "https://host/x?y=1", {USERNAME: "ada", PASSWORD: "s3/c#r?e@t"}),
+        ("http://ada@host", "http://host", {USERNAME: "ada"}),
+        ("https://host/x?y=1&access_token=abc", "https://host/x?y=1", {TOKEN: "abc"}),
+        ("http://host?password=abc", "http://host", {PASSWORD: "abc"}),
+        ("http://host:5000/a@b", "http://host:5000/a@b", {}),
+        ("http://host:5000?user=a@b", "http://host:5000?user=a@b", {}),
+    ],
+)
+def test_a_servers_credentials_go_to_mlflows_variables(uri, clean, moved, capsys):
+    assert without_secrets(uri) == clean
+    assert {name: os.environ[name] for name in (USERNAME, PASSWORD, TOKEN) if os.environ[name]} == moved
+    assert capsys.readouterr().err.startswith("Warning: the password in the store's address") == bool(moved)
+
+
+@pytest.mark.parametrize(
+    ("uri", "clean"),
+    [
+        ("postgresql+psycopg://ada:s3cret@host:5432/db", "postgresql+psycopg://ada:***@host:5432/db"),
+        ("mysql://host/db?user=ada&password=s3cret", "mysql://host/db?user=ada&password=***"),
+        ("postgresql://ada@host/db", "postgresql://ada@host/db"),
+        ("sqlite:////folder/a:b@c.db", "sqlite:////folder/a:b@c.db"),
+    ],
+)
+def test_a_databases_password_is_masked_and_put_back(uri, clean, capsys):
+    assert without_secrets(uri) == clean
+    assert with_secrets(clean) == uri
+    assert without_secrets(clean) == clean, "clean twice"
+    assert ("Warning" in capsys.readouterr().err) == (uri != clean)
+
+
+def test_two_databases_are_told_apart():
+    for uri in ("postgresql://ada:one@host/runs", "postgresql://ada:two@host/study"):
+        assert with_secrets(without_secrets(uri)) == uri
+    assert with_secrets("postgresql://ada:***@host/runs") == "postgresql://ada:one@host/runs"
+    assert with_secrets("postgresql://ada:***@elsewhere/runs") is None
+
+
+def test_a_password_never_reaches_a_configuration():
+    assert TrackingConfig(uri="http://ada:s3cret@host").uri == "http://host"
+    assert SweepConfig(storage="postgresql://ada:s3cret@host/x").storage == "postgresql://ada:***@host/x"
+    assert ui_command(TrackingConfig(uri="postgresql://ada:s3cret@h/x")).endswith("uri=postgresql://ada:***@h/x")
+
+
+def test_every_command_cleans_its_arguments(monkeypatch, capsys):
+    arguments = [
+        "-m",
+        "tracking.uri='http://ada:s3cret@host'",
+        "+tracking={uri: http://ada:s3cret@host, folder: x}",
+        "hydra.sweeper.storage=postgresql://ada:s3cret@host/db",
+        "question=What is http://ada:s3cret@host?",
+    ]
+    monkeypatch.setattr(sys, "argv", ["command", *arguments])
+    begin()
+    assert sys.argv[1:] == [
+        "-m",
+        "tracking.uri='http://host'",
+        "+tracking={uri: http://host, folder: x}",
+        "hydra.sweeper.storage=postgresql://ada:***@host/db",
+        arguments[-1],
+    ]
+    assert capsys.readouterr().err.count("Warning") == 2, "once for each kind"
+
+
+def test_the_server_still_gets_the_password():
+    seen = []
+
+    class Server(BaseHTTPRequestHandler):
+        def do_GET(self):
+            seen.append(self.headers["Authorization"])
+            self.send_response(403)
+            self.end_headers()
+            self.wfile.write(b"no entry for s3cret")
+
+        do_POST = do_GET
+
+        def log_message(self, *args):
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Server)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = f"127.0.0.1:{server.server_port}"
+    try:
+        with pytest.raises(UserError) as refused:
+            connect(TrackingConfig(uri=f"http://ada:s3cret@{address}"))
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert set(seen) == {"Basic " + base64.b64encode(b"ada:s3cret").decode()}
+    assert f"tracking.uri=http://{address} cannot be used" in str(refused.value)
+    assert "no entry for ***" in str(refused.value)
+
+
+def test_a_library_that_is_not_installed_is_one_sentence(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["src.compare", "tracking.uri=mysql+nothing://ada:s3cret@host/db"])
+    with pytest.raises(SystemExit):
+        compare.main()
+    shown = capsys.readouterr()
+    assert "tracking.uri=mysql+nothing://ada:***@host/db cannot be used" in shown.err
+    assert "s3cret" not in shown.out + shown.err
+
+
+def test_texts_of_libraries_are_hidden():
+    without_secrets("postgresql://ada:s%40cret@host/db")
+    assert hidden("at postgresql://ada:s%40cret@host/db: s@cret") == "at postgresql://ada:***@host/db: ***"
