@@ -9,15 +9,18 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import Container, DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from src.config import ROOT, SETTINGS, Config, UserError, nearest
+from src.grid import BLOCK, MethodKeys, key_of
 
 # What is answered by one sentence; anything else is a fault of the program.
 MISTAKES = (UserError, HydraException, OmegaConfBaseException, OSError)
@@ -38,6 +41,33 @@ def register() -> None:
     # Named after what they point at, so that a table says which file or model a number is about.
     OmegaConf.register_new_resolver("stem", lambda path: Path(str(path)).stem if path else "file", replace=True)
     OmegaConf.register_new_resolver("tuneoff_root", lambda: str(SETTINGS), replace=True)
+
+
+@dataclass(frozen=True)
+class Primary:
+    """The configuration that Hydra begins with: its folder and its name."""
+
+    folder: str = str(SETTINGS / "conf")
+    name: str = "config"
+
+
+def completed(arguments: Sequence[str]) -> list[str]:
+    """The arguments with what they mean besides: `dataset.path=FILE` alone is `dataset=file dataset.path=FILE`."""
+    given = {key_of(argument) for argument in arguments}
+    means_file = "dataset.path" in given and not given & {"dataset", "experiments", "from_run"}
+    return [*arguments, *(["dataset=file"] if means_file else [])]
+
+
+def check_method_keys(arguments: Sequence[str], primary: Primary) -> None:
+    """Refuse keys of `method.peft` that the method of a single run cannot use; Hydra fails on them without a reason.
+
+    Raises:
+        UserError: the method has no block `peft`, or does not know the key.
+    """
+    if any(key_of(argument).startswith(BLOCK) for argument in arguments):
+        with initialize_config_dir(config_dir=primary.folder, version_base="1.3"):
+            methods = MethodKeys(lambda chosen: compose(config_name=primary.name, overrides=list(chosen)))
+            methods.check([[argument for argument in arguments if "=" in argument and not argument.startswith("-")]])
 
 
 def from_hydra(composed: DictConfig, overrides: Sequence[str]) -> Config:

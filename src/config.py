@@ -155,6 +155,7 @@ class Config:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     sweep: SweepConfig = field(default_factory=SweepConfig)
     rerun: bool = False  # a fresh run, whatever is done already
+    from_run: str | None = None  # the run that this one reproduces: its id, or the file with its configuration
 
 
 def problems(config: Config) -> list[str]:
@@ -245,6 +246,14 @@ def problems(config: Config) -> list[str]:
             data.path is not None,
             f"dataset={data.name} needs dataset.path, " + ("a file." if data.source == "file" else "a hub name."),
         )
+    check(
+        data.source != "sample" or data.path is None,
+        f"dataset.path={data.path} is given, but dataset={data.name} generates its questions: add dataset=file.",
+    )
+    check(
+        data.source == "file" or data.validation_path is None,
+        f"dataset.validation_path={data.validation_path} needs dataset=file; dataset={data.name} has its own.",
+    )
     check(
         data.validation_path is None or data.split == "given",
         f"dataset.validation_path brings its own validation questions, dataset.split={data.split} draws others: "

@@ -27,6 +27,7 @@ from src.model import backbone, kernels, method
 from src.model.method import ParameterCounts
 from src.report.figures import loss_curve
 from src.report.terminal import Terminal
+from src.runs import origin
 from src.runs.store import ui_command
 from src.runs.tracking import RunLog, recorded, run_name
 from src.training import hardware
@@ -286,7 +287,11 @@ def announce(
         terminal.warning(warning)
         log.tags({"warning": warning})
     log.tags({"device": accelerator.device.type, "hardware": hardware.describe(accelerator)})
-    log.inputs({"train": sets.train, "validation": sets.validation}, config.dataset.name)
+    digests = log.inputs({"train": sets.train, "validation": sets.validation}, config.dataset.name)
+    if config.from_run is not None and accelerator.is_main_process:
+        terminal.note(f"This run reproduces {config.from_run}.")
+        for sentence in origin.differences(log.client, config.from_run, digests, hardware.describe(accelerator)):
+            terminal.warning(sentence)
 
 
 def predict_answers(

@@ -19,7 +19,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
@@ -27,6 +26,7 @@ from omegaconf import DictConfig, open_dict, read_write
 
 from src.compose import MISTAKES, fail, from_hydra
 from src.config import Config, UserError, problems
+from src.grid import grid
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -70,7 +70,7 @@ class Sweep:
         given = [override for override in composed.hydra.overrides.task if not override.startswith("sweep.parent=")]
         settings = from_hydra(without_hydra(composed), given)
         searches = "n_trials" in composed.hydra.sweeper  # a sweeper that decides as it goes
-        configs = [] if searches else grid(composed, given)
+        configs, notes = ([], []) if searches else plan(composed, given)
         if searches:
             import src.runs.search  # noqa: F401  # says what is not installed before anything is begun
 
@@ -115,6 +115,8 @@ class Sweep:
                 "parent": self.parent.run_id,
             }
         )
+        for note in notes:
+            self.terminal.note(f"{note}.")
 
     def end(self, interrupted: bool = False) -> int:
         """End the parent run and show the table; the exit status."""
@@ -171,19 +173,20 @@ def _varies(override: str) -> bool:
         return False
 
 
-def grid(composed: DictConfig, given: Sequence[str]) -> list[Config]:
-    """The configurations of all runs, checked before the first begins."""
+def plan(composed: DictConfig, given: Sequence[str]) -> tuple[list[Config], list[str]]:
+    """The configurations of all runs, checked before the first begins, and notes on what was left out of them."""
     loader = GlobalHydra.instance().config_loader()
     params = [f"{key}={value}" for key, value in (composed.hydra.sweeper.get("params") or {}).items()]
     parsed = OverridesParser.create(config_loader=loader).parse_overrides([*params, *given])
+    runs = grid(parsed, lambda chosen: loader.load_sweep_config(composed, list(chosen)))
     configs = []
-    for overrides in BasicSweeper.split_arguments(parsed, None)[0]:
+    for overrides in runs.jobs:
         job = loader.load_sweep_config(composed, list(overrides))
         config = from_hydra(without_hydra(job), overrides)
         if found := problems(config):
             raise UserError(f"The sweep cannot begin; in the run {' '.join(overrides)}: " + "\n".join(found))
         configs.append(config)
-    return configs
+    return configs, runs.notes
 
 
 def output_folder(config: Config) -> Path:

@@ -2,6 +2,7 @@
 
 python -m src.train method=lora
 python -m src.train method=full dataset=file dataset.path=squad.json dataset.train_size=4000
+python -m src.train from_run=ID      # again what a run has done; any value can be overridden
 python -m src.train --help
 """
 
@@ -10,14 +11,16 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import tempfile
+from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from src import sweep
-from src.compose import MISTAKES, fail, from_hydra, register
-from src.config import SETTINGS, UserError, validate
+from src.compose import MISTAKES, Primary, check_method_keys, completed, fail, from_hydra, register
+from src.config import UserError, validate
 from src.console import begin
 
 
@@ -46,20 +49,34 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # hand errors on to `fail`
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        if {"--cfg", "-c"} & set(sys.argv) and {"-m", "--multirun"} & set(sys.argv):
+        sweeps = bool({"-m", "--multirun"} & set(sys.argv))
+        if sweeps and {"--cfg", "-c"} & set(sys.argv):
             raise UserError("--cfg shows the configuration of one run; leave out -m and what varies.")
-        try:
-            hydra.main(version_base="1.3", config_path=str(SETTINGS / "conf"), config_name="config")(job)()
-        except KeyboardInterrupt:
-            print("\nInterrupted; the same command goes on where this one stopped.", file=sys.stderr)
-            sweep.end(interrupted=True)
-            sys.exit(130)
-        except (SystemExit, *MISTAKES):
-            sweep.end()
-            raise
-        sys.exit(sweep.end())
+        sys.argv[1:] = completed(sys.argv[1:])
+        with tempfile.TemporaryDirectory(prefix="tuneoff-config-") as temporary:
+            primary = Primary()
+            if any(argument.startswith("from_run=") for argument in sys.argv):
+                from src.runs.origin import begin_from
+
+                primary, sys.argv[1:] = begin_from(sys.argv[1:], Path(temporary))
+            if not sweeps:
+                check_method_keys(sys.argv[1:], primary)
+            _run(primary)
     except MISTAKES as error:
         fail(error)
+
+
+def _run(primary: Primary) -> None:
+    try:
+        hydra.main(version_base="1.3", config_path=primary.folder, config_name=primary.name)(job)()
+    except KeyboardInterrupt:
+        print("\nInterrupted; the same command goes on where this one stopped.", file=sys.stderr)
+        sweep.end(interrupted=True)
+        sys.exit(130)
+    except (SystemExit, *MISTAKES):
+        sweep.end()
+        raise
+    sys.exit(sweep.end())
 
 
 if __name__ == "__main__":

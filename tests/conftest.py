@@ -26,7 +26,7 @@ os.environ |= {
 import pytest
 from hydra import compose, initialize_config_dir
 
-from src.compose import from_hydra, register
+from src.compose import completed, from_hydra, register
 from src.config import ROOT, Config
 
 register()
@@ -54,9 +54,10 @@ def tmp_path(tmp_path: Path, empty_store: Path) -> Path:
 def configure() -> Callable[..., Any]:
     """Compose a configuration as the command line does: configure("method=full", ...)."""
 
-    def composed(*overrides: str) -> Config:
+    def composed(*given: str) -> Config:
+        overrides = completed(given)
         with initialize_config_dir(config_dir=str(ROOT / "conf"), version_base="1.3"):
-            return from_hydra(compose(config_name="config", overrides=list(overrides)), overrides)
+            return from_hydra(compose(config_name="config", overrides=overrides), overrides)
 
     return composed
 

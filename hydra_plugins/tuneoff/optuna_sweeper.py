@@ -15,6 +15,8 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
+from src.grid import MethodKeys
+
 from src.credentials import without_secrets
 
 
@@ -37,6 +39,7 @@ class OptunaSweeper(Sweeper):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.loader = hydra_context.config_loader
+        self.methods = MethodKeys(lambda chosen: self.loader.load_sweep_config(config, list(chosen)))
         self.folder = str(config.hydra.sweep.dir)
         self.launcher: Launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
@@ -50,6 +53,7 @@ class OptunaSweeper(Sweeper):
         parsed = parser.parse_overrides(given)
         fixed = [str(o.input_line) for o in parsed if not o.is_sweep_override()]
         space = {o.get_key_element(): distribution(o) for o in parsed if o.is_sweep_override()}
+        self.methods.check(self._candidates(parsed, fixed))
         [name] = [value for key, _, value in (line.partition("=") for line in fixed) if key == "sweep.parent"]
         storage = self.storage or search.journal(self.folder)
         settings = search.Settings(name, storage, self.startup_trials if self.prune else None)
@@ -61,8 +65,19 @@ class OptunaSweeper(Sweeper):
                 [*fixed, *(f"{key}={value}" for key, value in trial.params.items()), *search.overrides(settings, trial)]
                 for trial in trials
             ]
+            jobs = [[o for o in job if o not in self.methods.unknown(job)] for job in jobs]
             for trial, job in zip(trials, self.launcher.launch(jobs, initial_job_idx=begun), strict=True):
                 failed += not search.tell(study, trial, job.return_value)
+
+
+    @staticmethod
+    def _candidates(parsed: list[Override], fixed: list[str]) -> list[list[str]]:
+        """A job for each method of the search, with every key of it that varies."""
+        varied = [o for o in parsed if o.is_sweep_override()]
+        keys = [f"{o.get_key_element()}=" for o in varied if o.get_key_element() != "method"]
+        methods = [str(c) for o in varied if o.get_key_element() == "method" for c in o.sweep_string_iterator()]
+        chosen = [[f"method={name}"] for name in methods] or [[]]
+        return [[*fixed, *keys, *method] for method in chosen]
 
 
 def distribution(override: Override) -> Any:

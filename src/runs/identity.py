@@ -27,6 +27,7 @@ NO_IDENTITY = (
     "tracking",
     "sweep",
     "rerun",
+    "from_run",
     "hardware.threads",
     "train.checkpoint_minutes",
     "train.keep_checkpoints",

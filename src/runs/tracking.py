@@ -61,7 +61,7 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 def recorded(config: Config) -> dict[str, Any]:
     """The configuration as a run keeps it: without what belongs to the command that started it."""
     values = dataclasses.asdict(config)
-    del values["sweep"], values["rerun"]
+    del values["sweep"], values["rerun"], values["from_run"]
     return values
 
 
@@ -119,7 +119,8 @@ class RunLog:
         """The run that has done this already."""
         if isinstance(self.client, _Nothing) or self.config.rerun:
             return None
-        return finished_run(self.client, experiment_id(self.client, self.config.tracking), self.hashes)
+        done = finished_run(self.client, experiment_id(self.client, self.config.tracking), self.hashes)
+        return None if done is None or done.info.run_id == self.config.from_run else done
 
     @property
     def checkpoints(self) -> Path:
@@ -216,6 +217,8 @@ class RunLog:
             **self._membership({}),
             **holder(),
         }
+        if config.from_run is not None:
+            tags["reproduces"] = config.from_run
         self.run_id = self.client.create_run(experiment, tags=tags, run_name=run_name(config)).info.run_id
 
     def record_failure(self, reason: str) -> None:
@@ -365,23 +368,30 @@ class RunLog:
     def tags(self, values: Mapping[str, str]) -> None:
         self.client.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in values.items()])
 
-    def inputs(self, datasets: Mapping[str, Any], source: str) -> None:
-        """Log which examples were used, by a digest of ids and texts; `datasets` by context (train, validation)."""
-        logged = []
+    def inputs(self, datasets: Mapping[str, Any], source: str) -> dict[str, str]:
+        """Log which examples were used, by a digest of ids and texts, and return the digests.
+
+        Args:
+            datasets: by context (train, validation).
+            source: the name of the data set.
+        """
+        logged, digests = [], {}
         for context, dataset in datasets.items():
             digest = hashlib.sha256()
             for row in dataset:
                 digest.update(json.dumps([row["id"], row["context"], row["question"], row["answers"]]).encode())
+            digests[context] = digest.hexdigest()[:12]
             profile = json.dumps({"num_rows": len(dataset)})
-            entity = Dataset(source, digest.hexdigest()[:12], "local", json.dumps({"uri": source}), profile=profile)
+            entity = Dataset(source, digests[context], "local", json.dumps({"uri": source}), profile=profile)
             logged.append(DatasetInput(entity, [InputTag("mlflow.data.context", context)]))
         for tries_left in reversed(range(INPUT_TRIES)):
             try:
                 self.client.log_inputs(self.run_id, logged)
-                return
+                break
             except MlflowException:  # two runs that log the same new data set at once: the store refuses one of them
                 if not tries_left:
                     raise
+        return digests
 
     def text(self, name: str, content: str) -> None:
         self.client.log_text(self.run_id, content, name)

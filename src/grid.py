@@ -1,0 +1,123 @@
+"""The runs of a grid: every combination of what varies, each once, without the keys that its method does not know.
+
+`hydra_plugins.tuneoff.grid_sweeper` hands them to Hydra's launchers; `src.sweep` plans with them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig
+
+from src.config import UserError, nearest
+
+Job = list[str]  # the overrides of one run
+BLOCK = "method.peft."
+Compose = Callable[[Sequence[str]], DictConfig]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The jobs of a sweep, and a sentence on what was left out of them."""
+
+    jobs: list[Job]
+    notes: list[str] = field(default_factory=list)
+
+
+def grid(overrides: Sequence[Override], compose: Compose) -> Grid:
+    """Every combination of what the overrides vary.
+
+    Args:
+        overrides: as Hydra has parsed them.
+        compose: the configuration that some overrides give.
+
+    Raises:
+        UserError: a key of `method.peft` that no method of the sweep knows.
+    """
+    [jobs] = BasicSweeper.split_arguments(list(overrides), None)
+    methods = MethodKeys(compose)
+    methods.check(jobs)
+    kept: dict[tuple[str, ...], Job] = {}
+    dropped: dict[str, dict[str, None]] = {}  # by key, the methods that do not know it
+    for job in jobs:
+        unknown = methods.unknown(job)
+        for override in unknown:
+            dropped.setdefault(key_of(override), {})[methods.name(job)] = None
+        rest = [override for override in job if override not in unknown]
+        kept.setdefault(tuple(rest), rest)
+    notes = [
+        f"{key} is left out of the runs of {', '.join(names)}, which do not know it" for key, names in dropped.items()
+    ]
+    if notes and len(kept) < len(jobs):
+        notes.append(f"{len(jobs)} combinations are {len(kept)} different runs")
+    return Grid(list(kept.values()), notes)
+
+
+class MethodKeys:
+    """Which keys of its block `method.peft` a job's method knows."""
+
+    def __init__(self, compose: Compose) -> None:
+        self.compose = compose
+        self.composed: dict[tuple[str, ...], DictConfig] = {}
+
+    def check(self, jobs: Iterable[Job]) -> None:
+        """Make sure that each key is known to the method of one job at least.
+
+        Raises:
+            UserError: one is not.
+        """
+        jobs = list(jobs)
+        given = {override: None for job in jobs for override in job if key_of(override).startswith(BLOCK)}
+        for key in dict.fromkeys(key_of(override) for override in given):
+            users = [job for job in jobs if any(key_of(override) == key for override in job)]
+            if all(any(key_of(override) == key for override in self.unknown(job)) for job in users):
+                names = list(dict.fromkeys(self.name(job) for job in users))
+                known = list(dict.fromkeys(str(name) for job in users for name in self.block(job) or {}))
+                raise UserError(unknown_key(key, names, known))
+
+    def unknown(self, job: Job) -> Job:
+        """The overrides of a job that its method cannot use."""
+        chosen = [override for override in job if key_of(override).startswith(BLOCK)]
+        block = self.block(job) if chosen else None
+        return [o for o in chosen if block is None or not (o.startswith("+") or _first_key(o) in block)]
+
+    def block(self, job: Job) -> Any:
+        """The method's own block `peft`; None where it has none."""
+        return self._method(job).peft
+
+    def name(self, job: Job) -> str:
+        return str(self._method(job).name)
+
+    def _method(self, job: Job) -> Any:
+        # What does not decide about the method is left out, since each composition takes a tenth of a second.
+        relevant = [o for o in job if key_of(o) in ("method", "experiments") or key_of(o).startswith("method.")]
+        chosen = tuple(override for override in relevant if not key_of(override).startswith(BLOCK))
+        if chosen not in self.composed:
+            self.composed[chosen] = self.compose(chosen)
+        return self.composed[chosen].method
+
+
+def key_of(override: str) -> str:
+    """`train.seed` of `+train.seed=1`."""
+    return override.partition("=")[0].lstrip("+~")
+
+
+def _first_key(override: str) -> str:
+    return key_of(override).removeprefix(BLOCK).partition(".")[0]
+
+
+def unknown_key(key: str, methods: Sequence[str], known: Sequence[str]) -> str:
+    """What to say of a key of `method.peft` that its methods do not know."""
+    named = f"method={', '.join(methods)}"
+    if not known:
+        return (
+            f"{named} has no block `peft` and cannot use {key}; leave it out, or choose a method of peft (method=lora)."
+        )
+    name = key.removeprefix(BLOCK)
+    return (
+        f"{named} has no key {key}{nearest(name, known)}; there are: {', '.join(known)}. To add one, write ++{key}=..."
+    )

@@ -1,0 +1,129 @@
+"""The run that another one reproduces: `python -m src.train from_run=ID`, or from_run=FILE with its config.yaml.
+
+Its configuration takes the place of conf/config.yaml, so that any value can still be overridden. What may make the
+results differ (data, code, packages, hardware) is compared and said.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+
+from src.compose import Primary
+from src.config import SETTINGS, Config, TrackingConfig, UserError
+from src.runs.provenance import environment, git_commit
+from src.runs.results import StoredResult, resolve_run
+from src.runs.store import connect
+
+NAME = "from_run"  # of the configuration that is written
+# Those that decide about a result; a data set's digest says more than the version of its reader.
+PACKAGES = ("torch", "transformers", "tokenizers", "peft", "accelerate", "numpy")
+
+
+def begin_from(arguments: Sequence[str], folder: Path) -> tuple[Primary, list[str]]:
+    """Write the configuration that `from_run=` names, as the one that Hydra begins with.
+
+    Args:
+        arguments: of the command line; `tracking.` among them says which store holds the run.
+        folder: where to write.
+
+    Returns:
+        The configuration, and the arguments with the run's whole id.
+
+    Raises:
+        UserError: no such run, or not a configuration.
+    """
+    given = {key: value.strip("'\"") for key, _, value in (argument.partition("=") for argument in arguments)}
+    source = given["from_run"]
+    if Path(source).suffix in (".yaml", ".yml"):
+        origin = source
+        if not Path(source).is_file():
+            raise UserError(f"from_run={source} does not exist; name the config.yaml of a run.")
+        text: str | None = Path(source).read_text(encoding="utf-8")
+    else:
+        places = {key: given[f"tracking.{key}"] for key in ("folder", "uri") if f"tracking.{key}" in given}
+        client, _ = connect(TrackingConfig(**places), create=False)
+        run, note = resolve_run(client, None, source, "from_run")
+        origin = str(run.info.run_id)
+        text = _artifact(client, origin, "config.yaml")
+        if note:
+            print(note)
+    if text is None:
+        raise UserError(f"from_run={source}: the run {origin} stored no configuration; choose a FINISHED run.")
+    shared = yaml.safe_load((SETTINGS / "conf" / "config.yaml").read_text(encoding="utf-8"))
+    groups = [*shared["hydra"]["searchpath"], f"file://{SETTINGS / 'conf'}"]
+    primary = {
+        # What a run takes from the command (`hydra`, `tracking`) is that of every run.
+        "defaults": ["schema", "_self_", *(d for d in shared["defaults"] if next(iter(d)).startswith("override "))],
+        **_read(text, source),
+        "tracking": shared["tracking"],
+        "rerun": False,
+        "from_run": origin,
+        "hydra": shared["hydra"] | {"searchpath": groups},
+    }
+    (folder / f"{NAME}.yaml").write_text(yaml.safe_dump(primary, sort_keys=False), encoding="utf-8")
+    rest = [argument for argument in arguments if not argument.startswith("from_run=")]
+    return Primary(str(folder), NAME), [*rest, f"from_run={origin}"]
+
+
+def _read(text: str, source: str) -> dict[str, Any]:
+    """The sections of a stored configuration; nothing in it may make the command do more than train."""
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"from_run={source} is not valid YAML ({str(error).splitlines()[0]}).") from None
+    sections = {f.name for f in dataclasses.fields(Config)} - {"tracking", "sweep", "rerun", "from_run"}
+    if not isinstance(values, dict) or not sections <= values.keys():
+        raise UserError(f"from_run={source} is not the config.yaml of a run: it needs {', '.join(sorted(sections))}.")
+    if "${" in text:
+        raise UserError(
+            f"from_run={source} holds an interpolation (${{...}}), which no run stores; it was tampered with."
+        )
+    values["model"]["trust_remote_code"] = False  # only this command line can say so
+    return {name: values[name] for name in sorted(sections)}
+
+
+def differences(client: MlflowClient, origin: str, digests: Mapping[str, str], hardware: str) -> list[str]:
+    """What may make a reproduction differ from its run, a sentence each; none where nothing does, or it is unknown.
+
+    Args:
+        client: of the store that holds the run.
+        origin: the id of the run.
+        digests: of the data of the reproduction, by context (train, validation).
+        hardware: that it runs on, as the tag `hardware` says it.
+    """
+    if Path(origin).is_file():
+        return []  # a configuration alone says nothing of data and code
+    run = client.get_run(origin)
+    then = {context: digest for context, (digest, _) in StoredResult(client, run).inputs.items()}
+    tags = run.data.tags
+    sentences = [
+        f"The {context} data differ: digest {then.get(context)} then, {digest} now."
+        for context, digest in digests.items()
+        if then.get(context) != digest
+    ]
+    pairs = {"The code": (tags.get("git_commit", "unknown"), git_commit())}
+    pairs["The hardware"] = (tags.get("hardware", "unknown"), hardware)
+    before, now = _versions(_artifact(client, origin, "environment.txt") or ""), _versions(environment())
+    pairs |= {name: (before.get(name, "unknown"), now.get(name, "none")) for name in PACKAGES}
+    return sentences + [f"{what} differs: {a} then, {b} now." for what, (a, b) in pairs.items() if a != b]
+
+
+def _versions(text: str) -> dict[str, str]:
+    pairs = [line.partition("==") for line in text.splitlines() if "==" in line]
+    return {name.lower(): version for name, _, version in pairs}
+
+
+def _artifact(client: MlflowClient, run: str, name: str) -> str | None:
+    with tempfile.TemporaryDirectory() as temporary:
+        try:
+            return Path(client.download_artifacts(run, name, temporary)).read_text(encoding="utf-8")
+        except (MlflowException, OSError):
+            return None
