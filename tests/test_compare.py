@@ -6,10 +6,12 @@ import csv
 import json
 import re
 import shutil
+import tempfile
 from io import StringIO
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from rich.console import Console
 from scipy.stats import permutation_test
@@ -175,8 +177,8 @@ PLANTED = {
         "Runs of lora may have shared their machine with others: their times say little.",
     ),
     "other work": (
-        lambda s: s.run("lora", 1e-3, 0.6, 2, metrics={"time/waited_seconds": 21}),
-        "Runs waited for cores that other work had, for a part of their training time (lora up to 30 %): ",
+        lambda s: s.run("lora", 1e-3, 0.6, 2, metrics={"time/waited_seconds": 21}),  # two threads, 70 seconds
+        "The threads of training runs waited for cores that other work had, part of their time (lora up to 15 %): ",
     ),
     "another machine": (
         lambda s: s.run("lora", 1e-3, 0.6, 2, tags={"host": "there"}),
@@ -200,6 +202,112 @@ def test_each_planted_fault_brings_its_warning(store, fault):
     store.fair()
     plant(store)
     assert [warning for warning in compared(store).warnings if warning.startswith(expected)]
+
+
+def test_no_run_waits_longer_than_it_trains(store):
+    """The seconds that were waited are those of all threads added up."""
+    store.run("full", 1e-4, 0.6, metrics={"time/waited_seconds": 143})  # of 100 seconds on two threads
+    store.run("lora", 1e-3, 0.6, metrics={"time/waited_seconds": 7}, tags={"hardware": "CPU, 1 thread, fp32"})
+    store.run("head", 1e-3, 0.6, metrics={"time/waited_seconds": 900}, tags={"hardware": "NVIDIA A100, bf16"})
+    [warning] = [warning for warning in compared(store).warnings if warning.startswith("The threads")]
+    assert "(full up to 72 %, lora up to 10 %, head up to 100 %)" in warning
+
+
+NOTHING_LEARNED = {"quality/f1": 7.0, "quality/exact_match": 1.0}
+
+
+def test_where_nobody_learned_anything_there_is_no_answer(store):
+    store.run("full", 1e-4, 0.6, metrics=NOTHING_LEARNED)
+    store.run("lora", 1e-3, 0.3, metrics=NOTHING_LEARNED)
+    [[finding, advice, of_lora]] = verdict(compared(store))
+    assert finding == (
+        "No answer yet: every method has learned next to nothing (full: F1 7.0, 0.0 before training; "
+        "lora: F1 7.0, 0.0 before training)."
+    )
+    assert "dataset.train_size" in advice and "train.epochs" in advice and "train.learning_rate" in advice
+    assert of_lora.startswith("lora (rate 0.001) against full (rate 0.0001): no answer yet. ")
+    assert "As the runs stand: this run of lora is worse in F1." in of_lora
+    text = as_markdown(compared(store))
+    assert text.count("**No answer yet: every method has learned") == 1 and "**lora" not in text
+    shown = Terminal()
+    shown.console = Console(width=200, file=StringIO(), force_terminal=True, color_system="standard", highlight=False)
+    for bold, *details in verdict(compared(store)):
+        shown.finding(bold, details)
+    [line] = [line for line in shown.console.file.getvalue().splitlines() if "\x1b[1m" in line]
+    assert "No answer yet" in line
+    alone = Store(store.folder / "alone")
+    alone.run("full", 1e-4, 0.6, metrics=NOTHING_LEARNED)
+    assert verdict(compared(alone))[0][0] == (
+        "No answer yet: the method has learned next to nothing (full: F1 7.0, 0.0 before training)."
+    )
+
+
+def test_what_has_learned_nothing_is_neither_better_nor_worse(store):
+    store.run("full", 1e-4, 0.6)
+    store.run("lora", 1e-3, 0.55)
+    store.run("head", 1e-3, 0.1, metrics=NOTHING_LEARNED)
+    found = {finding: details for finding, *details in verdict(compared(store))}
+    of_lora, of_head = found
+    assert of_head == "head (rate 0.001) against full (rate 0.0001): no answer yet."
+    reason, meanwhile, *_ = found[of_head]
+    assert reason.startswith("head has learned next to nothing (F1 7.0, 0.0 before training). Train on more questions")
+    assert meanwhile == "As the runs stand: this run of head is worse in F1."
+    assert of_lora.startswith("lora (rate 0.001) against full (rate 0.0001): ") and "yet" not in of_lora
+
+
+@pytest.mark.parametrize(("other", "told"), [(0.888, False), (0.88, True)])
+def test_encoders_that_moved_equally_far_are_not_told_apart(store, other, told):
+    store.run("full", 1e-4, 0.6, metrics={"forgetting/cka": other})
+    store.run("lora", 1e-3, 0.5, metrics={"forgetting/cka": 0.897})
+    assert any("Its encoder has moved less" in sentence for sentence in verdict(compared(store))[0]) is told
+
+
+def test_what_seeds_differ_by_is_no_difference_in_how_far_encoders_moved(store):
+    for seed, cka in enumerate((0.80, 0.90)):
+        store.run("full", 1e-4, 0.6, seed, metrics={"forgetting/cka": 0.90})
+        store.run("lora", 1e-3, 0.5, seed, metrics={"forgetting/cka": cka})
+    assert not any("encoder" in sentence for sentence in verdict(compared(store))[0])
+
+
+def scored(store, method, exact, f1):
+    """A run with these scores by question, from 0 to 1."""
+    run = store.run(method, 1e-3, 0.5, questions=len(f1))
+    with tempfile.TemporaryDirectory() as temporary:
+        file = Path(store.client.download_artifacts(run, "questions.parquet", temporary))
+        table = pd.read_parquet(file).assign(exact_match=exact, f1=np.asarray(f1, "float32"))
+        table.to_parquet(Path(temporary) / "questions.parquet")
+        store.client.log_artifact(run, str(Path(temporary) / "questions.parquet"))
+    return run
+
+
+def test_from_one_right_answer_no_interval_is_made(store):
+    nothing, one = np.zeros(200), np.eye(200)[0]
+    scored(store, "full", nothing, nothing)
+    scored(store, "lora", one, one)
+    found = compared(store)
+    assert found.contrasts[0].differences == {}
+    assert "no difference is computed (only 1 of 200 questions have a score above 0" in verdict(found)[0][0]
+    assert "interval" not in " ".join(verdict(found)[0])
+    assert "differences" not in {plot.name for plot in plots(found)}
+
+
+def test_from_equal_answers_no_interval_is_made(store):
+    half = np.tile([0.0, 1.0], 100)
+    for method in ("full", "lora"):
+        scored(store, method, half, half)
+    assert verdict(compared(store))[0][0].endswith("(the two methods score differently on only 0 of 200 questions).")
+
+
+def test_an_exact_match_that_is_hardly_ever_made_has_no_interval(store):
+    generator = np.random.default_rng(0)
+    for method in ("full", "lora"):
+        scored(store, method, np.eye(200)[3], generator.random(200))
+    found = compared(store)
+    assert list(found.contrasts[0].differences) == ["f1"]
+    figures = verdict(found)[0][1]
+    assert "exact match without an interval (only 1 of 200 questions have a score above 0 with either" in figures
+    [plot] = [plot for plot in plots(found) if plot.name == "differences"]
+    assert [list(line.y) for line in plot.figure.data] == [["lora, F1"], []]
 
 
 def test_other_validation_questions_are_never_compared(store):
@@ -403,7 +511,10 @@ def test_the_verdict_counts_the_questions_of_what_it_compares(store):
     for name, size in (("small", 100), ("large", 300)):
         for method in ("full", "lora"):
             params = {"dataset.name": name, "dataset.split": "article" if name == "small" else "given"}
-            store.run(method, 1e-3, 0.5, params=params, questions=size, digests=(f"train-{name}", f"validation-{name}"))
+            right = 0.5 if method == "full" else 0.4
+            store.run(
+                method, 1e-3, right, params=params, questions=size, digests=(f"train-{name}", f"validation-{name}")
+            )
     large, small = verdict(compared(store))
     assert large[0].startswith("large lora") and "n = 300" in large[1]
     assert small[0].startswith("small lora") and "n = 100" in small[1]

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
+
 from src.report.arms import NOT_A_SETTING, RATE, SCORES, Arm, Result, trials
 from src.report.fairness import warnings
 from src.report.statistics import Difference, compare, holm
@@ -18,6 +20,7 @@ from src.report.statistics import Difference, compare, holm
 # What tells arms apart wherever it varies. Scores on different questions do not compare, so what draws the questions
 # is among it.
 DRAWN_BY = ("dataset.split", "dataset.subset", "dataset.validation_size", "dataset.seed")
+FEWEST_SCORED = 10  # questions that one of two methods scores on, below which there is nothing to resample
 NAMES = ("dataset.name", "model.name", "method.name")
 ARMS_BY = ("dataset.name", *DRAWN_BY, "model.name", "method.name")
 
@@ -28,9 +31,11 @@ class Contrast:
 
     arm: Arm
     base: Arm
-    differences: dict[str, Difference] = field(default_factory=dict)
+    differences: dict[str, Difference] = field(default_factory=dict)  # by score; F1 is there, or none
     adjusted_p: float = 1.0  # of F1, for the number of arms compared
     why_not: str = ""
+    seeds: tuple[int, int] = (0, 0)  # of the arm and its baseline, behind the differences
+    left_out: dict[str, str] = field(default_factory=dict)  # scores that no interval is given for, and why
 
 
 @dataclass(frozen=True)
@@ -166,7 +171,33 @@ def _contrasts(pairs: Sequence[tuple[Arm, Arm]]) -> list[Contrast]:
         if scores is None or own is None:
             found.append(Contrast(arm, base, why_not="a run has kept no scores by question (questions.parquet)"))
             continue
-        found.append(Contrast(arm, base, dict(zip(SCORES, compare(own, scores), strict=True))))
+        found.append(_contrast(arm, base, own, scores))
     tested = [contrast for contrast in found if contrast.differences]
     adjusted = iter(holm([contrast.differences["f1"].p for contrast in tested]))
     return [replace(contrast, adjusted_p=next(adjusted)) if contrast.differences else contrast for contrast in found]
+
+
+def _contrast(arm: Arm, base: Arm, own: Sequence[np.ndarray], scores: Sequence[np.ndarray]) -> Contrast:
+    """Of scores by question, each of shape (seeds, questions), in the order of SCORES."""
+    differences = dict(zip(SCORES, compare(own, scores), strict=True))
+    left_out = {}
+    for score, a, b in zip(SCORES, own, scores, strict=True):
+        if reason := _too_little(a, b, differences[score]):
+            left_out[score] = reason
+            del differences[score]
+    seeds = (len(own[0]), len(scores[0]))
+    if "f1" in left_out:
+        return Contrast(arm, base, why_not=left_out["f1"], seeds=seeds)
+    return Contrast(arm, base, differences, seeds=seeds, left_out=left_out)
+
+
+def _too_little(first: np.ndarray, second: np.ndarray, difference: Difference) -> str:
+    """Why no interval is given for a score: there is nearly nothing to resample. Empty where there is enough."""
+    questions = first.shape[1]
+    scored = int(((first > 0).any(0) | (second > 0).any(0)).sum())
+    if scored < FEWEST_SCORED:
+        return f"only {scored} of {questions:,} questions have a score above 0 with either method"
+    if round(difference.low, 1) == round(difference.high, 1):
+        apart = int((first.mean(0) != second.mean(0)).sum())
+        return f"the two methods score differently on only {apart} of {questions:,} questions"
+    return ""

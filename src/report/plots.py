@@ -146,10 +146,11 @@ def differences(comparison: Comparison) -> Plot | None:
         return None
     figure = new_figure("difference (points)", "")
     for number, (score, label) in enumerate((("f1", "F1"), ("exact_match", "exact match"))):
-        found = [contrast.differences[score] for contrast in tested]
+        shown = [contrast for contrast in tested if score in contrast.differences]
+        found = [contrast.differences[score] for contrast in shown]
         figure.add_scatter(
             x=[d.mean for d in found],
-            y=[f"{escaped(contrast.arm.name)}, {label}" for contrast in tested],
+            y=[f"{escaped(contrast.arm.name)}, {label}" for contrast in shown],
             error_x={
                 "type": "data",
                 "symmetric": False,
