@@ -310,6 +310,36 @@ def test_an_exact_match_that_is_hardly_ever_made_has_no_interval(store):
     assert [list(line.y) for line in plot.figure.data] == [["lora, F1"], []]
 
 
+def damage(store, run, content):
+    with tempfile.TemporaryDirectory() as temporary:
+        file = Path(store.client.download_artifacts(run, "questions.parquet", temporary))
+        file.write_bytes(content(file.read_bytes()))
+        store.client.log_artifact(run, str(file))
+
+
+@pytest.mark.parametrize(
+    "content", [lambda whole: b"", lambda whole: whole[:2000], lambda whole: whole[:40] + bytes(4000) + whole[4040:]]
+)
+def test_a_damaged_file_of_scores_is_left_out_and_named(store, content):
+    store.run("full", 1e-4, 0.6)
+    runs = [store.run("lora", 1e-3, 0.3, seed) for seed in (0, 1)]
+    damage(store, runs[0], content)
+    found = compared(store)
+    assert [contrast.seeds for contrast in found.contrasts] == [(1, 1)]
+    [warning] = [warning for warning in found.warnings if "questions.parquet" in warning]
+    assert warning.startswith(
+        f"questions.parquet of run {runs[0][:8]} (lora lr=0.001 epochs=3 seed=0) cannot be read ("
+    )
+    assert verdict(found)[0][1].endswith("n = 300, 1 seed.")
+    assert "lora is worse in F1" in verdict(found)[0][0]
+    assert "agreement" in {plot.name for plot in plots(found)} and differing_most(found)
+    damage(store, runs[1], content)
+    found = compared(store)
+    assert len([warning for warning in found.warnings if "cannot be read" in warning]) == 2
+    assert "no difference is computed (a run has no scores by question" in verdict(found)[0][0]
+    assert render(found, plots(found)) and as_markdown(found)
+
+
 def test_other_validation_questions_are_never_compared(store):
     store.run("full", 1e-4, 0.6)
     store.run("lora", 1e-3, 0.9, digests=("train-a", "validation-b"))

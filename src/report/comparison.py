@@ -169,7 +169,7 @@ def _contrasts(pairs: Sequence[tuple[Arm, Arm]]) -> list[Contrast]:
         scores = None if table is None else base.best.scores(table.index)
         own = None if table is None else arm.best.scores(table.index)
         if scores is None or own is None:
-            found.append(Contrast(arm, base, why_not="a run has kept no scores by question (questions.parquet)"))
+            found.append(Contrast(arm, base, why_not="a run has no scores by question (questions.parquet)"))
             continue
         found.append(_contrast(arm, base, own, scores))
     tested = [contrast for contrast in found if contrast.differences]

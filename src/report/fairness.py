@@ -31,6 +31,9 @@ def warnings(arms: Sequence[Arm], pairs: Sequence[tuple[Arm, Arm]], empty: dict[
             found.append(f"{arm.name}: {failed} failed; its best setting may be among them.")
         if arm.unfinished:
             found.append(f"{arm.name}: {count(arm.unfinished, 'run')} not finished.")
+        found += [
+            f"{sentence}: no difference and no figure by question holds that run." for sentence in arm.best.damaged
+        ]
         found += _rate_warnings(arm) + _fewer_seeds(arm)
         best = arm.best.runs[0]
         if not learned(arm):

@@ -79,13 +79,21 @@ class StoredResult:
         return pd.DataFrame(rows, columns=["step", "seconds", "value"])
 
     def questions(self, columns: Sequence[str] | None = None) -> pd.DataFrame | None:
-        """Each validation question with its scores (0 to 1) and texts, by `id`; None where the run kept none."""
+        """Each validation question with its scores (0 to 1) and texts, by `id`; None where the run kept none.
+
+        Raises:
+            UserError: the file is damaged.
+        """
         with tempfile.TemporaryDirectory() as temporary:
             try:
                 file = self.client.download_artifacts(self.id, QUESTIONS, temporary)
-                return pd.read_parquet(file, columns=None if columns is None else ["id", *columns]).set_index("id")
             except (MlflowException, OSError):
                 return None
+            try:
+                return pd.read_parquet(file, columns=None if columns is None else ["id", *columns]).set_index("id")
+            except (OSError, ValueError, KeyError) as error:  # what pyarrow and pandas make of a damaged file
+                reason = " ".join(str(error).split())[:150]
+                raise UserError(f"{QUESTIONS} of run {self.id[:8]} ({self.name}) cannot be read ({reason})") from error
 
 
 @dataclass(frozen=True)
