@@ -27,6 +27,7 @@ from src.report.verdict import verdict
 from src.reporting import report
 from src.runs.parent import ParentRun
 from src.runs.results import select
+from src.sweep import _progress
 from tests.stored import QUESTIONS, Store
 
 
@@ -383,6 +384,29 @@ def test_a_stray_run_does_not_choose_between_two_others(store):
     found = run(1e-2, 40.0)  # the only seed that all three share is the first's best
     assert found.arms[0].best.rate == 3e-4 and found.warnings == []
     assert run(1e-3, 66.5).arms[0].best.rate == 1e-3
+
+
+def test_a_sweep_under_way_shows_the_best_mean_and_no_lucky_seed(store):
+    parent = ParentRun.begin(store.tracking, "rates", "", "identity", "command", planned=9, fresh=False)
+    parent.started(0)
+
+    def run(method, rate, *f1s, model="minilm"):
+        for seed, f1 in enumerate(f1s):
+            params = {"model.name": model}
+            made = store.run(method, rate, 0.5, seed, metrics={"quality/f1": f1}, params=params, questions=20)
+            parent.include(store.client.get_run(made))
+
+    run("full", 1e-3, 70.0, 40.0, 40.0)
+    run("full", 1e-4, 60.0, 62.0, 64.0)
+    run("lora", 1e-3, 55.0)
+    parent.include(store.client.get_run(store.run("head", 1e-3, 0.5, status="FAILED")))
+    line = _progress(parent, parent.members())
+    assert line.strip().startswith("7 of 9 done; 1 failed; ")
+    assert line.endswith("; best mean F1: full 62.0 (rate 0.0001, 3 seeds), lora 55.0 (rate 0.001, 1 seed)")
+    run("lora", 1e-3, 90.0, model="bert_base")
+    line = _progress(parent, parent.members())
+    assert "bert_base lora 90.0 (rate 0.001, 1 seed), minilm full 62.0 (rate 0.0001, 3 seeds), minilm lora 55.0" in line
+    parent.end("FINISHED", [])
 
 
 def test_a_setting_with_fewer_seeds_that_may_be_better_is_named(store):

@@ -76,7 +76,30 @@ def compare_runs(
         commands: that made the runs.
     """
     results = list(results)
-    keys = [key for key in (*ARMS_BY, *by) if key in ("method.name", *by) or _varies(results, key)]
+    keys = arm_keys(results, by)
+    arms, empty = make_arms(results, keys)
+    based = any(baseline in (arm.method, arm.name) for arm in arms)
+
+    def order(arm: Arm) -> Any:
+        group = [_natural(label) for label in arm.group] if based else []
+        is_base = baseline in (arm.method, arm.name)
+        return arm.name != baseline, group, not is_base, -(arm.best.average("params/trainable") or 0.0), arm.name
+
+    arms.sort(key=order)
+    pairs = _pairs(arms, baseline)
+    alone = [arm for arm in arms if len(arms) > 1 and arm.method != baseline and not any(arm in pair for pair in pairs)]
+    told = [f"There is no {baseline} to compare {arm.name} with." for arm in alone]
+    varied = _varied(arms, [*keys, RATE, "train.epochs", "method.learning_rate"])
+    return Comparison(title, commands, arms, empty, _contrasts(pairs), told + warnings(arms, pairs, empty), varied)
+
+
+def arm_keys(results: Sequence[Result], by: Sequence[str] = ()) -> list[str]:
+    """The parameters that tell arms apart: the method and those of `by`; model, data set and so on where they vary."""
+    return [key for key in (*ARMS_BY, *by) if key in ("method.name", *by) or _varies(results, key)]
+
+
+def make_arms(results: Sequence[Result], keys: Sequence[str]) -> tuple[list[Arm], dict[str, str]]:
+    """Runs by the parameters `keys`: the arms with a finished run, and the names of the others with the reason."""
     grouped: dict[tuple[tuple[str, str], ...], list[Result]] = defaultdict(list)
     for result in results:
         grouped[_labels(result, keys)].append(result)
@@ -93,20 +116,7 @@ def compare_runs(
         else:
             reason = failed[0].tags.get("error", "failed") if failed else "all pruned" if pruned else "not finished"
             empty[" ".join(label for _, label in labels)] = reason.splitlines()[0][:300]
-
-    based = any(baseline in (arm.method, arm.name) for arm in arms)
-
-    def order(arm: Arm) -> Any:
-        group = [_natural(label) for label in arm.group] if based else []
-        is_base = baseline in (arm.method, arm.name)
-        return arm.name != baseline, group, not is_base, -(arm.best.average("params/trainable") or 0.0), arm.name
-
-    arms.sort(key=order)
-    pairs = _pairs(arms, baseline)
-    alone = [arm for arm in arms if len(arms) > 1 and arm.method != baseline and not any(arm in pair for pair in pairs)]
-    told = [f"There is no {baseline} to compare {arm.name} with." for arm in alone]
-    varied = _varied(arms, [*keys, RATE, "train.epochs", "method.learning_rate"])
-    return Comparison(title, commands, arms, empty, _contrasts(pairs), told + warnings(arms, pairs, empty), varied)
+    return arms, empty
 
 
 def _varied(arms: Sequence[Arm], shown: Sequence[str]) -> list[str]:
