@@ -26,7 +26,7 @@ from src.report.terminal import Terminal
 from src.report.verdict import verdict
 from src.reporting import report
 from src.runs.parent import ParentRun
-from src.runs.results import select
+from src.runs.results import resolve_run, select
 from src.sweep import _progress
 from tests.stored import QUESTIONS, Store
 
@@ -649,6 +649,50 @@ def test_a_sweeps_parent_keeps_the_report_and_nothing_else_of_its_folder(store, 
         report(store.tracking, sweeps=["a sweep"], where="params.model.name = 'minilm'")
 
 
+def resolved(store, text):
+    run, note = resolve_run(store.client, None, text)
+    return run.info.run_id, note
+
+
+def test_a_run_is_named_by_its_id_its_name_or_as_the_best(store):
+    made = {
+        name: store.run("full", rate, 0.5, metrics={"quality/f1": f1}, questions=20)
+        for name, rate, f1 in (("low", 1e-5, 40.0), ("high", 1e-4, 60.0), ("again", 1e-4, 50.0))
+    }
+    failed = store.run("lora", 1e-3, 0.5, status="FAILED")
+    store.client.set_tag(made["low"], "mlflow.runName", "odd = {name}")
+    assert resolved(store, made["low"]) == resolved(store, made["low"][:12]) == resolved(store, "odd = {name}")
+    assert resolved(store, made["low"]) == (made["low"], "")
+    newest, note = resolved(store, "full lr=0.0001 epochs=3 seed=0")
+    assert newest == made["again"]
+    assert note.startswith("2 finished runs are called full lr=0.0001 epochs=3 seed=0; the newest one is taken, ")
+    assert note.endswith(f"{made['again'][:8]} (the others: {made['high'][:8]}).")
+    assert resolved(store, failed[:12])[0] == failed
+    with pytest.raises(UserError, match=r"run=lora lr=0.001 epochs=3 seed=0: that run is FAILED; choose a FINISHED"):
+        resolved(store, "lora lr=0.001 epochs=3 seed=0")
+    with pytest.raises(UserError, match=r"no run has an id .*; there are: full lr=0.0001 epochs=3 seed=0, odd = "):
+        resolved(store, "nothing")
+    with pytest.raises(UserError, match=r"4 runs have an id that begins so \(.*give more of it"):
+        resolved(store, "")
+    best, note = resolved(store, "best")
+    assert (best, note) == (
+        made["high"],
+        f"The best run of the store is full lr=0.0001 epochs=3 seed=0, {best[:8]} (F1 60.0).",
+    )
+    parent = ParentRun.begin(store.tracking, "a sweep", "", "identity", "command", planned=2, fresh=False)
+    with pytest.raises(UserError, match="run=best: no run of the sweep a sweep has finished yet"):
+        resolved(store, "best")
+    for id in (made["low"], failed):
+        parent.include(store.client.get_run(id))
+    parent.end("FINISHED", [])
+    assert resolved(store, "best")[0] == made["low"], "of the newest sweep"
+    with pytest.raises(UserError, match="no run has an id that begins so"):
+        resolved(store, parent.run_id)
+    selection = select(store.tracking, runs=["best", made["low"], "full lr=0.0001 epochs=3 seed=0"])
+    assert [result.id for result in selection.results] == [made["low"], made["again"]]
+    assert len(selection.notes) == 2
+
+
 def test_a_folder_without_runs_is_named_and_left_as_it_was(tmp_path):
     with pytest.raises(UserError, match=r"nowhere holds no store \(mlflow.db\); train something first"):
         report(TrackingConfig(folder=str(tmp_path / "nowhere")))
@@ -670,7 +714,14 @@ def test_a_sweep_that_is_taken_up_takes_the_name_it_is_given(store):
     ("argument", "expected"),
     [
         ("sweep=nothing", "Error: sweep=nothing: there is no such sweep; there are: none."),
-        ("runs=[zzz]", "Error: runs: no runs have an id that starts with zzz."),
+        (
+            "runs=[zzz]",
+            "Error: runs=zzz: no run has an id that begins so, or this name; there are: lora lr=0.003 epochs",
+        ),
+        (
+            "runs=[lora lr=0.001 epochs=3]",
+            "Error: runs=lora lr=0.001 epochs=3: no run has an id that begins so, or this name (did you mean",
+        ),
         ("where=params.model.name = 'x'", "Error: where=params.model.name = 'x': no run meets it."),
         ("by=[method.peft.rank]", "Error: by=method.peft.rank: no run has such a parameter"),
         ("formats=[pdf]", "Error: formats=pdf is none"),

@@ -215,7 +215,7 @@ def test_predict_answers_from_the_command_line(finished, command):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["run=zzz", "question=Who?", "context=Ada."], "run=zzz: no run of the store"),
+        (["run=zzz", "question=Who?", "context=Ada."], "run=zzz: no run has an id that begins so, or this name; there"),
         (["run=", "question=Who?", "context=Ada."], "run= is missing"),
         (["run=1", "qestion=Who?"], "'qestion' (did you mean 'question'?)"),
     ],
