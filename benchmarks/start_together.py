@@ -49,6 +49,7 @@ def start_together(config: Config, folder: Path) -> list[str]:
         points = {key: len(client.get_metric_history(run.info.run_id, key)) for key in run.data.metrics}
         steps = points.get("train/loss", 0)
         expected = {key: steps if key.startswith("train/") else 3 if key.startswith("eval/") else 1 for key in points}
+        expected["time/trained_seconds"] = steps
         expected |= dict.fromkeys(("train/steps", "train/initial_loss", "train/final_loss", "train/reported_epoch"), 1)
         if steps != 20 or points != expected:
             problems.append(f"{run.info.run_name}: points {points}")

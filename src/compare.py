@@ -2,7 +2,7 @@
 
     python -m src.compare                                    # the newest sweep
     python -m src.compare sweep=NAME                         # or [NAME,NAME]: several sweeps as one
-    python -m src.compare runs=[ID,ID,...]
+    python -m src.compare runs=[RUN,RUN,...]                 # a run: the beginning of its id, its name, or best
     python -m src.compare where="params.model.name = 'minilm'"
 
 The table and the verdict are shown, and written with a page of figures (report.html), Markdown and CSV under
@@ -45,10 +45,11 @@ def main() -> None:
     begin()
     try:
         given = key_values(sys.argv[1:], KEYS, str(__doc__))
+        lists = {key: _listed(key, given[key]) for key in ("sweep", "runs", "by", "formats") if key in given}
         from src.report.page import EXAMPLES
         from src.reporting import DEFAULT_FORMATS, FORMATS, report
 
-        formats = _listed(given["formats"]) if "formats" in given else list(DEFAULT_FORMATS)
+        formats = lists.get("formats", list(DEFAULT_FORMATS))
         for form in formats:
             if form not in FORMATS:
                 raise UserError(f"formats={form} is none{nearest(form, FORMATS)}; there are: {', '.join(FORMATS)}.")
@@ -62,10 +63,10 @@ def main() -> None:
         )
         report(
             tracking,
-            _listed(given.get("sweep", "")),
-            _listed(given.get("runs", "")),
+            lists.get("sweep", []),
+            lists.get("runs", []),
             given.get("where"),
-            _listed(given.get("by", "")),
+            lists.get("by", []),
             given.get("baseline", "full"),
             formats,
             Path(given["output"]) if "output" in given else None,
@@ -76,11 +77,19 @@ def main() -> None:
         sys.exit(1)
 
 
-def _listed(text: str) -> list[str]:
-    """`[A,B]` as a list; without brackets it is one, commas and all, as names of sweeps have them."""
-    if not text.startswith("["):
-        return [text] if text else []
-    return [part.strip() for part in text.removeprefix("[").removesuffix("]").split(",") if part.strip()]
+def _listed(key: str, text: str) -> list[str]:
+    """`[A,B]` as a list; without brackets it is one, commas and all, as names of sweeps have them.
+
+    Raises:
+        UserError: a list that is empty or has no end.
+    """
+    if text.startswith("[") and not text.endswith("]"):
+        raise UserError(f"{key}={text} has no closing bracket; write {key}=[A,B], in quotes where a name has spaces.")
+    parts = text[1:-1].split(",") if text.startswith("[") else [text]
+    named = [part.strip() for part in parts if part.strip()]
+    if not named:
+        raise UserError(f"{key}={text} names nothing; give at least one, or leave {key}= out.")
+    return named
 
 
 if __name__ == "__main__":

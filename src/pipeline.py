@@ -85,8 +85,14 @@ class Record:
 
     def on_steps(self, stretch: list[Step]) -> None:
         for step in stretch:
-            values = {"loss": step.loss, "learning_rate": step.learning_rate, "grad_norm": step.grad_norm}
-            self.log.metrics({f"train/{name}": value for name, value in values.items()}, step.number, step.time)
+            values = {
+                "train/loss": step.loss,
+                "train/learning_rate": step.learning_rate,
+                "train/grad_norm": step.grad_norm,
+                # The meter goes on from the last checkpoint of an interrupted run; the clock counts the time between.
+                "time/trained_seconds": self.meter.train.seconds - (stretch[-1].time - step.time),
+            }
+            self.log.metrics(values, step.number, step.time)
         self.steps += stretch
         last = stretch[-1]
         self.terminal.step(last.number, last.of, last.loss, self.meter.train.examples_per_second)

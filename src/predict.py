@@ -3,7 +3,8 @@
     python -m src.predict run=RUN_ID question="Who wrote it?" context="It was written by Ada."
     python -m src.predict run=RUN_ID question="..." context=@passage.txt
 
-`run=` may be the first characters of an id. The store is mlruns/ unless tracking.uri= or tracking.folder= say
+`run=` is the beginning of a run's id, a run's name, or `best`: the finished run with the highest F1 of the newest
+sweep, or of all runs where there is no sweep. The store is mlruns/ unless tracking.uri= or tracking.folder= say
 otherwise.
 """
 
@@ -56,22 +57,21 @@ def load_run(run: str, tracking: TrackingConfig) -> StoredRun:
     from mlflow.exceptions import MlflowException
 
     from src.model import backbone, method
+    from src.runs.results import resolve_run
     from src.runs.store import connect
     from src.training import hardware
 
     client, _ = connect(tracking, create=False)
-    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    matches = [r for r in client.search_runs(experiments, max_results=50_000) if r.info.run_id.startswith(run)]
-    if len(matches) != 1:
-        found = "no run" if not matches else f"{len(matches)} runs"
-        raise UserError(f"run={run}: {found} of the store has an id that starts so; python -m src.ui shows the ids.")
-    run_id = matches[0].info.run_id
+    chosen, note = resolve_run(client, None, run)
+    if note:
+        print(note, file=sys.stderr)
+    run_id = chosen.info.run_id
     with tempfile.TemporaryDirectory() as temporary:
         try:
             stored = OmegaConf.load(client.download_artifacts(run_id, "config.yaml", temporary))
             folder = client.download_artifacts(run_id, "model", temporary)
         except (MlflowException, OSError) as error:
-            status = matches[0].info.status
+            status = chosen.info.status
             raise UserError(f"run={run} stored no model (it is {status}); choose a FINISHED run.") from error
         config: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), stored))
         whole = replace(config.model, path=folder, sha256=None, pretrained=True, tokenizer=None, revision=None)

@@ -76,6 +76,8 @@ def report(
             if alone and not view:
                 selection.client.set_tag(parent, "mlflow.note.content", tables.as_markdown(comparison)[:8000])
     terminal = Terminal()
+    for note in selection.notes:
+        terminal.note(note)
     if len(comparison.arms) > 1:
         terminal.comparison(tables.side_by_side(comparison))
     for warning in comparison.warnings:

@@ -272,8 +272,9 @@ def _run_isolated(config: Config, number: int, launcher: str) -> float | None:
 
 def _progress(parent: ParentRun, members: Sequence[Run]) -> str:
     """Where the sweep stands, whoever runs its runs."""
+    from src.report.comparison import arm_keys, make_arms
     from src.report.terminal import progress_line
-    from src.runs.parent import best_by_method
+    from src.runs.results import StoredResult
 
     tags = parent.tags
     planned, before = int(tags["planned"]), int(tags["done_before"])
@@ -281,10 +282,9 @@ def _progress(parent: ParentRun, members: Sequence[Run]) -> str:
     ended = counts["FINISHED"] + counts["FAILED"] + counts[PRUNED]
     elapsed = time.time() - float(tags["attempt_started"])
     left = elapsed / (ended - before) * (planned - ended) if ended > before else None
-    best = {
-        method: (run.data.metrics["quality/f1"], float(run.data.params["train.learning_rate"]))
-        for method, run in best_by_method(members).items()
-    }
+    results = [StoredResult(parent.client, run) for run in members]
+    arms, _ = make_arms(results, arm_keys(results))
+    best = {arm.name: (arm.best.f1(), arm.best.rate, len(arm.best.runs)) for arm in arms}
     return progress_line(counts["FINISHED"], counts["FAILED"], counts[PRUNED], planned, left, best)
 
 

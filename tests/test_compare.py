@@ -6,10 +6,12 @@ import csv
 import json
 import re
 import shutil
+import tempfile
 from io import StringIO
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from rich.console import Console
 from scipy.stats import permutation_test
@@ -24,7 +26,8 @@ from src.report.terminal import Terminal
 from src.report.verdict import verdict
 from src.reporting import report
 from src.runs.parent import ParentRun
-from src.runs.results import select
+from src.runs.results import resolve_run, select
+from src.sweep import _progress
 from tests.stored import QUESTIONS, Store
 
 
@@ -175,8 +178,8 @@ PLANTED = {
         "Runs of lora may have shared their machine with others: their times say little.",
     ),
     "other work": (
-        lambda s: s.run("lora", 1e-3, 0.6, 2, metrics={"time/waited_seconds": 21}),
-        "Runs waited for cores that other work had, for a part of their training time (lora up to 30 %): ",
+        lambda s: s.run("lora", 1e-3, 0.6, 2, metrics={"time/waited_seconds": 21}),  # two threads, 70 seconds
+        "The threads of training runs waited for cores that other work had, part of their time (lora up to 15 %): ",
     ),
     "another machine": (
         lambda s: s.run("lora", 1e-3, 0.6, 2, tags={"host": "there"}),
@@ -200,6 +203,142 @@ def test_each_planted_fault_brings_its_warning(store, fault):
     store.fair()
     plant(store)
     assert [warning for warning in compared(store).warnings if warning.startswith(expected)]
+
+
+def test_no_run_waits_longer_than_it_trains(store):
+    """The seconds that were waited are those of all threads added up."""
+    store.run("full", 1e-4, 0.6, metrics={"time/waited_seconds": 143})  # of 100 seconds on two threads
+    store.run("lora", 1e-3, 0.6, metrics={"time/waited_seconds": 7}, tags={"hardware": "CPU, 1 thread, fp32"})
+    store.run("head", 1e-3, 0.6, metrics={"time/waited_seconds": 900}, tags={"hardware": "NVIDIA A100, bf16"})
+    [warning] = [warning for warning in compared(store).warnings if warning.startswith("The threads")]
+    assert "(full up to 72 %, lora up to 10 %, head up to 100 %)" in warning
+
+
+NOTHING_LEARNED = {"quality/f1": 7.0, "quality/exact_match": 1.0}
+
+
+def test_where_nobody_learned_anything_there_is_no_answer(store):
+    store.run("full", 1e-4, 0.6, metrics=NOTHING_LEARNED)
+    store.run("lora", 1e-3, 0.3, metrics=NOTHING_LEARNED)
+    [[finding, advice, of_lora]] = verdict(compared(store))
+    assert finding == (
+        "No answer yet: every method has learned next to nothing (full: F1 7.0, 0.0 before training; "
+        "lora: F1 7.0, 0.0 before training)."
+    )
+    assert "dataset.train_size" in advice and "train.epochs" in advice and "train.learning_rate" in advice
+    assert of_lora.startswith("lora (rate 0.001) against full (rate 0.0001): no answer yet. ")
+    assert "As the runs stand: this run of lora is worse in F1." in of_lora
+    text = as_markdown(compared(store))
+    assert text.count("**No answer yet: every method has learned") == 1 and "**lora" not in text
+    shown = Terminal()
+    shown.console = Console(width=200, file=StringIO(), force_terminal=True, color_system="standard", highlight=False)
+    for bold, *details in verdict(compared(store)):
+        shown.finding(bold, details)
+    [line] = [line for line in shown.console.file.getvalue().splitlines() if "\x1b[1m" in line]
+    assert "No answer yet" in line
+    alone = Store(store.folder / "alone")
+    alone.run("full", 1e-4, 0.6, metrics=NOTHING_LEARNED)
+    assert verdict(compared(alone))[0][0] == (
+        "No answer yet: the method has learned next to nothing (full: F1 7.0, 0.0 before training)."
+    )
+
+
+def test_what_has_learned_nothing_is_neither_better_nor_worse(store):
+    store.run("full", 1e-4, 0.6)
+    store.run("lora", 1e-3, 0.55)
+    store.run("head", 1e-3, 0.1, metrics=NOTHING_LEARNED)
+    found = {finding: details for finding, *details in verdict(compared(store))}
+    of_lora, of_head = found
+    assert of_head == "head (rate 0.001) against full (rate 0.0001): no answer yet."
+    reason, meanwhile, *_ = found[of_head]
+    assert reason.startswith("head has learned next to nothing (F1 7.0, 0.0 before training). Train on more questions")
+    assert meanwhile == "As the runs stand: this run of head is worse in F1."
+    assert of_lora.startswith("lora (rate 0.001) against full (rate 0.0001): ") and "yet" not in of_lora
+
+
+@pytest.mark.parametrize(("other", "told"), [(0.888, False), (0.88, True)])
+def test_encoders_that_moved_equally_far_are_not_told_apart(store, other, told):
+    store.run("full", 1e-4, 0.6, metrics={"forgetting/cka": other})
+    store.run("lora", 1e-3, 0.5, metrics={"forgetting/cka": 0.897})
+    assert any("Its encoder has moved less" in sentence for sentence in verdict(compared(store))[0]) is told
+
+
+def test_what_seeds_differ_by_is_no_difference_in_how_far_encoders_moved(store):
+    for seed, cka in enumerate((0.80, 0.90)):
+        store.run("full", 1e-4, 0.6, seed, metrics={"forgetting/cka": 0.90})
+        store.run("lora", 1e-3, 0.5, seed, metrics={"forgetting/cka": cka})
+    assert not any("encoder" in sentence for sentence in verdict(compared(store))[0])
+
+
+def scored(store, method, exact, f1):
+    """A run with these scores by question, from 0 to 1."""
+    run = store.run(method, 1e-3, 0.5, questions=len(f1))
+    with tempfile.TemporaryDirectory() as temporary:
+        file = Path(store.client.download_artifacts(run, "questions.parquet", temporary))
+        table = pd.read_parquet(file).assign(exact_match=exact, f1=np.asarray(f1, "float32"))
+        table.to_parquet(Path(temporary) / "questions.parquet")
+        store.client.log_artifact(run, str(Path(temporary) / "questions.parquet"))
+    return run
+
+
+def test_from_one_right_answer_no_interval_is_made(store):
+    nothing, one = np.zeros(200), np.eye(200)[0]
+    scored(store, "full", nothing, nothing)
+    scored(store, "lora", one, one)
+    found = compared(store)
+    assert found.contrasts[0].differences == {}
+    assert "no difference is computed (only 1 of 200 questions have a score above 0" in verdict(found)[0][0]
+    assert "interval" not in " ".join(verdict(found)[0])
+    assert "differences" not in {plot.name for plot in plots(found)}
+
+
+def test_from_equal_answers_no_interval_is_made(store):
+    half = np.tile([0.0, 1.0], 100)
+    for method in ("full", "lora"):
+        scored(store, method, half, half)
+    assert verdict(compared(store))[0][0].endswith("(the two methods score differently on only 0 of 200 questions).")
+
+
+def test_an_exact_match_that_is_hardly_ever_made_has_no_interval(store):
+    generator = np.random.default_rng(0)
+    for method in ("full", "lora"):
+        scored(store, method, np.eye(200)[3], generator.random(200))
+    found = compared(store)
+    assert list(found.contrasts[0].differences) == ["f1"]
+    figures = verdict(found)[0][1]
+    assert "exact match without an interval (only 1 of 200 questions have a score above 0 with either" in figures
+    [plot] = [plot for plot in plots(found) if plot.name == "differences"]
+    assert [list(line.y) for line in plot.figure.data] == [["lora, F1"], []]
+
+
+def damage(store, run, content):
+    with tempfile.TemporaryDirectory() as temporary:
+        file = Path(store.client.download_artifacts(run, "questions.parquet", temporary))
+        file.write_bytes(content(file.read_bytes()))
+        store.client.log_artifact(run, str(file))
+
+
+@pytest.mark.parametrize(
+    "content", [lambda whole: b"", lambda whole: whole[:2000], lambda whole: whole[:40] + bytes(4000) + whole[4040:]]
+)
+def test_a_damaged_file_of_scores_is_left_out_and_named(store, content):
+    store.run("full", 1e-4, 0.6)
+    runs = [store.run("lora", 1e-3, 0.3, seed) for seed in (0, 1)]
+    damage(store, runs[0], content)
+    found = compared(store)
+    assert [contrast.seeds for contrast in found.contrasts] == [(1, 1)]
+    [warning] = [warning for warning in found.warnings if "questions.parquet" in warning]
+    assert warning.startswith(
+        f"questions.parquet of run {runs[0][:8]} (lora lr=0.001 epochs=3 seed=0) cannot be read ("
+    )
+    assert verdict(found)[0][1].endswith("n = 300, 1 seed.")
+    assert "lora is worse in F1" in verdict(found)[0][0]
+    assert "agreement" in {plot.name for plot in plots(found)} and differing_most(found)
+    damage(store, runs[1], content)
+    found = compared(store)
+    assert len([warning for warning in found.warnings if "cannot be read" in warning]) == 2
+    assert "no difference is computed (a run has no scores by question" in verdict(found)[0][0]
+    assert render(found, plots(found)) and as_markdown(found)
 
 
 def test_other_validation_questions_are_never_compared(store):
@@ -245,6 +384,29 @@ def test_a_stray_run_does_not_choose_between_two_others(store):
     found = run(1e-2, 40.0)  # the only seed that all three share is the first's best
     assert found.arms[0].best.rate == 3e-4 and found.warnings == []
     assert run(1e-3, 66.5).arms[0].best.rate == 1e-3
+
+
+def test_a_sweep_under_way_shows_the_best_mean_and_no_lucky_seed(store):
+    parent = ParentRun.begin(store.tracking, "rates", "", "identity", "command", planned=9, fresh=False)
+    parent.started(0)
+
+    def run(method, rate, *f1s, model="minilm"):
+        for seed, f1 in enumerate(f1s):
+            params = {"model.name": model}
+            made = store.run(method, rate, 0.5, seed, metrics={"quality/f1": f1}, params=params, questions=20)
+            parent.include(store.client.get_run(made))
+
+    run("full", 1e-3, 70.0, 40.0, 40.0)
+    run("full", 1e-4, 60.0, 62.0, 64.0)
+    run("lora", 1e-3, 55.0)
+    parent.include(store.client.get_run(store.run("head", 1e-3, 0.5, status="FAILED")))
+    line = _progress(parent, parent.members())
+    assert line.strip().startswith("7 of 9 done; 1 failed; ")
+    assert line.endswith("; best mean F1: full 62.0 (rate 0.0001, 3 seeds), lora 55.0 (rate 0.001, 1 seed)")
+    run("lora", 1e-3, 90.0, model="bert_base")
+    line = _progress(parent, parent.members())
+    assert "bert_base lora 90.0 (rate 0.001, 1 seed), minilm full 62.0 (rate 0.0001, 3 seeds), minilm lora 55.0" in line
+    parent.end("FINISHED", [])
 
 
 def test_a_setting_with_fewer_seeds_that_may_be_better_is_named(store):
@@ -403,7 +565,10 @@ def test_the_verdict_counts_the_questions_of_what_it_compares(store):
     for name, size in (("small", 100), ("large", 300)):
         for method in ("full", "lora"):
             params = {"dataset.name": name, "dataset.split": "article" if name == "small" else "given"}
-            store.run(method, 1e-3, 0.5, params=params, questions=size, digests=(f"train-{name}", f"validation-{name}"))
+            right = 0.5 if method == "full" else 0.4
+            store.run(
+                method, 1e-3, right, params=params, questions=size, digests=(f"train-{name}", f"validation-{name}")
+            )
     large, small = verdict(compared(store))
     assert large[0].startswith("large lora") and "n = 300" in large[1]
     assert small[0].startswith("small lora") and "n = 100" in small[1]
@@ -484,6 +649,50 @@ def test_a_sweeps_parent_keeps_the_report_and_nothing_else_of_its_folder(store, 
         report(store.tracking, sweeps=["a sweep"], where="params.model.name = 'minilm'")
 
 
+def resolved(store, text):
+    run, note = resolve_run(store.client, None, text)
+    return run.info.run_id, note
+
+
+def test_a_run_is_named_by_its_id_its_name_or_as_the_best(store):
+    made = {
+        name: store.run("full", rate, 0.5, metrics={"quality/f1": f1}, questions=20)
+        for name, rate, f1 in (("low", 1e-5, 40.0), ("high", 1e-4, 60.0), ("again", 1e-4, 50.0))
+    }
+    failed = store.run("lora", 1e-3, 0.5, status="FAILED")
+    store.client.set_tag(made["low"], "mlflow.runName", "odd = {name}")
+    assert resolved(store, made["low"]) == resolved(store, made["low"][:12]) == resolved(store, "odd = {name}")
+    assert resolved(store, made["low"]) == (made["low"], "")
+    newest, note = resolved(store, "full lr=0.0001 epochs=3 seed=0")
+    assert newest == made["again"]
+    assert note.startswith("2 finished runs are called full lr=0.0001 epochs=3 seed=0; the newest one is taken, ")
+    assert note.endswith(f"{made['again'][:8]} (the others: {made['high'][:8]}).")
+    assert resolved(store, failed[:12])[0] == failed
+    with pytest.raises(UserError, match=r"run=lora lr=0.001 epochs=3 seed=0: that run is FAILED; choose a FINISHED"):
+        resolved(store, "lora lr=0.001 epochs=3 seed=0")
+    with pytest.raises(UserError, match=r"no run has an id .*; there are: full lr=0.0001 epochs=3 seed=0, odd = "):
+        resolved(store, "nothing")
+    with pytest.raises(UserError, match=r"4 runs have an id that begins so \(.*give more of it"):
+        resolved(store, "")
+    best, note = resolved(store, "best")
+    assert (best, note) == (
+        made["high"],
+        f"The best run of the store is full lr=0.0001 epochs=3 seed=0, {best[:8]} (F1 60.0).",
+    )
+    parent = ParentRun.begin(store.tracking, "a sweep", "", "identity", "command", planned=2, fresh=False)
+    with pytest.raises(UserError, match="run=best: no run of the sweep a sweep has finished yet"):
+        resolved(store, "best")
+    for id in (made["low"], failed):
+        parent.include(store.client.get_run(id))
+    parent.end("FINISHED", [])
+    assert resolved(store, "best")[0] == made["low"], "of the newest sweep"
+    with pytest.raises(UserError, match="no run has an id that begins so"):
+        resolved(store, parent.run_id)
+    selection = select(store.tracking, runs=["best", made["low"], "full lr=0.0001 epochs=3 seed=0"])
+    assert [result.id for result in selection.results] == [made["low"], made["again"]]
+    assert len(selection.notes) == 2
+
+
 def test_a_folder_without_runs_is_named_and_left_as_it_was(tmp_path):
     with pytest.raises(UserError, match=r"nowhere holds no store \(mlflow.db\); train something first"):
         report(TrackingConfig(folder=str(tmp_path / "nowhere")))
@@ -505,10 +714,26 @@ def test_a_sweep_that_is_taken_up_takes_the_name_it_is_given(store):
     ("argument", "expected"),
     [
         ("sweep=nothing", "Error: sweep=nothing: there is no such sweep; there are: none."),
-        ("runs=[zzz]", "Error: runs: no runs have an id that starts with zzz."),
+        (
+            "runs=[zzz]",
+            "Error: runs=zzz: no run has an id that begins so, or this name; there are: lora lr=0.003 epochs",
+        ),
+        (
+            "runs=[lora lr=0.001 epochs=3]",
+            "Error: runs=lora lr=0.001 epochs=3: no run has an id that begins so, or this name (did you mean",
+        ),
         ("where=params.model.name = 'x'", "Error: where=params.model.name = 'x': no run meets it."),
         ("by=[method.peft.rank]", "Error: by=method.peft.rank: no run has such a parameter"),
         ("formats=[pdf]", "Error: formats=pdf is none"),
+        ("sweep=[]", "Error: sweep=[] names nothing; give at least one, or leave sweep= out."),
+        ("sweep=", "Error: sweep= names nothing; give at least one"),
+        ("runs=[ ,]", "Error: runs=[ ,] names nothing; give at least one"),
+        ("runs=[", "Error: runs=[ has no closing bracket; write runs=[A,B]"),
+        ("sweep=[a,b", "Error: sweep=[a,b has no closing bracket"),
+        ("by=[", "Error: by=[ has no closing bracket"),
+        ("by=[]", "Error: by=[] names nothing"),
+        ("formats=[", "Error: formats=[ has no closing bracket"),
+        ("formats=[]", "Error: formats=[] names nothing"),
         ("examples=-1", "Error: examples=-1 is no number of questions"),
         ("baseline=nope", "Error: baseline=nope is none of the methods compared; there are: full, lora."),
         ("sweeep=x", "Error: There is no key 'sweeep' (did you mean 'sweep'?)"),

@@ -13,9 +13,12 @@ from safetensors.numpy import load_file
 
 from src.config import Config, TrackingConfig, TrainConfig, UserError
 from src.pipeline import Record, run
+from src.report.comparison import compare_runs
+from src.report.plots import plots
 from src.runs import identity
 from src.runs.identity import alive, config_hash, holder, previous_hash
 from src.runs.parent import ParentRun
+from src.runs.results import select
 from src.runs.store import connect, mark_dead_runs
 from src.runs.tracking import AlreadyRunning, RunLog, Stopped
 from tests.conftest import TINY
@@ -102,6 +105,22 @@ def test_wall_time_of_the_attempts_adds_up(configure, tmp_path, monkeypatch):
     resumed = run(configure(*SETTINGS, f"tracking.folder={tmp_path}"))
     assert resumed.metrics["time/train_seconds"] > stored["train"]["seconds"] > 0
     assert resumed.metrics["time/total_seconds"] > stored["total_seconds"] > stored["train"]["seconds"]
+
+
+def test_the_figure_of_the_loss_over_seconds_leaves_the_interruption_out(configure, tmp_path, monkeypatch):
+    config = configure(*SETTINGS, f"tracking.folder={tmp_path}")
+    interrupted_at(20, config, monkeypatch)
+    clock = time.time
+    monkeypatch.setattr(time, "time", lambda: clock() + 3600)  # it goes on an hour later
+    resumed = run(config)
+    selection = select(config.tracking)
+    [plot] = [plot for plot in plots(compare_runs("", selection.results)) if plot.name == "loss_by_second"]
+    assert plot.title == "Training loss over training time"
+    [line] = plot.figure.data
+    assert len(line.x) == 30 and list(line.x) == sorted(line.x)
+    assert line.x[-1] == pytest.approx(resumed.metrics["time/train_seconds"], abs=0.01)
+    wall = selection.results[0].history("train/loss")["seconds"]
+    assert wall.iloc[-1] > 3600 > 100 > line.x[-1]
 
 
 def test_a_run_killed_before_its_first_checkpoint_is_begun_anew_in_its_place(configure, tmp_path, monkeypatch):

@@ -30,7 +30,7 @@ FINAL = {
     *("quality/exact_match", "quality/f1", "quality/start_accuracy", "quality/end_accuracy"),
     *("params/trainable", "params/total", "params/trainable_percent"),
     *("params/adapter", "params/head", "params/backbone"),
-    *("time/train_seconds", "time/eval_seconds", "time/total_seconds"),
+    *("time/train_seconds", "time/eval_seconds", "time/total_seconds", "time/trained_seconds"),
     *("speed/examples_per_second", "speed/tokens_per_second", "speed/eval_examples_per_second"),
     *("memory/peak_train_mb", "memory/peak_eval_mb", "storage/checkpoint_mb"),
     *("train/steps", "train/initial_loss", "train/final_loss", "train/reported_epoch"),
@@ -107,6 +107,10 @@ def test_metrics_are_consistent_with_each_other(finished):
         assert [m.step for m in losses] == list(range(1, len(losses) + 1))
         assert metrics["train/initial_loss"] == losses[0].value
         assert metrics["train/final_loss"] == pytest.approx(sum(m.value for m in losses[-10:]) / 10)
+        trained = client.get_metric_history(found.info.run_id, "time/trained_seconds")
+        assert [m.step for m in trained] == [m.step for m in losses]
+        assert [m.value for m in trained] == sorted(m.value for m in trained)
+        assert trained[0].value > 0 and trained[-1].value == metrics["time/train_seconds"]
         f1 = client.get_metric_history(found.info.run_id, "eval/f1")
         assert [m.step for m in f1] == [0, 1, 2]
         assert metrics["quality/f1"] == f1[-1].value
@@ -211,7 +215,7 @@ def test_predict_answers_from_the_command_line(finished, command):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["run=zzz", "question=Who?", "context=Ada."], "run=zzz: no run of the store"),
+        (["run=zzz", "question=Who?", "context=Ada."], "run=zzz: no run has an id that begins so, or this name; there"),
         (["run=", "question=Who?", "context=Ada."], "run= is missing"),
         (["run=1", "qestion=Who?"], "'qestion' (did you mean 'question'?)"),
     ],

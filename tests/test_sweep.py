@@ -89,7 +89,7 @@ def test_a_sweep_shows_plan_progress_and_best(whole):
     progress = [line for line in lines if " of 8 done" in line]
     assert [line.split()[0] for line in progress] == list("12345678")
     assert " left; " in progress[0] and " left" not in progress[-1]
-    assert "best F1: full " in progress[-1] and ", lora " in progress[-1]
+    assert re.search(r"; best mean F1: full \d+\.\d \(rate [\d.]+, 2 seeds\), lora .* 2 seeds\)$", progress[-1])
     runs, methods = " ".join(lines).split("settings tried")
     assert runs.count("│ FINISHED │") == 8
     assert "lora (rate " in methods and " against full (rate " in methods and "2 seeds" in methods

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from statistics import mean, median, stdev
@@ -11,6 +12,8 @@ from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
+
+from src.config import UserError
 
 RATE = "train.learning_rate"
 SCORES = ("exact_match", "f1")
@@ -124,18 +127,36 @@ class Trial:
 
     @cached_property
     def questions(self) -> pd.DataFrame | None:
-        """The validation questions with their texts, as the first run kept them."""
-        found: pd.DataFrame | None = self.runs[0].questions()
-        return found
+        """The validation questions with their texts, as the first run with a whole file kept them."""
+        for run in self.runs:
+            with suppress(UserError):  # `damaged` tells
+                found: pd.DataFrame | None = run.questions()
+                return found
+        return None
 
     @cached_property
-    def _scored(self) -> list[pd.DataFrame | None]:
-        return [run.questions(SCORES) for run in self.runs]
+    def _scored(self) -> list[pd.DataFrame | UserError | None]:
+        tables: list[pd.DataFrame | UserError | None] = []
+        for run in self.runs:
+            try:
+                tables.append(run.questions(SCORES))
+            except UserError as error:
+                tables.append(error)
+        return tables
+
+    @property
+    def damaged(self) -> list[str]:
+        """What is wrong, with the name of run and file, for each run whose scores by question cannot be read."""
+        return [str(table) for table in self._scored if isinstance(table, UserError)]
 
     def scores(self, ids: pd.Index) -> list[np.ndarray] | None:
-        """For each of SCORES, in percent, (runs, questions); None where a run kept none or has other questions."""
-        tables: list[Any] = self._scored
-        if any(table is None or len(table) != len(ids) or not ids.isin(table.index).all() for table in tables):
+        """For each of SCORES, in percent, (runs, questions), without the runs whose file is damaged; None where a run
+        kept none or has other questions, or all files are damaged.
+        """
+        tables: list[Any] = [table for table in self._scored if not isinstance(table, UserError)]
+        if any(
+            table is None or len(table) != len(ids) or not ids.isin(table.index).all() for table in tables or [None]
+        ):
             return None
         return [100.0 * np.stack([table.loc[ids, score].to_numpy(float) for table in tables]) for score in SCORES]
 

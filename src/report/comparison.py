@@ -11,6 +11,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
+
 from src.report.arms import NOT_A_SETTING, RATE, SCORES, Arm, Result, trials
 from src.report.fairness import warnings
 from src.report.statistics import Difference, compare, holm
@@ -18,6 +20,7 @@ from src.report.statistics import Difference, compare, holm
 # What tells arms apart wherever it varies. Scores on different questions do not compare, so what draws the questions
 # is among it.
 DRAWN_BY = ("dataset.split", "dataset.subset", "dataset.validation_size", "dataset.seed")
+FEWEST_SCORED = 10  # questions that one of two methods scores on, below which there is nothing to resample
 NAMES = ("dataset.name", "model.name", "method.name")
 ARMS_BY = ("dataset.name", *DRAWN_BY, "model.name", "method.name")
 
@@ -28,9 +31,11 @@ class Contrast:
 
     arm: Arm
     base: Arm
-    differences: dict[str, Difference] = field(default_factory=dict)
+    differences: dict[str, Difference] = field(default_factory=dict)  # by score; F1 is there, or none
     adjusted_p: float = 1.0  # of F1, for the number of arms compared
     why_not: str = ""
+    seeds: tuple[int, int] = (0, 0)  # of the arm and its baseline, behind the differences
+    left_out: dict[str, str] = field(default_factory=dict)  # scores that no interval is given for, and why
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,30 @@ def compare_runs(
         commands: that made the runs.
     """
     results = list(results)
-    keys = [key for key in (*ARMS_BY, *by) if key in ("method.name", *by) or _varies(results, key)]
+    keys = arm_keys(results, by)
+    arms, empty = make_arms(results, keys)
+    based = any(baseline in (arm.method, arm.name) for arm in arms)
+
+    def order(arm: Arm) -> Any:
+        group = [_natural(label) for label in arm.group] if based else []
+        is_base = baseline in (arm.method, arm.name)
+        return arm.name != baseline, group, not is_base, -(arm.best.average("params/trainable") or 0.0), arm.name
+
+    arms.sort(key=order)
+    pairs = _pairs(arms, baseline)
+    alone = [arm for arm in arms if len(arms) > 1 and arm.method != baseline and not any(arm in pair for pair in pairs)]
+    told = [f"There is no {baseline} to compare {arm.name} with." for arm in alone]
+    varied = _varied(arms, [*keys, RATE, "train.epochs", "method.learning_rate"])
+    return Comparison(title, commands, arms, empty, _contrasts(pairs), told + warnings(arms, pairs, empty), varied)
+
+
+def arm_keys(results: Sequence[Result], by: Sequence[str] = ()) -> list[str]:
+    """The parameters that tell arms apart: the method and those of `by`; model, data set and so on where they vary."""
+    return [key for key in (*ARMS_BY, *by) if key in ("method.name", *by) or _varies(results, key)]
+
+
+def make_arms(results: Sequence[Result], keys: Sequence[str]) -> tuple[list[Arm], dict[str, str]]:
+    """Runs by the parameters `keys`: the arms with a finished run, and the names of the others with the reason."""
     grouped: dict[tuple[tuple[str, str], ...], list[Result]] = defaultdict(list)
     for result in results:
         grouped[_labels(result, keys)].append(result)
@@ -88,20 +116,7 @@ def compare_runs(
         else:
             reason = failed[0].tags.get("error", "failed") if failed else "all pruned" if pruned else "not finished"
             empty[" ".join(label for _, label in labels)] = reason.splitlines()[0][:300]
-
-    based = any(baseline in (arm.method, arm.name) for arm in arms)
-
-    def order(arm: Arm) -> Any:
-        group = [_natural(label) for label in arm.group] if based else []
-        is_base = baseline in (arm.method, arm.name)
-        return arm.name != baseline, group, not is_base, -(arm.best.average("params/trainable") or 0.0), arm.name
-
-    arms.sort(key=order)
-    pairs = _pairs(arms, baseline)
-    alone = [arm for arm in arms if len(arms) > 1 and arm.method != baseline and not any(arm in pair for pair in pairs)]
-    told = [f"There is no {baseline} to compare {arm.name} with." for arm in alone]
-    varied = _varied(arms, [*keys, RATE, "train.epochs", "method.learning_rate"])
-    return Comparison(title, commands, arms, empty, _contrasts(pairs), told + warnings(arms, pairs, empty), varied)
+    return arms, empty
 
 
 def _varied(arms: Sequence[Arm], shown: Sequence[str]) -> list[str]:
@@ -164,9 +179,35 @@ def _contrasts(pairs: Sequence[tuple[Arm, Arm]]) -> list[Contrast]:
         scores = None if table is None else base.best.scores(table.index)
         own = None if table is None else arm.best.scores(table.index)
         if scores is None or own is None:
-            found.append(Contrast(arm, base, why_not="a run has kept no scores by question (questions.parquet)"))
+            found.append(Contrast(arm, base, why_not="a run has no scores by question (questions.parquet)"))
             continue
-        found.append(Contrast(arm, base, dict(zip(SCORES, compare(own, scores), strict=True))))
+        found.append(_contrast(arm, base, own, scores))
     tested = [contrast for contrast in found if contrast.differences]
     adjusted = iter(holm([contrast.differences["f1"].p for contrast in tested]))
     return [replace(contrast, adjusted_p=next(adjusted)) if contrast.differences else contrast for contrast in found]
+
+
+def _contrast(arm: Arm, base: Arm, own: Sequence[np.ndarray], scores: Sequence[np.ndarray]) -> Contrast:
+    """Of scores by question, each of shape (seeds, questions), in the order of SCORES."""
+    differences = dict(zip(SCORES, compare(own, scores), strict=True))
+    left_out = {}
+    for score, a, b in zip(SCORES, own, scores, strict=True):
+        if reason := _too_little(a, b, differences[score]):
+            left_out[score] = reason
+            del differences[score]
+    seeds = (len(own[0]), len(scores[0]))
+    if "f1" in left_out:
+        return Contrast(arm, base, why_not=left_out["f1"], seeds=seeds)
+    return Contrast(arm, base, differences, seeds=seeds, left_out=left_out)
+
+
+def _too_little(first: np.ndarray, second: np.ndarray, difference: Difference) -> str:
+    """Why no interval is given for a score: there is nearly nothing to resample. Empty where there is enough."""
+    questions = first.shape[1]
+    scored = int(((first > 0).any(0) | (second > 0).any(0)).sum())
+    if scored < FEWEST_SCORED:
+        return f"only {scored} of {questions:,} questions have a score above 0 with either method"
+    if round(difference.low, 1) == round(difference.high, 1):
+        apart = int((first.mean(0) != second.mean(0)).sum())
+        return f"the two methods score differently on only {apart} of {questions:,} questions"
+    return ""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 
 from src.report.arms import Arm
 
 SHARING = ("joblib", "ray", "submitit_local")  # launchers that run several at once on one machine
-WAITED = 0.1  # share of the training time for which a run's threads waited for a core, above which it is said
+# Share of its time that a run's threads waited for a core, above which it is said: one that waits holds up the others.
+WAITED = 0.05
 LEARNED = 10.0  # points of F1 over the untrained model's that show that something was learned
 
 
@@ -29,13 +31,15 @@ def warnings(arms: Sequence[Arm], pairs: Sequence[tuple[Arm, Arm]], empty: dict[
             found.append(f"{arm.name}: {failed} failed; its best setting may be among them.")
         if arm.unfinished:
             found.append(f"{arm.name}: {count(arm.unfinished, 'run')} not finished.")
+        found += [
+            f"{sentence}: no difference and no figure by question holds that run." for sentence in arm.best.damaged
+        ]
         found += _rate_warnings(arm) + _fewer_seeds(arm)
         best = arm.best.runs[0]
-        before, after = arm.best.untrained("f1"), arm.best.average("quality/f1")
-        if before is not None and after is not None and after < before + LEARNED:
+        if not learned(arm):
             found.append(
-                f"{arm.name} has learned next to nothing (F1 {after:.1f}, {before:.1f} before training): train it "
-                "longer, at a higher rate or on more questions before comparing it."
+                f"{arm.name} has learned next to nothing ({before_and_after(arm)}): train it longer, at a higher rate "
+                "or on more questions before comparing it."
             )
         adapts = best.params.get("method.trainable") != "['head']"
         if adapts and best.metrics.get("params/adapter", 1.0) + best.metrics.get("params/backbone", 1.0) == 0:
@@ -50,8 +54,8 @@ def warnings(arms: Sequence[Arm], pairs: Sequence[tuple[Arm, Arm]], empty: dict[
     if waited:
         listed = ", ".join(f"{name} up to {100 * share:.0f} %" for name, share in waited.items())
         found.append(
-            f"Runs waited for cores that other work had, for a part of their training time ({listed}): "
-            "their times and speeds say little."
+            f"The threads of training runs waited for cores that other work had, part of their time ({listed}): "
+            "times and speeds are not reliable."
         )
     for base in dict.fromkeys(base.name for _, base in pairs):
         compared = [other for other in arms if other.name == base]
@@ -59,10 +63,29 @@ def warnings(arms: Sequence[Arm], pairs: Sequence[tuple[Arm, Arm]], empty: dict[
     return found
 
 
+def learned(arm: Arm) -> bool:
+    """Whether its best setting gained LEARNED points of F1 by training; true where it was not scored before."""
+    before, after = arm.best.untrained("f1"), arm.best.average("quality/f1")
+    return before is None or after is None or after >= before + LEARNED
+
+
+def before_and_after(arm: Arm) -> str:
+    """`F1 9.9, 5.1 before training`."""
+    before, after = arm.best.untrained("f1"), arm.best.average("quality/f1")
+    return f"F1 {after or 0.0:.1f}, {before or 0.0:.1f} before training"
+
+
 def _waited(arm: Arm) -> float:
-    """The largest share of the training time for which a run at the best setting waited for a core."""
-    metrics = [run.metrics for run in arm.best.runs]
-    return max(m.get("time/waited_seconds", 0.0) / m.get("time/train_seconds", math.inf) for m in metrics)
+    """The largest share, from 0 to 1, of the time of its threads for which a run at the best setting waited for cores.
+
+    The seconds that were waited are those of all threads added up, so they are divided by threads times seconds.
+    """
+    shares = [0.0]
+    for run in arm.best.runs:
+        threads = re.search(r"(\d+) threads?\b", run.tags.get("hardware", ""))
+        available = run.metrics.get("time/train_seconds", math.inf) * (int(threads[1]) if threads else 1)
+        shares.append(run.metrics.get("time/waited_seconds", 0.0) / available)
+    return min(1.0, max(shares))  # a process also has threads that are not counted there
 
 
 def _rate_warnings(arm: Arm) -> list[str]:

@@ -14,6 +14,7 @@ from src.report.drawing import Plot, escaped, line_style, marker_style, new_figu
 from src.report.question_plots import agreement, by_kind
 
 MOST_POINTS = 400  # of a curve: more cannot be told apart
+TRAINED = "time/trained_seconds"
 
 
 def plots(comparison: Comparison) -> list[Plot]:
@@ -27,11 +28,16 @@ def plots(comparison: Comparison) -> list[Plot]:
     return made + by_kind(comparison)
 
 
-def _loss(comparison: Comparison, column: str, unit: str, name: str) -> Plot | None:
+def _loss(comparison: Comparison, column: str, unit: str, name: str, where: str) -> Plot | None:
     figure = new_figure(unit, "training loss (nats), smoothed", hovermode="x")
     for number, arm in enumerate(comparison.arms):
         for i, run in enumerate(arm.best.runs):
             curve = run.history("train/loss")
+            if column == "trained":
+                seconds = run.history(TRAINED)[["step", "value"]].rename(columns={"value": column})
+                curve = curve.merge(seconds, on="step")
+                # What an interruption lost was measured by the attempt that lost it.
+                curve[column] = curve[column].cummax()
             if curve.empty:
                 continue
             curve["value"] = curve["value"].ewm(span=max(1, len(curve) // 50)).mean()
@@ -49,16 +55,18 @@ def _loss(comparison: Comparison, column: str, unit: str, name: str) -> Plot | N
             )
     if not figure.data:
         return None
-    where = "steps" if column == "step" else "wall time, evaluations included"
     return Plot(name, f"Training loss over {where}", "One line a seed of each method at its best setting.", figure)
 
 
 def loss_by_step(comparison: Comparison) -> Plot | None:
-    return _loss(comparison, "step", "optimizer steps", "loss_by_step")
+    return _loss(comparison, "step", "optimizer steps", "loss_by_step", "steps")
 
 
 def loss_by_second(comparison: Comparison) -> Plot | None:
-    return _loss(comparison, "seconds", "seconds", "loss_by_second")
+    """Over the seconds of training; of runs that have not logged them over the clock, with all interruptions."""
+    if all(TRAINED in run.metrics for arm in comparison.arms for run in arm.best.runs):
+        return _loss(comparison, "trained", "seconds", "loss_by_second", "training time")
+    return _loss(comparison, "seconds", "seconds", "loss_by_second", "wall time, evaluations included")
 
 
 def score_by_epoch(comparison: Comparison) -> Plot | None:
@@ -146,10 +154,11 @@ def differences(comparison: Comparison) -> Plot | None:
         return None
     figure = new_figure("difference (points)", "")
     for number, (score, label) in enumerate((("f1", "F1"), ("exact_match", "exact match"))):
-        found = [contrast.differences[score] for contrast in tested]
+        shown = [contrast for contrast in tested if score in contrast.differences]
+        found = [contrast.differences[score] for contrast in shown]
         figure.add_scatter(
             x=[d.mean for d in found],
-            y=[f"{escaped(contrast.arm.name)}, {label}" for contrast in tested],
+            y=[f"{escaped(contrast.arm.name)}, {label}" for contrast in shown],
             error_x={
                 "type": "data",
                 "symmetric": False,

@@ -199,22 +199,25 @@ def progress_line(
     pruned: int,
     planned: int,
     seconds_left: float | None,
-    best: Mapping[str, tuple[float, float]],
+    best: Mapping[str, tuple[float, float, int]],
 ) -> str:
     """Where a sweep stands.
 
     Args:
         done, failed, pruned, planned: numbers of runs.
         seconds_left: None where there is nothing to reckon it from.
-        best: the highest F1 of each method, and the learning rate that gave it.
+        best: for each method its best setting's mean F1, learning rate and number of seeds.
     """
     parts = [f"{done} of {planned} done"]
     parts += [f"{number} {what}" for number, what in ((failed, "failed"), (pruned, "pruned")) if number]
     if seconds_left:
         parts.append(f"about {duration(seconds_left)} left")
     if best:
-        found = (f"{method} {f1:.1f} (rate {rate:.2g})" for method, (f1, rate) in best.items())
-        parts.append("best F1: " + ", ".join(found))
+        listed = (
+            f"{method} {f1:.1f} (rate {rate:g}, {seeds} seed{'s' if seeds != 1 else ''})"
+            for method, (f1, rate, seeds) in sorted(best.items())
+        )
+        parts.append("best mean F1: " + ", ".join(listed))
     return "        " + "; ".join(parts)
 
 

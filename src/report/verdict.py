@@ -6,14 +6,33 @@ from collections.abc import Sequence
 
 from src.report.arms import Arm
 from src.report.comparison import Comparison, Contrast
-from src.report.fairness import count
+from src.report.fairness import before_and_after, count, learned
 from src.report.statistics import Difference
+
+CKA_APART = 0.01  # encoders whose likeness to before differs by less have moved equally far
+TRY = (
+    "Train on more questions (dataset.train_size), for more epochs (train.epochs) or at a higher rate "
+    "(train.learning_rate)."
+)
 
 
 def verdict(comparison: Comparison) -> list[list[str]]:
-    """For each arm against its baseline the sentences that tell: what was found, the figures, the limits, the costs."""
+    """For each arm against its baseline the sentences that tell: what was found, the figures, the limits, the costs.
+
+    Where no arm has learned anything, one finding says so, and what would be said of each arm is part of its details.
+    """
     if not comparison.arms:
         return [["No run has finished: there is nothing to compare."]]
+    told = _findings(comparison)
+    if any(learned(arm) for arm in comparison.arms):
+        return told
+    listed = "; ".join(f"{arm.name}: {before_and_after(arm)}" for arm in comparison.arms)
+    which = "the method" if len(comparison.arms) == 1 else "every method"
+    headline = f"No answer yet: {which} has learned next to nothing ({listed})."
+    return [[headline, TRY, *(" ".join(each) for each in told)]]
+
+
+def _findings(comparison: Comparison) -> list[list[str]]:
     if len(comparison.arms) == 1:
         arm = comparison.baseline
         f1 = arm.best.average("quality/f1") or 0.0
@@ -31,8 +50,8 @@ def _sentences(contrast: Contrast, several: bool, varied: Sequence[str]) -> list
     opening = f"{_named(arm, varied)} against {_named(base, varied)}: "
     if not contrast.differences:
         return [f"{opening}no difference is computed ({contrast.why_not}).", *_costs(arm, base)]
-    f1, em = contrast.differences["f1"], contrast.differences["exact_match"]
-    seeds = sorted({len(arm.best.runs), len(base.best.runs)})
+    f1, em = contrast.differences["f1"], contrast.differences.get("exact_match")
+    seeds = sorted(set(contrast.seeds))
     told = count(seeds[0], "seed") if len(seeds) == 1 else f"{seeds[0]} and {count(seeds[1], 'seed')}"
     size = f"n = {base.best.validation_questions:,}, {told}"
     p = contrast.adjusted_p
@@ -41,12 +60,16 @@ def _sentences(contrast: Contrast, several: bool, varied: Sequence[str]) -> list
     better = "better" if f1.mean > 0 else "worse"
     subject = arm.name if seeds[-1] > 1 else f"this run of {arm.name}"
     found = f"{subject} is {better} in F1." if shown else "no difference in F1 shown."
-    figures = f"F1 {_interval(f1)}, p {_p(p)}{adjusted}; exact match {_interval(em)}; {size}."
+    exact = _interval(em) if em is not None else f"without an interval ({contrast.left_out['exact_match']})"
+    figures = f"F1 {_interval(f1)}, p {_p(p)}{adjusted}; exact match {exact}; {size}."
     sentences = [opening + found, figures]
+    if untaught := [a for a in (base, arm) if not learned(a)]:
+        reasons = "; ".join(f"{a.name} has learned next to nothing ({before_and_after(a)})" for a in untaught)
+        sentences = [f"{opening}no answer yet.", f"{reasons}. {TRY}", f"As the runs stand: {found}", figures]
     if not shown:
         sentences.append(f"A true difference of {f1.unseen:.1f} F1 would be found four times out of five.")
     if seeds[0] == 1 < seeds[-1]:
-        one, more = (arm, base) if len(arm.best.runs) == 1 else (base, arm)
+        one, more = (arm, base) if contrast.seeds[0] == 1 else (base, arm)
         sentences.append(f"With one seed of {one.name}, the spread between seeds is taken from {more.name}'s.")
     if seeds[-1] == 1:
         sentences.append("How much other seeds would differ is not known: the interval is about these runs alone.")
@@ -99,6 +122,9 @@ def _rates(arm: Arm, base: Arm) -> list[str]:
 def _forgetting(arm: Arm, base: Arm) -> list[str]:
     own, other = arm.best.average("forgetting/cka"), base.best.average("forgetting/cka")
     if own is None or other is None:
+        return []
+    spread = [a.best.deviation("forgetting/cka") or 0.0 for a in (arm, base)]
+    if abs(own - other) <= max(CKA_APART, *spread):
         return []
     moved = "less" if own > other else "more"
     return [f"Its encoder has moved {moved} from what it was before training: CKA {own:.3f}, {base.name} {other:.3f}."]

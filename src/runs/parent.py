@@ -120,17 +120,6 @@ class ParentRun:
         self.client.set_terminated(self.run_id, status)
 
 
-def best_by_method(members: Sequence[Run]) -> dict[str, Run]:
-    """The FINISHED run with the highest F1 of each method."""
-    best: dict[str, Run] = {}
-    for run in members:
-        method = run.data.tags["method"]
-        f1 = run.data.metrics.get("quality/f1", -1.0)
-        if run.info.status == "FINISHED" and (method not in best or f1 > best[method].data.metrics["quality/f1"]):
-            best[method] = run
-    return dict(sorted(best.items()))
-
-
 def _row(run: Run) -> dict[str, Any]:
     metrics = run.data.metrics if run.info.status == "FINISHED" else {}
     figures = {name: format(metrics[key], form) if key in metrics else "" for name, (key, form) in COLUMNS.items()}

@@ -13,10 +13,11 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
-from src.config import TrackingConfig, UserError
+from src.config import TrackingConfig, UserError, nearest
 from src.runs.store import connect, search
 
 QUESTIONS = "questions.parquet"
+NAMED = 8  # runs that a message names
 
 
 @dataclass(frozen=True)
@@ -79,13 +80,21 @@ class StoredResult:
         return pd.DataFrame(rows, columns=["step", "seconds", "value"])
 
     def questions(self, columns: Sequence[str] | None = None) -> pd.DataFrame | None:
-        """Each validation question with its scores (0 to 1) and texts, by `id`; None where the run kept none."""
+        """Each validation question with its scores (0 to 1) and texts, by `id`; None where the run kept none.
+
+        Raises:
+            UserError: the file is damaged.
+        """
         with tempfile.TemporaryDirectory() as temporary:
             try:
                 file = self.client.download_artifacts(self.id, QUESTIONS, temporary)
-                return pd.read_parquet(file, columns=None if columns is None else ["id", *columns]).set_index("id")
             except (MlflowException, OSError):
                 return None
+            try:
+                return pd.read_parquet(file, columns=None if columns is None else ["id", *columns]).set_index("id")
+            except (OSError, ValueError, KeyError) as error:  # what pyarrow and pandas make of a damaged file
+                reason = " ".join(str(error).split())[:150]
+                raise UserError(f"{QUESTIONS} of run {self.id[:8]} ({self.name}) cannot be read ({reason})") from error
 
 
 @dataclass(frozen=True)
@@ -97,6 +106,7 @@ class Selection:
     results: list[StoredResult]
     parents: list[str] = field(default_factory=list)
     commands: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)  # on how names of runs were understood
 
 
 def select(
@@ -107,7 +117,7 @@ def select(
     Args:
         tracking: the store and the experiment.
         sweeps: names of sweeps, or the first characters of their ids.
-        runs: the first characters of ids.
+        runs: each as `resolve_run` takes it.
         where: a condition in MLflow's language, such as `params.model.name = 'minilm'`.
 
     Raises:
@@ -131,15 +141,11 @@ def select(
         return [StoredResult(client, run) for run in everything if run.data.tags.get("kind") != "sweep"][::-1]
 
     if runs:
-        everything = found("")
-        chosen = []
-        for prefix in runs:
-            matches = [result for result in everything if result.id.startswith(prefix)]
-            if len(matches) != 1:
-                raise UserError(f"runs: {len(matches) or 'no'} runs have an id that starts with {prefix}.")
-            chosen += matches
-        chosen.sort(key=lambda result: result.run.info.start_time)
-        return Selection(client, f"{len(chosen)} chosen run{'s' if len(chosen) > 1 else ''}", chosen)
+        resolved = [resolve_run(client, [number], text, "runs") for text in runs]
+        once = {run.info.run_id: StoredResult(client, run) for run, _ in resolved}
+        chosen = sorted(once.values(), key=lambda result: result.run.info.start_time)
+        title = f"{len(chosen)} chosen run{'s' if len(chosen) > 1 else ''}"
+        return Selection(client, title, chosen, notes=[note for _, note in resolved if note])
     if where is not None:
         if not (chosen := found(where)):
             raise UserError(f"where={where}: no run meets it.")
@@ -159,6 +165,64 @@ def select(
     if not (everything := found("")):
         raise UserError(f"The experiment {tracking.experiment} holds no run; train some first (src.train).")
     return Selection(client, f"all runs of {tracking.experiment}", everything)
+
+
+def resolve_run(
+    client: MlflowClient, experiments: Sequence[str] | None, text: str, key: str = "run"
+) -> tuple[Run, str]:
+    """The run that `text` stands for, and a note on the choice where there was one (else empty).
+
+    Args:
+        client: of the store.
+        experiments: ids of those to look in; None: all.
+        text: the beginning of a run's id; a run's name, of which the newest FINISHED one is meant; or `best`, the
+            FINISHED run with the highest F1 on the validation questions: of the newest sweep, or of all runs where
+            there is no sweep.
+        key: of the command line, for messages.
+
+    Raises:
+        UserError: no such run, several ids that begin so, or none that is finished.
+    """
+    if experiments is None:
+        experiments = [str(experiment.experiment_id) for experiment in client.search_experiments()]
+    everything = [run for experiment in experiments for run in search(client, experiment, "")]
+    everything.sort(key=lambda run: run.info.start_time, reverse=True)
+    runs = [run for run in everything if run.data.tags.get("kind") != "sweep"]
+    finished = [run for run in runs if run.info.status == "FINISHED"]
+    if text == "best":
+        return _best([run for run in everything if run.data.tags.get("kind") == "sweep"], finished, key)
+    begins = [run for run in runs if run.info.run_id.startswith(text)]
+    if len(begins) == 1:
+        return begins[0], ""
+    if begins:
+        listed = ", ".join(f"{run.info.run_id[:8]}... ({run.info.run_name})" for run in begins[:NAMED])
+        raise UserError(f"{key}={text}: {len(begins)} runs have an id that begins so ({listed}); give more of it.")
+    called = [run for run in runs if run.info.run_name == text]
+    whole = [run for run in finished if run.info.run_name == text]
+    if len(whole) == 1:
+        return whole[0], ""
+    if whole:
+        ids = f"{whole[0].info.run_id[:8]} (the others: {', '.join(run.info.run_id[:8] for run in whole[1:])})"
+        return whole[0], f"{len(whole)} finished runs are called {text}; the newest one is taken, {ids}."
+    if called:
+        raise UserError(f"{key}={text}: that run is {called[0].info.status}; choose a FINISHED one.")
+    names = list(dict.fromkeys(str(run.info.run_name) for run in finished))
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    there_are = f"there are: {', '.join(names[:NAMED])}{more}" if names else "no run has finished yet"
+    raise UserError(f"{key}={text}: no run has an id that begins so, or this name{nearest(text, names)}; {there_are}.")
+
+
+def _best(parents: Sequence[Run], finished: Sequence[Run], key: str) -> tuple[Run, str]:
+    """The finished run of the first parent, or of all, with the highest F1; both the newest first."""
+    where = f"the sweep {parents[0].info.run_name}" if parents else "the store"
+    if parents:
+        finished = [run for run in finished if parents[0].info.run_id in run.data.tags.get("sweep", "").split()]
+    scored = [run for run in finished if "quality/f1" in run.data.metrics]
+    if not scored:
+        raise UserError(f"{key}=best: no run of {where} has finished yet.")
+    best = max(scored, key=lambda run: run.data.metrics["quality/f1"])
+    f1 = best.data.metrics["quality/f1"]
+    return best, f"The best run of {where} is {best.info.run_name}, {best.info.run_id[:8]} (F1 {f1:.1f})."
 
 
 def of_sweeps(client: MlflowClient, parents: Sequence[Run]) -> Selection:
