@@ -228,6 +228,8 @@ def run(config: Config, on_score: Callable[[int, float], None] | None = None) ->
             log.final(metrics)
             terminal.result(metrics, f"{run_name(config)}: {config.train.keep} epoch ({epoch}), whole validation set")
             terminal.examples(examples[:: max(1, len(examples) // EXAMPLES_SHOWN)][:EXAMPLES_SHOWN])
+    if config.from_run is not None and (scores := origin.scores(log.client, config.from_run)):
+        terminal.line(f"The run that this one reproduces had {scores}.")
     terminal.line(f"Compare runs: {ui_command(config.tracking)}")
     return result
 
@@ -295,8 +297,10 @@ def announce(
     log.tags({"device": accelerator.device.type, "hardware": hardware.describe(accelerator)})
     digests = log.inputs({"train": sets.train, "validation": sets.validation}, config.dataset.name)
     if config.from_run is not None and accelerator.is_main_process:
-        terminal.note(f"This run reproduces {config.from_run}.")
-        for sentence in origin.differences(log.client, config.from_run, digests, hardware.describe(accelerator)):
+        differing = origin.differences(log.client, config.from_run, digests, hardware.describe(accelerator))
+        same = "" if differing is None or differing else ": data, code, packages and hardware are the same"
+        terminal.note(f"This run reproduces {config.from_run}{same}.")
+        for sentence in differing or []:
             terminal.warning(sentence)
 
 

@@ -5,11 +5,16 @@ from __future__ import annotations
 import re
 
 import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from src.compose import explain
+from src.compose import Primary, check_method_keys, completed, explain
 from src.config import ROOT, UserError, nearest, problems, validate
+from src.grid import grid
+from tests.conftest import question, squad_json
 
 OPTIONS = [(path.parent.name, path.stem) for path in sorted((ROOT / "conf").glob("*/*.yaml"))]
 
@@ -134,3 +139,66 @@ def test_usage_is_exit_status_2_and_a_mistake_1(command):
     assert command("src.train", "train.epochs").returncode == 2
     wrong = command("src.train", "train.epochs=0")
     assert (wrong.returncode, wrong.stderr.strip()) == (1, "Error: train.epochs=0 must be at least 1.")
+
+
+# Keys that the chosen option cannot use
+
+
+def test_a_path_means_a_file(configure, tmp_path):
+    file = squad_json(tmp_path / "mine.json", [("A", "Ada wrote.", [question("1", answers=[("Ada", 0)])])])
+    config = configure(f"dataset.path={file}")
+    assert (config.dataset.source, config.dataset.split, config.dataset.name) == ("file", "article", "mine")
+    assert problems(config) == []
+    generated = configure("dataset=sample", f"dataset.path={file}")
+    assert any("add dataset=file" in sentence for sentence in problems(generated))
+    published = configure("dataset=squad", f"dataset.validation_path={file}")
+    assert any("needs dataset=file" in sentence for sentence in problems(published))
+    assert completed(["experiments=article_5k", "dataset.path=x"]) == ["experiments=article_5k", "dataset.path=x"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["method=full", "method.peft.r=4"], "method=full has no block `peft` and cannot use method.peft.r; leave it"),
+        (["method=full", "++method.peft.r=4"], "method=full has no block `peft`"),
+        (
+            ["method=ia3", "method.peft.r=4"],
+            "method=ia3 has no key method.peft.r; there are: peft_type, target_m",
+        ),
+        (["method.peft.rr=4"], r"method=lora has no key method.peft.rr \(did you mean 'r'\?\)"),
+    ],
+)
+def test_a_single_run_refuses_what_its_method_cannot_use(arguments, sentence):
+    with pytest.raises(UserError, match=sentence):
+        check_method_keys(arguments, Primary())
+
+
+def test_a_run_may_add_a_key_to_its_methods_block():
+    check_method_keys(["--cfg", "job", "++method.peft.bias=all", "method.peft.r=4", "train.seed=1"], Primary())
+
+
+def combinations(*overrides):
+    with initialize_config_dir(config_dir=str(ROOT / "conf"), version_base="1.3"):
+        parsed = OverridesParser.create(GlobalHydra.instance().config_loader()).parse_overrides(list(overrides))
+        return grid(parsed, lambda chosen: compose(config_name="config", overrides=list(chosen)))
+
+
+def test_a_sweep_leaves_out_what_a_method_does_not_know():
+    made = combinations("method=full,ia3,lora", "method.peft.r=4,16", "++method.peft.bias=none", "train.seed=0,1")
+    assert made.jobs == [
+        ["method=full", "train.seed=0"],
+        ["method=full", "train.seed=1"],
+        *(["method=ia3", "++method.peft.bias=none", f"train.seed={seed}"] for seed in (0, 1)),
+        *(
+            ["method=lora", f"method.peft.r={r}", "++method.peft.bias=none", f"train.seed={seed}"]
+            for r in (4, 16)
+            for seed in (0, 1)
+        ),
+    ]
+    assert made.notes == [
+        "method.peft.r is left out of the runs of full, ia3, which do not know it",
+        "method.peft.bias is left out of the runs of full, which do not know it",
+        "12 combinations are 8 different runs",
+    ]
+    with pytest.raises(UserError, match=r"method=full, ia3 has no key method.peft.r"):
+        combinations("method=full,ia3", "method.peft.r=4,16")

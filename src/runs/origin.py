@@ -90,8 +90,8 @@ def _read(text: str, source: str) -> dict[str, Any]:
     return {name: values[name] for name in sorted(sections)}
 
 
-def differences(client: MlflowClient, origin: str, digests: Mapping[str, str], hardware: str) -> list[str]:
-    """What may make a reproduction differ from its run, a sentence each; none where nothing does, or it is unknown.
+def differences(client: MlflowClient, origin: str, digests: Mapping[str, str], hardware: str) -> list[str] | None:
+    """What may make a reproduction differ from its run, a sentence each; None where it is not known.
 
     Args:
         client: of the store that holds the run.
@@ -100,7 +100,7 @@ def differences(client: MlflowClient, origin: str, digests: Mapping[str, str], h
         hardware: that it runs on, as the tag `hardware` says it.
     """
     if Path(origin).is_file():
-        return []  # a configuration alone says nothing of data and code
+        return None  # a configuration alone says nothing of data and code
     run = client.get_run(origin)
     then = {context: digest for context, (digest, _) in StoredResult(client, run).inputs.items()}
     tags = run.data.tags
@@ -114,6 +114,15 @@ def differences(client: MlflowClient, origin: str, digests: Mapping[str, str], h
     before, now = _versions(_artifact(client, origin, "environment.txt") or ""), _versions(environment())
     pairs |= {name: (before.get(name, "unknown"), now.get(name, "none")) for name in PACKAGES}
     return sentences + [f"{what} differs: {a} then, {b} now." for what, (a, b) in pairs.items() if a != b]
+
+
+def scores(client: MlflowClient, origin: str) -> str:
+    """`EM 22.0, F1 28.4` of the run; empty where it is not known."""
+    if Path(origin).is_file():
+        return ""
+    metrics = client.get_run(origin).data.metrics
+    named = {"EM": "quality/exact_match", "F1": "quality/f1"}
+    return ", ".join(f"{name} {metrics[key]:.1f}" for name, key in named.items() if key in metrics)
 
 
 def _versions(text: str) -> dict[str, str]:
