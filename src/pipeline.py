@@ -232,8 +232,7 @@ def _done(log: RunLog) -> RunResult | None:
 def prepare(config: Config, tokenizer: Any, accelerator: Accelerator) -> RunData:
     """Load the questions of a run and cut them into windows; settles `dataset.unanswerable` where it is open."""
     sets = sources.load(config.dataset)
-    if config.dataset.unanswerable is None:
-        config.dataset.unanswerable = any(not answers["text"] for answers in sets.train["answers"])
+    config.dataset.unanswerable = sets.unanswerable
 
     def batches(questions: Any) -> Batches:
         windows, notes = make_windows(questions, tokenizer, config.model, config.dataset.answer)
