@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 
 from src.config import Config, validate
 from src.data import sources
-from src.data.features import Batches, make_windows
+from src.data.features import Batches, labelled_windows, make_windows
 from src.data.sources import QuestionSets
 from src.evaluation.score import per_question, score
 from src.evaluation.spans import Answer, answer_questions, mean_loss
@@ -234,14 +234,18 @@ def prepare(config: Config, tokenizer: Any, accelerator: Accelerator) -> RunData
     sets = sources.load(config.dataset)
     config.dataset.unanswerable = sets.unanswerable
 
-    def batches(questions: Any) -> Batches:
+    def windows_of(questions: Any) -> Any:
         windows, notes = make_windows(questions, tokenizer, config.model, config.dataset.answer)
         sets.notes.extend(notes)
+        return windows
+
+    def batches(windows: Any) -> Batches:
         return Batches(windows, tokenizer.pad_token_id, config.model.max_length)
 
     with accelerator.main_process_first():  # the others find the windows in the cache
-        extra = {name: batches(questions) for name, questions in sets.extra.items()}
-        return RunData(sets, batches(sets.train), batches(sets.validation), extra)
+        extra = {name: batches(windows_of(questions)) for name, questions in sets.extra.items()}
+        train = batches(labelled_windows(windows_of(sets.train)))
+        return RunData(sets, train, batches(windows_of(sets.validation)), extra)
 
 
 def encode(data: RunData, accelerator: Accelerator, model: Any, meter: Meter, tokens_per_pass: int | None) -> RunData:

@@ -18,11 +18,12 @@ from src.config import ROOT, TrackingConfig, UserError
 from src.data import sources
 from src.evaluation.score import score
 from src.model import backbone
-from src.pipeline import run
+from src.pipeline import prepare, run
 from src.runs.isolation import call
 from src.runs.store import ui_command
 from src.runs.tracking import flatten
 from src.sweep import train
+from src.training import hardware
 from tests.conftest import TINY, own_csv, question, squad_json
 
 BY_STEP = {"train/loss", "train/learning_rate", "train/grad_norm", "eval/exact_match", "eval/f1", "eval/loss"}
@@ -317,10 +318,19 @@ def test_a_spreadsheet_with_empty_answers_is_not_a_set_of_unanswerable_questions
     assert any(int(row) > 40 for row in predictions)
     assert all(predictions.values())
     assert result.metrics["quality/no_answer_f1"] == 0.0
-    assert (
-        yaml.safe_load(artifact(client, result.run_id, "config.yaml", tmp_path).read_text())["dataset"]["unanswerable"]
-        is False
-    )
+    config = yaml.safe_load(artifact(client, result.run_id, "config.yaml", tmp_path).read_text())
+    assert config["dataset"]["unanswerable"] is False
+
+
+def test_a_question_without_a_label_is_not_trained_on(configure, tmp_path):
+    rows = [["Which?", f"In\u200b\u200b {i}.", "\u200b\u200b"] for i in range(20)]
+    path = own_csv(tmp_path / "own.csv", 40, rows=rows)
+    config = configure("model=tiny", "dataset=file", f"dataset.path={path}", "dataset.split=random")
+    data = prepare(config, backbone.load_tokenizer(config.model), hardware.start(config.hardware))
+    trained = {data.sets.train[int(row)]["id"] for row in data.train.windows["question"][:]}
+    assert max(map(int, trained)) <= 40 < max(map(int, data.sets.train["id"]))
+    assert data.train.windows["labelled"][:].all()
+    assert not data.validation.windows["labelled"][:].all()  # they are scored
 
 
 def test_noisier_transcripts_are_scored_beside_the_clean_ones(configure, tmp_path):
