@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 
 from src.config import Config, validate
 from src.data import sources
-from src.data.features import Batches, make_windows
+from src.data.features import Batches, labelled_windows, make_windows
 from src.data.sources import QuestionSets
 from src.evaluation.score import per_question, score
 from src.evaluation.spans import Answer, answer_questions, mean_loss
@@ -246,16 +246,19 @@ def _done(log: RunLog) -> RunResult | None:
 def prepare(config: Config, tokenizer: Any) -> RunData:
     """Load the questions of a run and cut them into windows; settles `dataset.unanswerable` where it is open."""
     sets = sources.load(config.dataset)
-    if config.dataset.unanswerable is None:
-        config.dataset.unanswerable = any(not answers["text"] for answers in sets.train["answers"])
+    config.dataset.unanswerable = sets.unanswerable
 
-    def batches(questions: Any) -> Batches:
+    def windows_of(questions: Any) -> Any:
         windows, notes = make_windows(questions, tokenizer, config.model, config.dataset.answer)
         sets.notes.extend(notes)
+        return windows
+
+    def batches(windows: Any) -> Batches:
         return Batches(windows, tokenizer.pad_token_id, config.model.max_length)
 
-    extra = {name: batches(questions) for name, questions in sets.extra.items()}
-    return RunData(sets, batches(sets.train), batches(sets.validation), extra)
+    extra = {name: batches(windows_of(questions)) for name, questions in sets.extra.items()}
+    train = batches(labelled_windows(windows_of(sets.train)))
+    return RunData(sets, train, batches(windows_of(sets.validation)), extra)
 
 
 def encode(data: RunData, accelerator: Accelerator, model: Any, meter: Meter, tokens_per_pass: int | None) -> RunData:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import shutil
@@ -28,6 +29,7 @@ from hydra import compose, initialize_config_dir
 
 from src.compose import completed, from_hydra, register
 from src.config import ROOT, Config
+from src.data import sample
 
 register()
 
@@ -114,3 +116,14 @@ def squad_json(path: Path, articles: list[tuple[str, str, list[dict[str, Any]]]]
 def question(id: str, text: str = "Who?", answers: list[tuple[str, int]] | None = None, **more: Any) -> dict[str, Any]:
     found = [{"text": answer, "answer_start": start} for answer, start in answers or []]
     return {"id": id, "question": text, "answers": found, **more}
+
+
+def own_csv(path: Path, questions: int = 300, delimiter: str = ";", rows: list[list[str]] | None = None) -> Path:
+    """Write a file as a spreadsheet does: generated questions with one plain answer, then `rows` of one's own."""
+    with path.open("w", encoding="utf-8-sig", newline="") as file:
+        writer = csv.writer(file, delimiter=delimiter)
+        writer.writerow(["question", "context", "answer"])
+        for record in sample.generate(questions, 0, "train"):
+            writer.writerow([record["question"], record["context"], record["answers"]["text"][0]])
+        writer.writerows(rows or [])
+    return path

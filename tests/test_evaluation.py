@@ -9,7 +9,7 @@ import pytest
 import torch
 from torchmetrics.functional.text import squad as torchmetrics_squad
 
-from src.config import EvaluationConfig
+from src.config import EvaluationConfig, UserError
 from src.data import sample
 from src.evaluation.score import score
 from src.evaluation.spans import Answer, Span, answer_questions, mean_loss
@@ -107,6 +107,45 @@ def test_spaces_that_belong_to_a_token_are_not_part_of_the_answer():
     logits = np.array([0.0, 0, 5, 0])
     [answer] = answer_questions([{"id": "1", "context": text}], made, [logits], [logits], CONFIG, False)
     assert (answer.best.text, answer.best.start, answer.best.end) == ("two", 4, 7)
+
+
+def test_white_space_alone_is_no_answer():
+    """Byte-level tokenizers give line breaks tokens of their own; all of the best spans may be such."""
+    text = "one \n\t\n two"
+    tokens = [(0, 3), (3, 4), (4, 5), (5, 6), (6, 7), (7, 8), (8, 11)]
+    starts, ends = (np.array([0.0, 1, 9, 8, 8, 9, 8, 2]) for _ in range(2))
+    config = EvaluationConfig(n_best=3, max_answer_length=3)
+    question = {"id": "1", "context": text}
+    [answer] = answer_questions([question], windows((0, 1, tokens)), [starts], [ends], config, False)
+    assert [(s.text, s.start, s.end, s.score) for s in answer.n_best] == [
+        ("two", 8, 11, 11.0),  # from the line break on
+        ("two", 8, 11, 10.0),
+        ("one", 0, 3, 10.0),
+    ]
+    for span in answer.n_best:
+        assert 0 <= span.start <= span.end
+        assert span.text == text[span.start : span.end]
+
+
+def test_a_passage_without_a_visible_token_has_no_answer():
+    question = {"id": "1", "context": "a \n \x00"}
+    made = windows((0, 1, [(1, 2), (2, 3), (3, 4), (4, 4)]))
+    logits = np.array([0.0, 5, 5, 5, 5])
+    [answer] = answer_questions([question], made, [logits], [logits], CONFIG, False)
+    assert (answer.best.text, answer.best.start, len(answer.n_best)) == ("", -1, 1)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, np.float32(3e38)])
+@pytest.mark.parametrize("which", [0, 1])
+@pytest.mark.filterwarnings("ignore:overflow")
+def test_logits_that_are_not_numbers_are_refused(bad, which):
+    text = "one two"
+    logits = [np.zeros(3, dtype=np.float32) for _ in range(2)]
+    logits[which][2] = bad
+    logits[1 - which][1] = 3e38 if bad == np.float32(3e38) else 0
+    made = windows((0, 1, words(text)))
+    with pytest.raises(UserError, match=r"question with id q1 are not finite numbers.*Lower train.learning_rate"):
+        answer_questions([{"id": "q1", "context": text}], made, [logits[0]], [logits[1]], CONFIG, True)
 
 
 def test_mean_loss_is_torchs_cross_entropy_over_labelled_windows():

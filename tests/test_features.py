@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import random
+from copy import deepcopy
+from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 from tokenizers import Tokenizer
 from tokenizers.models import BPE
+from tokenizers.normalizers import NFKC
 from tokenizers.pre_tokenizers import ByteLevel
+from tokenizers.trainers import BpeTrainer
 from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
 from src.config import ModelConfig, UserError
 from src.data import features, sample
-from src.data.features import Batches, batch_order, make_windows
+from src.data.cache import cached
+from src.data.features import Batches, batch_order, labelled_windows, make_windows
+from src.data.shorten import shorten_questions
 from src.data.sources import to_dataset
 
 MODEL = ModelConfig(name="m", path="x", max_length=48, doc_stride=16)
@@ -140,16 +147,49 @@ def test_answers_inside_a_token_are_said(minilm_tokenizer):
     records = [record("1", "x" * 10_000, answer=("x" * 9, 0)), record("2", "in the 1990s", answer=("1990", 7))]
     windows, notes = windows_of([*records, record("3", "a b", answer=("b", 2))], minilm_tokenizer)
     assert windows["exact"][:].tolist() == [False, False, True]
-    assert notes == ["2 of 3 answers begin or end inside a token; the smallest span around them is the label."]
+    assert notes == [
+        "2 of 3 answers begin or end inside a token (id 1, id 2); the smallest span around them is the label."
+    ]
 
 
 def test_long_questions_are_cut_and_said(minilm_tokenizer):
     long = " ".join(f"why{i}" for i in range(200))
     windows, notes = windows_of([record("7", "a b c " * 60, question=long), record("8", "short")], minilm_tokenizer)
-    assert "1 questions (the first has id 7)" in notes[0]
+    assert notes[0].startswith("1 of 2 questions are longer than")
+    assert "(id 7); they are cut to 28 tokens" in notes[0]
     assert max(windows["length"]) <= MODEL.max_length
     last = max(int(w["char_end"][-1]) for w in windows if w["question"] == 0)
     assert last == len(("a b c " * 60).rstrip())
+
+
+@pytest.mark.parametrize("text", ["日本" * 100, "a日" * 100, "\ufdfa" * 30, "\ufdfa" * 6, "日" * 12, "x" * 27 + "日本"])
+@pytest.mark.parametrize("normalizer", [None, NFKC()])
+def test_a_cut_question_is_not_tokenised_into_more_than_the_limit(text, normalizer):
+    """A byte-level tokenizer cuts inside a character, and what is left of the text are other tokens."""
+    backend = Tokenizer(BPE())
+    backend.pre_tokenizer = ByteLevel(add_prefix_space=False)
+    trainer = BpeTrainer(vocab_size=300, initial_alphabet=ByteLevel.alphabet(), show_progress=False)
+    backend.train_from_iterator(["日本の首都", "本日は晴天なり", "The capital of Japan"], trainer)
+    if normalizer is not None:
+        backend.normalizer = normalizer
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend)
+    passage = "The capital of Japan is 東京. " * 9
+    made = [record("7", passage, question=text), record("8", passage, question="Which?")]
+    windows, notes = windows_of(made, tokenizer)
+    limit = MODEL.max_length - MODEL.doc_stride - 1
+    assert max(windows["context_start"]) <= limit
+    for row in (0, 1):
+        last = max(int(w["char_end"][-1]) for w in windows if w["question"] == row)
+        assert last == len(passage)
+    too_long = len(tokenizer(text)["input_ids"]) > limit
+    assert bool(notes) == too_long
+    kept = shorten_questions(to_dataset(made), tokenizer, MODEL)[0]["question"][:]
+    assert kept[1] == "Which?"
+    assert text.startswith(kept[0])
+    assert len(tokenizer(kept[0])["input_ids"]) <= limit
+    assert (kept[0] != text) == too_long
+    if too_long:  # no shorter than it must be
+        assert len(tokenizer(text[: len(kept[0]) + 1])["input_ids"]) > limit
 
 
 def test_slow_tokenizers_are_refused():
@@ -166,6 +206,128 @@ def test_the_second_time_nothing_is_tokenised(minilm_tokenizer, monkeypatch):
     for changed in (ModelConfig(name="m", path="x", max_length=47, doc_stride=16), MODEL):
         with pytest.raises(BaseException, match="tokenised again"):
             windows_of(records if changed is not MODEL else records[:-1], minilm_tokenizer, changed)
+
+
+def test_windows_of_models_that_take_other_inputs_are_kept_apart(minilm_tokenizer):
+    records = sample.generate(3, 7, "train")
+    without = deepcopy(minilm_tokenizer)
+    without.model_input_names = ["input_ids", "attention_mask"]
+    from_the_left = deepcopy(minilm_tokenizer)
+    from_the_left.truncation_side = "left"
+    first, *_ = (windows_of(records, tokenizer)[0] for tokenizer in (without, minilm_tokenizer, from_the_left))
+    second, third = windows_of(records, minilm_tokenizer)[0], windows_of(records, from_the_left)[0]
+    assert [len(types) for types in first["token_type_ids"]] == [0] * len(first)
+    assert [len(types) for types in second["token_type_ids"]] == second["length"][:].tolist()
+    assert third["char_start"][0][0] != second["char_start"][0][0] == 0
+
+
+# The cache of windows
+
+
+@pytest.mark.parametrize("damage", ["empty", "truncated", "batch missing", "one bit", "text"])
+def test_a_damaged_cache_is_made_again(minilm_tokenizer, damage):
+    records = sample.generate(30, 99, "train")
+    first, notes = windows_of(records, minilm_tokenizer)
+    file = Path(first.cache_files[0]["filename"])
+    whole = file.read_bytes()
+    assert notes == []
+    file.unlink()  # the windows above have it in memory still
+    middle = len(whole) // 2
+    file.write_bytes(
+        {
+            "empty": b"",
+            "truncated": whole[:middle],
+            "batch missing": whole[: whole.rindex(b"\xff\xff\xff\xff")],
+            "one bit": whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :],
+            "text": b"Dear Sir or Madam " * 999,
+        }[damage]
+    )
+    again, notes = windows_of(records, minilm_tokenizer)
+    assert notes == [f"The cached file {file} is damaged; it is made again."]
+    assert [w.tolist() for w in again["input_ids"]] == [w.tolist() for w in first["input_ids"]]
+    assert again["start"][:].tolist() == first["start"][:].tolist()
+    assert windows_of(records, minilm_tokenizer)[1] == []
+
+
+def test_two_processes_may_make_the_same_cache(tmp_path, monkeypatch):
+    """Each under a name of its own; what one has begun, or given up, is never seen by the other."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
+
+    def write(file, rows):
+        datasets.Dataset.from_dict({"row": [-1] * rows}).map(
+            lambda batch, at: {"row": at}, batched=True, with_indices=True, cache_file_name=str(file)
+        )
+
+    def fail(file):
+        file.write_bytes(b"half")
+        raise OSError("no room left")
+
+    with pytest.raises(OSError, match="no room"):
+        cached("a.arrow", fail)
+    assert list((tmp_path / "tuneoff").iterdir()) == []
+
+    def slow(file):
+        write(file, 2000)
+        inner.append(cached("a.arrow", lambda other: write(other, 2000)))
+
+    inner = []
+    outer, notes = cached("a.arrow", slow)
+    assert (outer["row"][:], notes) == (list(range(2000)), [])
+    assert (inner[0][0]["row"][:], inner[0][1]) == (list(range(2000)), [])
+    assert [file.name for file in (tmp_path / "tuneoff").iterdir()] == ["a.arrow"]
+
+
+# Characters that the tokenizer drops
+
+
+@pytest.mark.parametrize(
+    ("context", "answer", "kept"),
+    [
+        ("\u200bParis\u200b is old.", "\u200bParis\u200b", "Paris"),
+        ("It is Paris\x00", "Paris\x00", "Paris"),
+        ("It is \ufeff Paris", "\ufeff Paris", "Paris"),
+        ("It is Beyonce\u0301", "Beyonce\u0301", "Beyonce"),
+        ("Old \u200bParis\u200b is", "\u200bParis\u200b is", "Paris\u200b is"),
+    ],
+)
+def test_the_label_is_what_the_tokenizer_keeps_of_an_answer(minilm_tokenizer, context, answer, kept):
+    item = record("1", context, answer=(answer, context.index(answer)))
+    windows, notes = windows_of([item], minilm_tokenizer)
+    offset = int(windows[0]["context_start"])
+    assert windows[0]["start"] >= offset
+    first, last = (
+        windows[0]["char_start"][windows[0]["start"] - offset],
+        windows[0]["char_end"][windows[0]["end"] - offset],
+    )
+    assert context[first:last] == kept
+    assert (windows[0]["labelled"], windows[0]["exact"], notes) == (True, True, [])
+
+
+def test_dropped_characters_at_the_end_of_a_window(minilm_tokenizer):
+    """Whether they are dropped or in the next window is known from all windows together."""
+    words = " ".join(f"w{i}" for i in range(100))
+    windows, _ = windows_of([record("1", words)], minilm_tokenizer)
+    last = int(windows[0]["char_end"][-1])
+    context = f"{words[:last]}\u200b{words[last:]}"
+    answer = (context[last - 1 : last + 1], last - 1)
+    assert answer[0].endswith("\u200b")
+    windows, _ = windows_of([record("1", context, answer=answer)], minilm_tokenizer)
+    assert windows[0]["end"] == windows[0]["context_start"] + len(windows[0]["char_end"]) - 1
+    assert windows[1]["start"] > 0
+
+
+def test_an_answer_of_nothing_but_dropped_characters_is_not_labelled(minilm_tokenizer):
+    records = [
+        record("1", "In\u200b\u200b Rome.", answer=("\u200b\u200b", 2)),
+        record("2", "In Rome.", answer=("Rome", 3)),
+    ]
+    windows, notes = windows_of(records, minilm_tokenizer)
+    assert (windows[0]["start"], windows[0]["end"]) == (0, 0)
+    assert windows["labelled"][:].tolist() == [False, True]
+    assert labelled_windows(windows)["question"][:].tolist() == [1]
+    assert notes == [
+        "1 of 2 answers consist of characters that the tokenizer drops (id 1); they are scored but not trained on."
+    ]
 
 
 def test_batches_hold_every_window_once_and_differ_between_epochs_and_seeds():

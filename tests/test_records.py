@@ -8,8 +8,10 @@ import pandas as pd
 import pytest
 
 from src.config import UserError
+from src.data import sample
+from src.data.files import EXAMPLE
 from src.data.records import NOT_FOUND, check, read_file
-from tests.conftest import question, squad_json
+from tests.conftest import own_csv, question, squad_json
 
 CONTEXT = "Ada wrote it in Paris. Bob read it in Rome, and Rome was far."
 ROWS = [
@@ -93,18 +95,43 @@ def test_text_is_kept_to_the_letter(tmp_path):
     [
         ("missing.json", None, "does not exist (did you mean 'missing.jsonl'?)"),
         ("empty.json", "", "is empty"),
-        ("cut.json", '{"data": [{"title": "T", "para', "is no valid JSON (line 1, column"),
-        ("text.json", "Dear Sir or Madam", "is no valid JSON"),
+        ("cut.json", '{"data": [{"title": "T", "para', "is not valid JSON (line 1, column"),
+        ("text.json", "Dear Sir or Madam", "is not valid JSON"),
         ("list.json", "[1, 2]", "is not in SQuAD format: the top level has no list `data`"),
         ("other.json", '{"data": [{"title": "T"}]}', "article 0 has no list `paragraphs`"),
         ("other2.json", '{"data": [{"paragraphs": [{"context": "c"}]}]}', "article 0, paragraph 0 has no list `qas`"),
         ("none.json", '{"data": []}', "holds no question"),
-        ("bad.jsonl", '{"id": 1', "line 1 is no valid JSON"),
+        ("bad.jsonl", '{"id": 1', "line 1 is not valid JSON"),
         ("half.jsonl", '{"id": "1", "context": "c"}', "line 1 has no question and no answers"),
         ("bad.csv", "id,question\n1,Who?\n", "has no column context, answers"),
-        ("bad.parquet", "PAR0", "is no valid Parquet file"),
+        ("bad.parquet", "PAR0", "is not a valid Parquet file"),
         ("latin.json", '{"data": "é"}'.encode("latin-1"), "is not UTF-8 text (byte 10)"),
         ("questions.txt", "x", "ends in .txt"),
+        ("list.jsonl", "[1]\n[2]", "line 1 is not an object"),
+        (
+            "cell.csv",
+            "id;question;context;answers\n1;Who?;Ada;Ada\n",
+            "cell.csv: row 1: answers is not JSON",
+        ),
+        (
+            "header.csv",
+            "question;passage;answer\nWho?;Ada.;Ada\n",
+            "has no column context; it has question, passage, answer",
+        ),
+        (
+            "headless.csv",
+            "Who?,It was Ada.,Ada\n",
+            "has no column question, context, answer; it has who?, it was ada., ada",
+        ),
+        ("rowless.csv", "question,context,answer\n", "holds no question"),
+        ("twice.csv", "question,Question,context,answer\na,b,c,d\n", "more than one column named question"),
+        ("keys.json", '[{"question": "Who?", "text": "Ada"}]', "has no context and no answer in any record"),
+        (
+            "useless.csv",
+            "question,context,answer\n,Ada.,Ada\nWho?,,Ada\n",
+            "can be used: row 1 has no question; row 2 has no context",
+        ),
+        ("windows.csv", "question;context\nWhat?;Caf\xe9\n".encode("cp1252"), "line 2. In Excel choose 'Save as'"),
     ],
 )
 def test_bad_files_in_one_sentence(tmp_path, name, content, expected):
@@ -115,6 +142,8 @@ def test_bad_files_in_one_sentence(tmp_path, name, content, expected):
         read_file(tmp_path / name)
     assert expected in str(caught.value)
     assert name in str(caught.value)
+    shows_the_form = all(line in str(caught.value) for line in EXAMPLE.splitlines())
+    assert shows_the_form == (name not in ("missing.json", "latin.json", "windows.csv"))
 
 
 def test_a_folder_is_no_file(tmp_path):
@@ -147,3 +176,123 @@ def test_bad_records_are_named(tmp_path, bad, expected):
     with pytest.raises(UserError) as caught:
         read_file(path)
     assert expected in str(caught.value)
+
+
+# Files with one plain answer
+
+
+SEPARATORS = {"comma.csv": ",", "semicolon.csv": ";", "tab.csv": "\t", "bar.csv": "|", "tab.tsv": "\t"}
+
+
+@pytest.mark.parametrize("name", [*SEPARATORS, "lines.jsonl", "list.json", "table.parquet"])
+def test_a_file_of_questions_passages_and_answers_is_taken(tmp_path, name):
+    records = sample.generate(300, 0, "train")
+    rows = [{"question": r["question"], "context": r["context"], "answer": r["answers"]["text"][0]} for r in records]
+    path = tmp_path / name
+    if name in SEPARATORS:
+        own_csv(path, 300, SEPARATORS[name])
+    elif name == "table.parquet":
+        pd.DataFrame(rows).to_parquet(path)
+    else:
+        path.write_text("\n".join(map(json.dumps, rows)) if name == "lines.jsonl" else json.dumps(rows))
+    checked = read_file(path)
+    expected = [{**record, "id": str(i), "title": ""} for i, record in enumerate(records, start=1)]
+    assert checked.records == expected
+    assert (checked.left_out, checked.realigned, checked.untrainable) == ([], 0, 0)
+
+
+def test_a_spreadsheet_of_another_country(tmp_path):
+    """Semicolons, decimal commas, quotes, line breaks in cells, CRLF, a byte order mark, capitals in the header."""
+    path = tmp_path / "tabelle.csv"
+    text = (
+        ' Question;" CONTEXT ";Answer;Note\r\n'
+        'How long?;"The bridge, ""Old Mary"";\r\nis 3,5 km long; it opened in 1990.";3,5 km;x\r\n'
+        ";;;\r\n"
+        'What name?;"The bridge, ""Old Mary"", is long.";"""Old Mary""";\r\n'
+    )
+    path.write_bytes(text.encode("utf-8-sig"))
+    one, two = read_file(path).records
+    context = 'The bridge, "Old Mary";\r\nis 3,5 km long; it opened in 1990.'
+    answers = {"text": ["3,5 km"], "answer_start": [context.index("3,5")]}
+    assert one == {"id": "1", "title": "", "context": context, "question": "How long?", "answers": answers}
+    assert (two["id"], two["answers"]) == ("3", {"text": ['"Old Mary"'], "answer_start": [12]})
+
+
+@pytest.mark.parametrize(
+    ("answer", "context", "expected"),
+    [
+        ("Rome", "Rome and Rome.", [("Rome", 0), ("Rome", 9)]),
+        (" Rome ", "In Rome.", [("Rome", 3)]),
+        ("art", "The party saw art.", [("art", 14)]),  # a whole word before a part of one
+        ("part", "The party.", [("part", 4)]),
+        ("old rome", "In Old  \nRome.", [("Old  \nRome", 3)]),
+        ("rome", "Rome, rome", [("rome", 6)]),  # as it is written comes first
+        ("$5 (net)", "It cost $5 (net).", [("$5 (net)", 8)]),
+        ("東京", "彼は東京都に住む。", [("東京", 2)]),
+        ("London", "In Rome.", [("London", NOT_FOUND)]),
+        ("", "In Rome.", []),
+        ("  ", "In Rome.", []),
+        (1990, "In 1990.", [("1990", 3)]),
+        (["Rome", "in rome"], "In Rome.", [("Rome", 3), ("In Rome", 0)]),
+        (None, "In Rome.", []),
+    ],
+)
+def test_an_answer_is_located_in_its_passage(tmp_path, answer, context, expected):
+    path = tmp_path / "own.json"
+    path.write_text(json.dumps([{"question": "Q?", "context": context, "answer": answer}]))
+    checked = read_file(path)
+    answers = checked.records[0]["answers"]
+    assert list(zip(answers["text"], answers["answer_start"], strict=True)) == expected
+    assert checked.not_found == (["1"] if expected and expected[0][1] == NOT_FOUND else [])
+
+
+def test_given_ids_titles_and_places_are_kept(tmp_path):
+    path = tmp_path / "own.csv"
+    path.write_text("id,title,question,context,answer,answer_start\nq7,T,Q?,Rome and Rome.,Rome,9\n,,Q?,Rome.,Rome,7\n")
+    one, two = read_file(path).records
+    assert (one["id"], one["title"], one["answers"]["answer_start"]) == ("q7", "T", [9])
+    assert (two["id"], two["title"], two["answers"]["answer_start"]) == ("2", "", [0])
+
+
+def test_rows_that_cannot_be_used_are_named_and_the_others_are_kept(tmp_path):
+    rows = ["id;question;context;answer", "a;Q?;In Rome.;Rome", ";;In Rome.;Rome", 'b;Q?;"In" Rome.;Rome']
+    rows += ["c;Q?;In Rome; or so.;Rome", "a;Q?;In Rome.;Rome", "d;Q?", "e;Q?;In Rome.;Rome", 'f;Q?;"In Rome.;Rome']
+    path = tmp_path / "own.csv"
+    path.write_text("\n".join(rows))
+    checked = read_file(path)
+    assert [record["id"] for record in checked.records] == ["a", "e"]
+    assert [row.partition(" (")[0] for row in checked.left_out] == [
+        "row 2 has no question",
+        "row 3 is not valid CSV",
+        "row 4 has 5 cells where the header has 4",
+        "row 5 has the same id as row 1",
+        "row 6 has no context",
+        "row 8 is not valid CSV",
+    ]
+
+
+def test_a_line_that_is_not_json_is_named_too(tmp_path):
+    path = tmp_path / "own.jsonl"
+    good = json.dumps({"question": "Q?", "context": "In Rome.", "answer": "Rome"})
+    odd = json.dumps({"question": "Q?", "context": "In Rome.", "answer": {"text": "Rome"}})
+    path.write_text(f'{good}\n[1]\n{odd}\n{{"question": "Q')
+    checked = read_file(path)
+    assert [record["id"] for record in checked.records] == ["1"]
+    assert checked.left_out[:2] == ["line 2 is not an object", "line 3 has an answer that is not text"]
+    assert checked.left_out[2].startswith("line 4 is not valid JSON (Unterminated string")
+
+
+def test_a_passage_of_any_length_fits_into_a_cell(tmp_path):
+    path = own_csv(tmp_path / "own.csv", 1, rows=[["Q?", "word " * 40_000 + "end", "end"]])
+    assert read_file(path).records[1]["answers"] == {"text": ["end"], "answer_start": [200_000]}
+
+
+def test_is_impossible_is_a_word_in_a_csv_file(tmp_path):
+    path = tmp_path / "v2.csv"
+    table = [
+        {**row, "answers": json.dumps(row["answers"]), "is_impossible": not row["answers"]["text"]} for row in ROWS
+    ]
+    pd.DataFrame(table).to_csv(path, index=False)
+    checked = read_file(path)
+    assert checked.records == ROWS
+    assert checked.declares_unanswerable

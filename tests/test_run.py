@@ -18,12 +18,13 @@ from src.config import ROOT, TrackingConfig, UserError
 from src.data import sources
 from src.evaluation.score import score
 from src.model import backbone
-from src.pipeline import run
+from src.pipeline import prepare, run
 from src.runs.isolation import call
 from src.runs.store import ui_command
 from src.runs.tracking import flatten
 from src.sweep import train
-from tests.conftest import TINY, question, squad_json
+from src.training import hardware
+from tests.conftest import TINY, own_csv, question, squad_json
 
 BY_STEP = {"train/loss", "train/learning_rate", "train/grad_norm", "eval/exact_match", "eval/f1", "eval/loss"}
 FINAL = {
@@ -306,6 +307,34 @@ def test_unanswerable_questions(configure, tmp_path):
     assert result.metrics["quality/no_answer_f1"] == 100.0  # a threshold that far down always wins
     assert result.metrics["quality/has_answer_f1"] == 0.0
     assert result.metrics["quality/best_f1"] >= result.metrics["quality/f1"] == 50.0
+
+
+def test_a_spreadsheet_with_empty_answers_is_not_a_set_of_unanswerable_questions(configure, tmp_path, capsys):
+    """From the file to the scores: every prediction is a text, and questions without an answer score 0."""
+    path = own_csv(tmp_path / "own.csv", 40, rows=[["Why?", f"Nobody knows {i}.", ""] for i in range(9)])
+    overrides = ["model=tiny", "dataset=file", f"dataset.path={path}", "train.epochs=1", "train.batch_size=8"]
+    result = run(configure(*overrides, f"tracking.folder={tmp_path}"))
+    shown = capsys.readouterr().out
+    assert "training questions without an answer (the first are row 41, " in shown
+    assert "left out of training; dataset.unanswerable=true trains on them" in shown
+    client = client_of(tmp_path)
+    predictions = json.loads(artifact(client, result.run_id, "predictions.json", tmp_path).read_text())
+    assert any(int(row) > 40 for row in predictions)
+    assert all(predictions.values())
+    assert result.metrics["quality/no_answer_f1"] == 0.0
+    config = yaml.safe_load(artifact(client, result.run_id, "config.yaml", tmp_path).read_text())
+    assert config["dataset"]["unanswerable"] is False
+
+
+def test_a_question_without_a_label_is_not_trained_on(configure, tmp_path):
+    rows = [["Which?", f"In\u200b\u200b {i}.", "\u200b\u200b"] for i in range(20)]
+    path = own_csv(tmp_path / "own.csv", 40, rows=rows)
+    config = configure("model=tiny", "dataset=file", f"dataset.path={path}", "dataset.split=random")
+    data = prepare(config, backbone.load_tokenizer(config.model), hardware.start(config.hardware))
+    trained = {data.sets.train[int(row)]["id"] for row in data.train.windows["question"][:]}
+    assert max(map(int, trained)) <= 40 < max(map(int, data.sets.train["id"]))
+    assert data.train.windows["labelled"][:].all()
+    assert not data.validation.windows["labelled"][:].all()  # they are scored
 
 
 def test_noisier_transcripts_are_scored_beside_the_clean_ones(configure, tmp_path):

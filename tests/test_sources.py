@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 
 from src.config import DatasetConfig, UserError
-from src.data import sample
+from src.data import notes, sample
 from src.data.sources import load, training_answer
-from tests.conftest import question, squad_json
+from tests.conftest import own_csv, question, squad_json
 
 
 def article_file(path, articles=10, each=20, prefix=""):
@@ -176,3 +176,148 @@ def test_no_hub_is_one_sentence_with_two_ways_on(monkeypatch):
         load(DatasetConfig(name="squad", source="hub", path="rajpurkar/squad"))
     assert "dataset=sample" in str(caught.value)
     assert "dataset=file dataset.path=FILE" in str(caught.value)
+
+
+# Files without titles
+
+
+def test_without_titles_no_passage_is_on_both_sides(tmp_path):
+    sets = load(file_config(own_csv(tmp_path / "own.csv")))
+    assert (len(sets.train), len(sets.validation)) == (236, 64)
+    assert not set(sets.train["context"]) & set(sets.validation["context"])
+    assert sets.notes == ["f: split by passage: the file has no titles."]
+
+
+def test_questions_without_a_title_are_grouped_by_passage_among_others_with_one(tmp_path):
+    articles = [
+        (f"T{a}" if a < 5 else "", f"Passage {a}.", [question(f"{a}{i}", "Q?", [("Passage", 0)]) for i in "ab"])
+        for a in range(10)
+    ]
+    sets = load(file_config(squad_json(tmp_path / "a.json", articles)))
+    assert len(sets.validation) == 4
+    assert not set(sets.train["context"]) & set(sets.validation["context"])
+    assert sets.notes == ["f: split by article, and by passage where there is no title (10 of 20 questions)."]
+
+
+def test_the_split_of_a_file_with_titles_has_not_changed(tmp_path):
+    sets = load(file_config(article_file(tmp_path / "a.json")))
+    assert set(sets.validation["title"]) == {"Article 1", "Article 8"}
+
+
+def test_one_passage_cannot_be_split(tmp_path):
+    path = tmp_path / "own.csv"
+    path.write_text("question,context,answer\nQ?,In Rome.,Rome\nWho?,In Rome.,Rome\n")
+    with pytest.raises(
+        UserError, match=r"two articles at least, f has one passage and no titles; choose dataset.split="
+    ):
+        load(file_config(path))
+
+
+# Questions without an answer
+
+
+def silent_file(path, silent, total, **more):
+    """A passage for each of `total` questions, the first `silent` of which have no answer."""
+    articles = [
+        (f"T{i}", f"Word{i} here.", [question(f"q{i}", "Q?", [] if i < silent else [(f"Word{i}", 0)], **more)])
+        for i in range(total)
+    ]
+    return squad_json(path, articles)
+
+
+@pytest.mark.parametrize(
+    ("silent", "total", "unanswerable", "expected"),
+    [
+        (1, 40, None, False),
+        (9, 40, None, False),  # too few
+        (10, 200, None, True),
+        (10, 201, None, False),  # too small a share
+        (1, 40, True, True),
+        (30, 40, False, False),
+        (0, 40, None, False),
+    ],
+)
+def test_no_answer_is_predicted_where_asked_for_or_beyond_doubt(tmp_path, silent, total, unanswerable, expected):
+    train = silent_file(tmp_path / "train.json", silent, total)
+    validation = silent_file(tmp_path / "validation.json", 2, 4)
+    config = file_config(train, validation_path=str(validation), split="given", unanswerable=unanswerable)
+    sets = load(config)
+    assert sets.unanswerable is expected
+    assert len(sets.train) == (total if expected else total - silent)
+    assert len(sets.validation) == 4
+    about = [note for note in sets.notes if "without an answer" in note]
+    names = [f"article {i}, paragraph 0, question 0 (id q{i})" for i in range(3)]
+    first = names[0] if silent == 1 else "the first are " + "; ".join(names)
+    told = [f"{silent} of {total} training questions without an answer ({first}): "] if silent else []
+    told += (
+        [] if expected else [f"validation: 2 of 4 questions without an answer ({'; '.join(names[:2])}), which score 0"]
+    )
+    assert len(about) == len(told)
+    assert all(note.startswith(start) for note, start in zip(about, told, strict=True))
+    assert any("left out of training; dataset.unanswerable=true" in note for note in about) == bool(
+        silent and not expected
+    )
+
+
+def test_the_mode_does_not_change_with_the_draw(tmp_path):
+    path = silent_file(tmp_path / "a.json", 20, 200)
+    assert all(load(file_config(path, train_size=size)).unanswerable for size in (2, 100))
+
+
+def test_a_file_may_declare_its_unanswerable_questions(tmp_path):
+    path = silent_file(tmp_path / "a.json", 4, 40, is_impossible=False)
+    sets = load(file_config(path))
+    assert not sets.unanswerable
+    path.write_text(path.read_text().replace('"answers": [], "is_impossible": false', '"is_impossible": true'))
+    assert load(file_config(path)).unanswerable
+
+
+def test_an_empty_cell_of_a_spreadsheet_is_a_question_without_an_answer(tmp_path):
+    path = own_csv(tmp_path / "own.csv", rows=[["Why?", "Nobody knows.", ""]])
+    sets = load(file_config(path, split="random"))
+    assert not sets.unanswerable
+    assert [note for note in sets.notes if "without an answer (row 301)" in note]
+    assert "301" not in sets.train["id"]
+
+
+# Notes
+
+
+def test_notes_name_the_rows(tmp_path):
+    """Moved answers, empty answers, answers that are nowhere."""
+    articles = []
+    for a in range(10):
+        answers = [(f"Rome{a}", 5), ("", 0)] if a < 5 else [("London", 0)] if a == 5 else [(f"Rome{a}", 3)]
+        articles.append((f"T{a}", f"In Rome{a}.", [question(f"q{a}", "Q?", answers)]))
+    sets = load(file_config(squad_json(tmp_path / "a.json", articles)))
+    moved = "the first are " + "; ".join(f"article {a}, paragraph 0, question 0 (id q{a})" for a in range(3))
+    nowhere = "located in the passage (article 5, paragraph 0, question 0 (id q5))"
+    assert sets.notes == [
+        f"a.json: 5 empty answers next to proper ones left out ({moved}).",
+        f"a.json: 5 answers moved to where the text stands, since answer_start pointed elsewhere ({moved}).",
+        f"a.json: 1 of 10 questions kept for evaluation alone, since no answer to them can be {nowhere}.",
+    ]
+
+
+def test_notes_name_the_rows_that_are_left_out(tmp_path):
+    path = own_csv(tmp_path / "own.csv", 30, rows=[["Q?", "", "x"], ["", "In Rome.", "Rome"]])
+    said = load(file_config(path)).notes
+    assert said[0] == (
+        "own.csv: 2 of 32 rows were left out (counted from 1, without the header): row 31 has no context; "
+        "row 32 has no question."
+    )
+    own_csv(path, 30, rows=[["Q?", "", "x"]] * 9)
+    said = load(file_config(path)).notes
+    assert said[0].endswith("row 34 has no context; row 35 has no context; and 4 more.")
+
+
+def test_listed():
+    assert notes.listed(["row 3 (id q7)", "row 9"]) == "row 3 (id q7), row 9"
+    assert notes.listed(["row 3", "row 3", "row 9", "row 11", "row 12"]) == "the first are row 3, row 9, row 11"
+
+
+def test_nothing_to_train_on_is_said(tmp_path):
+    path = tmp_path / "own.csv"
+    path.write_text("question,context,answer\n" + "".join(f"Q?,Passage {i}.,nowhere\n" for i in range(10)))
+    with pytest.raises(UserError, match="nothing to train on: none of 8 training questions has an answer that can be"):
+        load(file_config(path))

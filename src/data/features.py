@@ -13,12 +13,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
 import torch
 from datasets import Dataset, Features, List, Value
 
 from src.config import ModelConfig, UserError
+from src.data.cache import cached
+from src.data.notes import listed
+from src.data.shorten import shorten_questions
 from src.data.sources import training_answer
 
 WINDOW_SCHEMA = Features(
@@ -33,12 +35,12 @@ WINDOW_SCHEMA = Features(
         "start": Value("int32"),  # gold span, first and last token; both 0 ([CLS]) where it is not in the window
         "end": Value("int32"),
         "exact": Value("bool"),  # false: the answer begins or ends inside a token; the span is the smallest around it
-        "labelled": Value("bool"),  # false: the question's answers have no known place
+        "labelled": Value("bool"),  # false: the question's answers have no known place, or no token stands for them
     }
 )
 # Few distinct lengths let the CPU's kernels be reused: a third more examples a second with 32 than with 1 or 8.
 LENGTH_MULTIPLE = 32
-CACHE_VERSION = 3  # part of the cache key: raise it when the code below makes other windows
+CACHE_VERSION = 4  # part of the cache key: raise it when the code below makes other windows
 
 
 def make_windows(questions: Dataset, tokenizer: Any, model: ModelConfig, answer: str) -> tuple[Dataset, list[str]]:
@@ -61,60 +63,62 @@ def make_windows(questions: Dataset, tokenizer: Any, model: ModelConfig, answer:
             f"The tokenizer of {model.path or model.tokenizer} is a slow one ({type(tokenizer).__name__}) and gives no "
             "character offsets; answers cannot be located without them. Use a model with a tokenizer.json."
         )
-    questions, notes = _shorten_questions(questions, tokenizer, model)
+    questions, notes = shorten_questions(questions, tokenizer, model)
     key = _cache_key(questions, tokenizer, model, answer)
-    folder = Path(datasets.config.HF_DATASETS_CACHE) / "tuneoff"
-    folder.mkdir(parents=True, exist_ok=True)
-    windows = questions.map(
-        _tokenize,
-        batched=True,
-        with_indices=True,
-        remove_columns=questions.column_names,
-        features=WINDOW_SCHEMA,
-        fn_kwargs={"tokenizer": tokenizer, "model": model, "answer": answer},
-        cache_file_name=str(folder / f"windows-{key}.arrow"),
-        new_fingerprint=key,
-        desc=None,
-    )
+
+    def tokenize(file: Path) -> None:
+        questions.map(
+            _tokenize,
+            batched=True,
+            with_indices=True,
+            remove_columns=questions.column_names,
+            features=WINDOW_SCHEMA,
+            fn_kwargs={"tokenizer": tokenizer, "model": model, "answer": answer},
+            cache_file_name=str(file),
+            new_fingerprint=key,
+            desc=None,
+        )
+
+    windows, cache_notes = cached(f"windows-{key}.arrow", tokenize)
     windows = windows.with_format("numpy")
-    inexact = len(set(windows["question"][:][~windows["exact"][:]]))
-    if inexact:
+    return windows, notes + cache_notes + _label_notes(windows, questions, answer)
+
+
+def labelled_windows(windows: Dataset) -> Dataset:
+    """The windows that can be trained on."""
+    labelled = np.flatnonzero(windows["labelled"][:])
+    return windows if len(labelled) == len(windows) else windows.select(labelled)
+
+
+def _label_notes(windows: Dataset, questions: Dataset, answer: str) -> list[str]:
+    """What is not quite right with the labels: answers inside a token, answers that no token stands for."""
+
+    def rows_where(chosen: np.ndarray) -> list[int]:
+        return sorted(set(windows["question"][:][chosen].tolist()))
+
+    def which(rows: list[int]) -> str:
+        return listed([f"id {questions[row]['id']}" for row in rows])
+
+    notes = []
+    if inexact := rows_where(~windows["exact"][:]):
         notes.append(
-            f"{inexact:,} of {len(questions):,} answers begin or end inside a token; the smallest span around them is "
-            "the label."
+            f"{len(inexact):,} of {len(questions):,} answers begin or end inside a token ({which(inexact)}); the "
+            "smallest span around them is the label."
         )
-    return windows, notes
-
-
-def _shorten_questions(questions: Dataset, tokenizer: Any, model: ModelConfig) -> tuple[Dataset, list[str]]:
-    """Cut questions that would leave no room for a passage beside them."""
-    special = tokenizer.num_special_tokens_to_add(pair=True)
-    limit = model.max_length - model.doc_stride - special - 1
-    texts: list[str] = questions["question"][:]
-    # A token is a byte at least, a character at most four bytes: shorter texts cannot be over the limit.
-    candidates = [i for i, text in enumerate(texts) if len(text) * 4 > limit]
-    shortened: dict[int, str] = {}
-    if candidates:
-        encoded = tokenizer(
-            [texts[i] for i in candidates], add_special_tokens=False, return_offsets_mapping=True, verbose=False
+    unlabelled = rows_where(~windows["labelled"][:])
+    if lost := [row for row in unlabelled if training_answer(questions[row]["answers"], answer) is not None]:
+        notes.append(
+            f"{len(lost):,} of {len(questions):,} answers consist of characters that the tokenizer drops "
+            f"({which(lost)}); they are scored but not trained on."
         )
-        for i, offsets in zip(candidates, encoded["offset_mapping"], strict=True):
-            if len(offsets) > limit:
-                shortened[i] = texts[i][: offsets[limit - 1][1]]
-    if not shortened:
-        return questions, []
-    first = questions[min(shortened)]["id"]
-    note = (
-        f"{len(shortened)} questions (the first has id {first}) are longer than model.max_length - model.doc_stride "
-        f"allows and were cut to {limit} tokens."
-    )
-    new_texts = [shortened.get(i, text) for i, text in enumerate(texts)]
-    return questions.remove_columns("question").add_column("question", new_texts), [note]
+    return notes
 
 
 def _cache_key(questions: Dataset, tokenizer: Any, model: ModelConfig, answer: str) -> str:
     digest = hashlib.sha256()
-    facts = (CACHE_VERSION, model.max_length, model.doc_stride, answer, type(tokenizer).__name__)
+    # What a tokenizer returns beyond what its backend says: the names decide on token_type_ids.
+    returned = (tokenizer.model_input_names, tokenizer.truncation_side, tokenizer.split_special_tokens)
+    facts = (CACHE_VERSION, model.max_length, model.doc_stride, answer, type(tokenizer).__name__, *returned)
     digest.update(json.dumps(facts).encode())
     tokenizer.backend_tokenizer.no_truncation()  # whatever the last call left there; each call sets its own
     tokenizer.backend_tokenizer.no_padding()
@@ -123,6 +127,26 @@ def _cache_key(questions: Dataset, tokenizer: Any, model: ModelConfig, answer: s
         for value in questions[column][:]:
             digest.update(json.dumps(value).encode())
     return digest.hexdigest()[:32]
+
+
+def _kept(answer: tuple[str, int], offsets: np.ndarray) -> tuple[int, int] | None:
+    """The characters, first and end, of an answer without what its tokenizer drops at either side.
+
+    Args:
+        answer: text and start in the passage.
+        offsets: of the passage's tokens, shape (tokens, 2).
+
+    Returns:
+        None where no token stands for any of it.
+    """
+    text, first = answer
+    first += len(text) - len(text.lstrip())
+    end = first + len(text.strip())
+    starts, ends = offsets[:, 0], offsets[:, 1]
+    touching = offsets[(ends > first) & (starts < end) & (starts < ends)]
+    if not len(touching):
+        return None
+    return max(first, int(touching[:, 0].min())), min(end, int(touching[:, 1].max()))
 
 
 def _tokenize(
@@ -140,26 +164,34 @@ def _tokenize(
         return_offsets_mapping=True,
         return_attention_mask=False,
     )
+    rows = encoded["overflow_to_sample_mapping"]
+    in_context = [np.array([part == 1 for part in encoded.sequence_ids(w)]) for w in range(len(rows))]
+    offsets = [
+        np.array(pairs, dtype=np.int32).reshape(-1, 2)[inside]
+        for pairs, inside in zip(encoded["offset_mapping"], in_context, strict=True)
+    ]
+    of_row: dict[int, list[np.ndarray]] = {}
+    for row, pairs in zip(rows, offsets, strict=True):
+        of_row.setdefault(row, []).append(pairs)
+    golds = {row: training_answer(batch["answers"][row], answer) for row in of_row}
+    places = {row: gold and _kept(gold, np.concatenate(of_row[row])) for row, gold in golds.items()}
+
     columns: dict[str, list[Any]] = {name: [] for name in WINDOW_SCHEMA}
-    for w, row in enumerate(encoded["overflow_to_sample_mapping"]):
-        is_context = np.array([part == 1 for part in encoded.sequence_ids(w)])
-        context_start = int(is_context.argmax())
-        offsets = np.array(encoded["offset_mapping"][w], dtype=np.int32).reshape(-1, 2)[is_context]
-        char_start, char_end = offsets[:, 0], offsets[:, 1]
-        gold = training_answer(batch["answers"][row], answer)
+    for w, row in enumerate(rows):
+        context_start = int(in_context[w].argmax())
+        char_start, char_end = offsets[w][:, 0], offsets[w][:, 1]
+        place = places[row]
         start = end = 0
         exact = True
-        if gold is not None and len(offsets):
-            text, first_char = gold
-            first_char += len(text) - len(text.lstrip())
-            text = text.strip()
-            last_char = first_char + len(text)
+        if place is not None and len(offsets[w]):
+            first_char, last_char = place
             if char_start[0] <= first_char and last_char <= char_end[-1]:
                 # One character can be several tokens (bytes): the first that reaches the answer, the last that does.
                 first = int(np.searchsorted(char_end, first_char, side="right"))
                 last = int(np.searchsorted(char_start, last_char, side="left")) - 1
                 start, end = context_start + first, context_start + last
-                exact = batch["context"][row][char_start[first] : char_end[last]].strip() == text
+                context = batch["context"][row]
+                exact = context[char_start[first] : char_end[last]].strip() == context[first_char:last_char]
         columns["question"].append(indices[row])
         columns["length"].append(len(encoded["input_ids"][w]))
         columns["input_ids"].append(encoded["input_ids"][w])
@@ -170,7 +202,7 @@ def _tokenize(
         columns["start"].append(start)
         columns["end"].append(end)
         columns["exact"].append(exact)
-        columns["labelled"].append(gold is not None or not batch["answers"][row]["text"])
+        columns["labelled"].append(place is not None or not batch["answers"][row]["text"])
     return columns
 
 

@@ -1,4 +1,4 @@
-"""Questions of a SQuAD-format file, read and checked one by one.
+"""Questions of a file, read and checked one by one.
 
 Used by `python -m src.train dataset=file dataset.path=FILE`. Every source is brought into one schema:
 `id, title, context, question, answers{text[], answer_start[]}`; no answers means unanswerable.
@@ -7,16 +7,24 @@ Used by `python -m src.train dataset=file dataset.path=FILE`. Every source is br
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from src.config import UserError, no_such_file
+from src.config import UserError
+from src.data.files import (
+    SQUAD_COLUMNS,
+    RawRecord,
+    Unreadable,
+    is_simple,
+    malformed,
+    missing_columns,
+    read_raw,
+)
 
 NOT_FOUND = -1  # answer_start of an answer that could not be located: it can be scored, not trained on
-COLUMNS = ("id", "title", "context", "question", "answers")
-SUFFIXES = (".json", ".jsonl", ".csv", ".parquet")
 
 
 @dataclass
@@ -24,38 +32,57 @@ class Checked:
     """Records in the one schema, and what checking them brought out."""
 
     records: list[dict[str, Any]]
-    realigned: int = 0  # answers whose answer_start was moved to the only place where their text stands
-    empty_answers: int = 0  # left out; the question has others
-    untrainable: int = 0  # questions none of whose answers could be located: kept for evaluation alone
+    names: dict[str, str] = field(default_factory=dict)  # by id: where the record stands, "row 3 (id q7)"
+    left_out: list[str] = field(default_factory=list)  # rows of a simple file: "row 17 has no question"
+    # The ids of the questions concerned; once for every answer in the first two.
+    moved: list[str] = field(default_factory=list)  # answer_start was moved to the only place where the text stands
+    empty: list[str] = field(default_factory=list)  # an empty answer was left out; the question has others
+    not_found: list[str] = field(default_factory=list)  # no answer could be located: kept for evaluation alone
+    declares_unanswerable: bool = False  # a record has `is_impossible: true`
+
+    @property
+    def realigned(self) -> int:
+        """Number of answers that were moved."""
+        return len(self.moved)
+
+    @property
+    def empty_answers(self) -> int:
+        return len(self.empty)
+
+    @property
+    def untrainable(self) -> int:
+        """Number of questions that have answers and none with a place."""
+        return len(self.not_found)
 
 
 def read_file(path: Path) -> Checked:
     """Read and check a file of questions.
 
     Args:
-        path: SQuAD JSON (v1.1 or v2.0, nested), or JSON Lines, CSV or Parquet with the columns of `COLUMNS`
-            (`title` may be missing; in CSV `answers` is JSON).
+        path: SQuAD JSON (v1.1 or v2.0, nested), or JSON Lines, a JSON list, CSV or Parquet with either the columns
+            `id`, `context`, `question`, `answers` (in CSV `answers` is JSON) or `question`, `context`, `answer`;
+            `title` may be there too. A row of the second form that cannot be used is left out, not fatal.
 
     Raises:
-        UserError: the file cannot be read, or a record is no question; the sentence names file and record.
+        UserError: the file cannot be read, a record of SQuAD's form is not a question, or no row can be used; the
+            sentence names file and record.
     """
-    if path.is_dir():
-        raise UserError(f"{path} is a folder; name one file ({', '.join(SUFFIXES)}).")
-    if not path.exists():
-        raise UserError(no_such_file(path))
-    suffix = path.suffix.lower()
-    if suffix not in SUFFIXES:
-        raise UserError(f"{path} ends in {path.suffix or 'nothing'}; a file of questions is one of {SUFFIXES}.")
-    if path.stat().st_size == 0:
-        raise UserError(f"{path} is empty.")
-    reader = {".json": _json, ".jsonl": _json_lines, ".csv": _csv, ".parquet": _parquet}[suffix]
-    try:
-        return check(reader(path), path.name)
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text (byte {error.start}); convert it first.") from None
+    raw = read_raw(path)
+    columns = list(dict.fromkeys(key for _, record in raw if isinstance(record, dict) for key in record))
+    if not columns or not is_simple(columns):
+        return check(raw, path.name)
+    if missing := missing_columns(columns):
+        raise malformed(f"{path} has no {' and no '.join(missing)} in any record; it has {', '.join(columns[:12])}.")
+    records, left_out = _from_simple(raw)
+    if not records:
+        more = f"; and {len(left_out) - 3} more" if len(left_out) > 3 else ""
+        raise malformed(f"No row of {path} can be used: {'; '.join(left_out[:3])}{more}.")
+    checked = check(records, path.name)
+    checked.left_out = left_out
+    return checked
 
 
-def check(raw_records: Iterable[tuple[str, Any]], source: str) -> Checked:
+def check(raw_records: Iterable[RawRecord], source: str) -> Checked:
     """Bring raw records into the one schema, and every answer_start to its text.
 
     Args:
@@ -63,40 +90,46 @@ def check(raw_records: Iterable[tuple[str, Any]], source: str) -> Checked:
         source: file or data set, for the messages.
 
     Raises:
-        UserError: on the first record that is no question, and where there is none at all.
+        UserError: on the first record that is not a question, and where there is none at all.
     """
     checked = Checked([])
-    seen: dict[str, str] = {}
     for where, raw in raw_records:
         place = f"{source}: {where}"
+        if isinstance(raw, Unreadable):
+            raise malformed(f"{place} {raw}.")
         if not isinstance(raw, dict):
-            raise UserError(f"{place} is no object with the keys {', '.join(COLUMNS)}.")
-        missing = [key for key in COLUMNS if key != "title" and raw.get(key) is None]
+            raise malformed(f"{place} is not an object with the keys {', '.join(SQUAD_COLUMNS)}.")
+        missing = [key for key in SQUAD_COLUMNS if raw.get(key) is None]
         if missing:
-            raise UserError(f"{place} has no {' and no '.join(missing)}.")
+            raise malformed(f"{place} has no {' and no '.join(missing)}.")
         record_id, context, question = str(raw["id"]), raw["context"], raw["question"]
-        place = f"{place} (id {record_id})"
+        name = where if where.partition(" ")[2] == record_id else f"{where} (id {record_id})"
+        place = f"{source}: {name}"
         for key, text in (("context", context), ("question", question)):
             if not isinstance(text, str) or not text.strip():
                 raise UserError(f"{place} has an empty {key}; remove the record or mend it.")
-        if record_id in seen:
-            raise UserError(f"{place} has the same id as {seen[record_id]}; ids must be unique.")
-        seen[record_id] = where
+        if record_id in checked.names:
+            raise UserError(f"{place} has the same id as {checked.names[record_id]}; ids must be unique.")
+        checked.names[record_id] = name
 
         texts, starts = _answers(raw["answers"], place)
-        if raw.get("is_impossible"):
-            texts, starts = [], []  # v2.0 keeps tempting wrong answers beside, as plausible_answers
-        if "" in texts:  # real sets hold some, beside proper answers of the same question
+        if str(raw.get("is_impossible")).lower() in ("true", "1"):  # in CSV the word
+            texts, starts = [], []  # v2.0 keeps tempting wrong answers apart, as plausible_answers
+            checked.declares_unanswerable = True
+        if "" in texts:  # real sets hold some, next to proper answers of the same question
             kept = [(text, start) for text, start in zip(texts, starts, strict=True) if text]
             if not kept:
                 raise UserError(
                     f"{place} has nothing but empty answers; an unanswerable question has no answers at all."
                 )
-            checked.empty_answers += len(texts) - len(kept)
+            checked.empty += [record_id] * (len(texts) - len(kept))
             texts, starts = [text for text, _ in kept], [start for _, start in kept]
         located = [_locate(context, text, start) for text, start in zip(texts, starts, strict=True)]
-        checked.realigned += sum(now != was and now != NOT_FOUND for now, was in zip(located, starts, strict=True))
-        checked.untrainable += bool(texts) and all(start == NOT_FOUND for start in located)
+        checked.moved += [record_id] * sum(
+            now != was and now != NOT_FOUND for now, was in zip(located, starts, strict=True)
+        )
+        if texts and all(start == NOT_FOUND for start in located):
+            checked.not_found.append(record_id)
         checked.records.append(
             {
                 "id": record_id,
@@ -107,7 +140,7 @@ def check(raw_records: Iterable[tuple[str, Any]], source: str) -> Checked:
             }
         )
     if not checked.records:
-        raise UserError(f"{source} holds no question.")
+        raise malformed(f"{source} holds no question.")
     return checked
 
 
@@ -125,8 +158,9 @@ def _answers(answers: Any, place: str) -> tuple[list[str], list[int]]:
         try:
             answers = json.loads(answers)
         except json.JSONDecodeError:
-            raise UserError(
-                f'{place}: answers is no JSON; write {{"text": ["..."], "answer_start": [0]}} in the cell.'
+            raise malformed(
+                f'{place}: answers is not JSON; write {{"text": ["..."], "answer_start": [0]}} in the cell, or have '
+                "one plain `answer` column."
             ) from None
     try:
         if isinstance(answers, dict):
@@ -134,7 +168,7 @@ def _answers(answers: Any, place: str) -> tuple[list[str], list[int]]:
         else:
             texts, starts = [a["text"] for a in answers], [a["answer_start"] for a in answers]
     except (KeyError, TypeError):
-        raise UserError(f"{place}: answers needs `text` and `answer_start`.") from None
+        raise malformed(f"{place}: answers needs `text` and `answer_start`.") from None
     if len(texts) != len(starts):
         raise UserError(f"{place} has {len(texts)} answer texts and {len(starts)} values of answer_start.")
     for text, start in zip(texts, starts, strict=True):
@@ -145,70 +179,61 @@ def _answers(answers: Any, place: str) -> tuple[list[str], list[int]]:
     return [text if text.strip() else "" for text in texts], starts
 
 
-def _json(path: Path) -> Iterator[tuple[str, Any]]:
-    """The questions of SQuAD's nested JSON."""
-    try:
-        top = json.loads(path.read_text(encoding="utf-8-sig"))
-    except json.JSONDecodeError as error:
-        raise UserError(
-            f"{path} is no valid JSON (line {error.lineno}, column {error.colno}: {error.msg}); it may be truncated. "
-            "JSON Lines files must be named .jsonl."
-        ) from None
+def _from_simple(rows: Iterable[RawRecord]) -> tuple[list[RawRecord], list[str]]:
+    """Records of SQuAD's form out of rows with one plain answer; and of each other row why it is left out.
 
-    def children(parent: Any, key: str, where: str) -> list[Any]:
-        items = parent.get(key) if isinstance(parent, dict) else None
-        if not isinstance(items, list):
-            raise UserError(
-                f"{path} is not in SQuAD format: {where} has no list `{key}` "
-                "(data > paragraphs > qas, with id, question and answers)."
-            )
-        return items
-
-    for i, article in enumerate(children(top, "data", "the top level")):
-        for j, paragraph in enumerate(children(article, "paragraphs", f"article {i}")):
-            for k, question in enumerate(children(paragraph, "qas", f"article {i}, paragraph {j}")):
-                where = f"article {i}, paragraph {j}, question {k}"
-                if not isinstance(question, dict):
-                    raise UserError(f"{path}: {where} is no object with id, question and answers.")
-                answers = question.get("answers", [] if question.get("is_impossible") else None)
-                shared = {"title": article.get("title"), "context": paragraph.get("context"), "answers": answers}
-                yield where, {**question, **shared}
-
-
-def _json_lines(path: Path) -> Iterator[tuple[str, Any]]:
-    with path.open(encoding="utf-8-sig") as lines:
-        for number, line in enumerate(lines, start=1):
-            if line.strip():
-                try:
-                    yield f"line {number}", json.loads(line)
-                except json.JSONDecodeError as error:
-                    raise UserError(f"{path}: line {number} is no valid JSON ({error.msg}).") from None
+    The id is the row's number where the file gives none. The answer is looked for in the passage; every place where
+    it stands is kept, the first of them first.
+    """
+    records: list[RawRecord] = []
+    left_out: list[str] = []
+    seen: dict[str, str] = {}
+    for where, row in rows:
+        if not isinstance(row, dict):
+            left_out.append(f"{where} {row if isinstance(row, Unreadable) else 'is not an object'}")
+            continue
+        cells = {key: _cell(row.get(key)) for key in ("id", "title", "question", "context")}
+        answers = row.get("answer")
+        texts = [_cell(text) for text in (answers if isinstance(answers, list) else [answers])]
+        record_id = (cells["id"] or "").strip() or where.rpartition(" ")[2]
+        missing = [key for key in ("question", "context") if not (cells[key] or "").strip()]
+        if missing:
+            left_out.append(f"{where} has no {' and no '.join(missing)}")
+        elif None in texts:
+            left_out.append(f"{where} has an answer that is not text")
+        elif record_id in seen:
+            left_out.append(f"{where} has the same id as {seen[record_id]} ({record_id})")
+        else:
+            seen[record_id] = where
+            wanted = [text.strip() for text in texts if text and text.strip()]
+            places = [place for text in wanted for place in _places(cells["context"] or "", text, row)]
+            found = [{"text": text, "answer_start": start} for text, start in places]
+            records.append((where, {**row, **cells, "id": record_id, "answers": found}))
+    return records, left_out
 
 
-def _csv(path: Path) -> Iterator[tuple[str, Any]]:
-    import pandas as pd
-
-    try:
-        # Everything stays the text it is: an answer may well be "NA", "null" or "007".
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except pd.errors.ParserError as error:
-        raise UserError(f"{path} is no valid CSV ({error}).") from None
-    yield from _rows(path, list(table.columns), table.to_dict("records"))
+def _cell(value: Any) -> str | None:
+    """The text of a cell, a number as it is written, "" for an empty one; None for what is not text."""
+    if value is None or value != value:  # NaN is how pandas writes an empty cell
+        return ""
+    return str(value) if isinstance(value, str | int | float) else None
 
 
-def _parquet(path: Path) -> Iterator[tuple[str, Any]]:
-    import pyarrow
-    from pyarrow import parquet
+def _places(context: str, text: str, row: dict[str, Any]) -> list[tuple[str, int]]:
+    """Where an answer stands in its passage, in the passage's own letters: (text, start) of each place.
 
-    try:
-        table = parquet.read_table(path)
-    except pyarrow.ArrowException as error:
-        raise UserError(f"{path} is no valid Parquet file ({str(error).splitlines()[0]}).") from None
-    yield from _rows(path, table.column_names, table.to_pylist())
-
-
-def _rows(path: Path, columns: list[str], rows: list[Any]) -> Iterator[tuple[str, Any]]:
-    missing = [column for column in COLUMNS if column != "title" and column not in columns]
-    if missing:
-        raise UserError(f"{path} has no column {', '.join(missing)}; it has {', '.join(map(str, columns))}.")
-    yield from ((f"row {number}", row) for number, row in enumerate(rows, start=1))
+    As it is written, else without regard to capitals and to the amount of white space; whole words, else parts of
+    words. An `answer_start` that fits decides. NOT_FOUND where it stands nowhere.
+    """
+    given = str(row.get("answer_start", "")).strip()
+    if given.isdecimal() and context.startswith(text, int(given)):
+        return [(text, int(given))]
+    pattern = re.escape(text) if text in context else r"\s+".join(map(re.escape, text.split()))
+    found = [match.span() for match in re.finditer(pattern, context, 0 if text in context else re.IGNORECASE)]
+    whole = [
+        (start, end)
+        for start, end in found
+        if not (context[start - 1 : start].isalnum() and context[start].isalnum())
+        and not (context[end : end + 1].isalnum() and context[end - 1].isalnum())
+    ]
+    return [(context[start:end], start) for start, end in whole or found] or [(text, NOT_FOUND)]

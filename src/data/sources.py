@@ -13,7 +13,7 @@ from typing import Any
 from datasets import Dataset, Features, List, Value, load_dataset
 
 from src.config import DatasetConfig, UserError
-from src.data import sample
+from src.data import notes, sample
 from src.data.records import NOT_FOUND, Checked, check, read_file
 
 SCHEMA = Features(
@@ -28,6 +28,11 @@ SCHEMA = Features(
 Records = list[dict[str, Any]]
 
 
+# Without dataset.unanswerable, "no answer" may be predicted from this share and number of training questions on.
+UNANSWERABLE_SHARE = 0.05
+UNANSWERABLE_QUESTIONS = 10
+
+
 @dataclass
 class QuestionSets:
     """What a run trains on and what it is scored on, each in `SCHEMA`."""
@@ -35,6 +40,7 @@ class QuestionSets:
     train: Dataset
     validation: Dataset
     extra: dict[str, Dataset] = field(default_factory=dict)
+    unanswerable: bool = False  # whether "no answer" may be predicted (SQuAD 2.0); settles dataset.unanswerable
     realigned: int = 0
     untrainable: int = 0
     notes: list[str] = field(default_factory=list)  # one line each, for the person at the terminal
@@ -49,42 +55,46 @@ def load(config: DatasetConfig) -> QuestionSets:
     sets = QuestionSets(train=Dataset.from_list([]), validation=Dataset.from_list([]))
     files = config.files()
 
-    def checked(found: Checked, source: str) -> Records:
+    def checked(found: Checked, source: str) -> Checked:
         sets.realigned += found.realigned
         sets.untrainable += found.untrainable
-        if found.empty_answers:
-            sets.notes.append(f"{source}: {found.empty_answers:,} empty answers beside proper ones are left out.")
-        if found.realigned or found.untrainable:
-            sets.notes.append(
-                f"{source}: {found.realigned:,} answers moved to where their text stands, {found.untrainable:,} of "
-                f"{len(found.records):,} questions without a findable answer are kept for evaluation alone."
-            )
-        return found.records
+        sets.notes += notes.of_file(found, source)
+        return found
 
     if config.source == "sample":
         sets.notes.append("The sample is generated text: scores on it say nothing about SQuAD.")
-        train = sample.generate(config.train_size or 1000, config.seed, side="train")
-        validation = sample.generate(config.validation_size or 250, config.seed, side="validation")
+        trained = Checked(sample.generate(config.train_size or 1000, config.seed, side="train"))
+        scored = Checked(sample.generate(config.validation_size or 250, config.seed, side="validation"))
     elif config.source == "hub":
-        train, validation = (checked(_from_hub(config, split), split) for split in ("train", "validation"))
+        trained, scored = (checked(_from_hub(config, split), split) for split in ("train", "validation"))
     else:
-        train = checked(read_file(files["dataset.path"]), files["dataset.path"].name)
-        validation = []
+        trained = checked(read_file(files["dataset.path"]), files["dataset.path"].name)
+        scored = Checked([])
         if (path := files.get("dataset.validation_path")) is not None:
-            validation = checked(read_file(path), path.name)
+            scored = checked(read_file(path), path.name)
 
-    if config.split == "article":
-        train, validation = _split_by_article(train, config)
-    elif config.split == "random":
-        train, validation = _split_at_random(train, config)
-    if config.split != "given" and (config.train_size or 0) > (total := len(train) + len(validation)) - total // 5:
-        sets.notes.append(
-            f"dataset.train_size={config.train_size} leaves less than a fifth of {total:,} questions for validation: "
-            "they are others than with a smaller training set, and the two do not make a curve."
+    train, validation = trained.records, scored.records
+    if config.split != "given":
+        scored = trained
+        if config.split == "article":
+            train, validation = _split_by_article(train, config, sets.notes)
+        else:
+            train, validation = _split_at_random(train, config)
+        if (config.train_size or 0) > (total := len(trained.records)) - total // 5:
+            sets.notes.append(
+                f"dataset.train_size={config.train_size} leaves less than a fifth of {total:,} questions for "
+                "validation: they are others than with a smaller training set, and the two do not make a curve."
+            )
+    pool, train = train, [record for record in train if trainable(record)]
+    train = _settle_unanswerable(train, config, trained, sets)
+    if pool and not train:
+        raise UserError(
+            f"{config.name}: there is nothing to train on: none of {notes.counted(len(pool), 'training question')} has "
+            "an answer that can be located in its passage."
         )
-    train = [record for record in train if trainable(record)]
     train = _draw(train, config, "train_size")
     validation = _draw(validation, config, "validation_size")
+    _note_unanswered(validation, scored, "validation", sets)
 
     trained_titles = {record["title"] for record in train if record["title"]}
     trained_contexts = {record["context"] for record in train}
@@ -96,17 +106,54 @@ def load(config: DatasetConfig) -> QuestionSets:
         )
     for name in config.extra_validation:
         path = files[f"dataset.extra_validation.{name}"]
-        records = checked(read_file(path), path.name)
-        kept = [r for r in records if r["title"] not in trained_titles and r["context"] not in trained_contexts]
-        left_out = len({record["title"] for record in records} & trained_titles)
+        extra = checked(read_file(path), path.name)
+        kept = [r for r in extra.records if r["title"] not in trained_titles and r["context"] not in trained_contexts]
+        left_out = len({record["title"] for record in extra.records} & trained_titles)
         sets.notes.append(
             f"{name}: {len(kept):,} questions to score; {left_out} articles that were trained on are left out."
         )
         if not kept:
             raise UserError(f"dataset.extra_validation.{name}: every article of {path.name} was trained on.")
+        _note_unanswered(kept, extra, name, sets)
         sets.extra[name] = to_dataset(kept)
     sets.train, sets.validation = to_dataset(train), to_dataset(validation)
     return sets
+
+
+def _settle_unanswerable(train: Records, config: DatasetConfig, checked: Checked, sets: QuestionSets) -> Records:
+    """Decide whether "no answer" may be predicted, and say why; the questions to train on under that decision."""
+    silent = [record for record in train if not record["answers"]["text"]]
+    if config.unanswerable is not None:
+        sets.unanswerable = config.unanswerable
+    else:  # over all questions there are for training, so that it is the same whatever the draw
+        share = len(silent) / max(1, len(train))
+        many = share >= UNANSWERABLE_SHARE and len(silent) >= UNANSWERABLE_QUESTIONS
+        sets.unanswerable = bool(silent) and (checked.declares_unanswerable or many)
+    if not silent:
+        return train
+    which = notes.listed([checked.names[record["id"]] for record in silent])
+    have = f"{len(silent):,} of {notes.counted(len(train), 'training question')} without an answer ({which})"
+    if sets.unanswerable:
+        sets.notes.append(
+            f'{have}: the model may answer "no answer", as in SQuAD 2.0; dataset.unanswerable=false leaves such '
+            "questions out of training."
+        )
+        return train
+    sets.notes.append(
+        f"{have}: left out of training; dataset.unanswerable=true trains on them and lets the model answer "
+        '"no answer", as in SQuAD 2.0.'
+    )
+    return [record for record in train if record["answers"]["text"]]
+
+
+def _note_unanswered(records: Records, checked: Checked, name: str, sets: QuestionSets) -> None:
+    """Say which questions cannot be answered rightly, where "no answer" is never predicted."""
+    silent = [checked.names[record["id"]] for record in records if not record["answers"]["text"]]
+    if silent and not sets.unanswerable:
+        sets.notes.append(
+            f"{name}: {len(silent):,} of {notes.counted(len(records), 'question')} without an answer "
+            f"({notes.listed(silent)}), which score 0, since the model always gives an answer here."
+        )
 
 
 def to_dataset(records: Records) -> Dataset:
@@ -165,24 +212,38 @@ def _wanted_validation(total: int, config: DatasetConfig) -> int:
     return max(config.validation_size or 1, min(total // 5, total - (config.train_size or 0)))
 
 
-def _split_by_article(records: Records, config: DatasetConfig) -> tuple[Records, Records]:
-    sizes = Counter(record["title"] for record in records)
+def group(record: dict[str, Any]) -> str:
+    """What keeps questions on one side of a split by article: the title, or the passage where there is none."""
+    return record["title"] or record["context"]
+
+
+def _split_by_article(records: Records, config: DatasetConfig, said: list[str]) -> tuple[Records, Records]:
+    """Training and validation questions with no group on both sides; appends to `said` what was grouped by passage."""
+    sizes = Counter(group(record) for record in records)
+    untitled = sum(not record["title"] for record in records)
     if len(sizes) < 2:
         raise UserError(
-            f"dataset.split=article needs questions from two articles at least, {config.name} has "
-            f"{len(sizes)} title; choose dataset.split=random."
+            "dataset.split=article needs questions from two articles at least, "
+            f"{config.name} has one {'passage and no titles' if untitled else 'title'}; choose dataset.split=random."
         )
-    titles = sorted(sizes)
-    random.Random(f"{config.seed} articles").shuffle(titles)
+    if untitled == len(records):
+        said.append(f"{config.name}: split by passage: the file has no titles.")
+    elif untitled:
+        said.append(
+            f"{config.name}: split by article, and by passage where there is no title "
+            f"({untitled:,} of {len(records):,} questions)."
+        )
+    groups = sorted(sizes)
+    random.Random(f"{config.seed} articles").shuffle(groups)
     wanted, held_out, count = _wanted_validation(len(records), config), set(), 0
-    for title in titles:
-        room = len(records) - count - sizes[title]
+    for name in groups:
+        room = len(records) - count - sizes[name]
         if count < wanted and room >= (config.train_size or 1):
-            held_out.add(title)
-            count += sizes[title]
+            held_out.add(name)
+            count += sizes[name]
     return (
-        [record for record in records if record["title"] not in held_out],
-        [record for record in records if record["title"] in held_out],
+        [record for record in records if group(record) not in held_out],
+        [record for record in records if group(record) in held_out],
     )
 
 

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from src.config import EvaluationConfig
+from src.config import EvaluationConfig, UserError
 
 
 @dataclass(frozen=True)
 class Span:
-    """A candidate answer: characters `start` to `end` of the passage; both -1 for "no answer"."""
+    """A candidate answer: characters `start` to `end` of the passage, never spaces alone; both -1 for "no answer"."""
 
     text: str
     start: int
@@ -53,18 +53,12 @@ def answer_questions(
         may_be_unanswerable: whether "no answer" competes (SQuAD v2.0).
 
     Returns:
-        One Answer a question, in their order.
-    """
-    candidates: list[list[tuple[float, int, int]]] = [[] for _ in questions]
-    null_scores = np.full(len(questions), np.inf)
-    names = ("question", "context_start", "char_start", "char_end")
-    columns = zip(*(windows[name][:] for name in names), strict=True)
-    for (question, first, char_start, char_end), starts, ends in zip(columns, start_logits, end_logits, strict=True):
-        null_scores[question] = min(null_scores[question], float(starts[0] + ends[0]))
-        inside = slice(first, first + len(char_start))
-        for score, i, j in _best_spans(starts[inside], ends[inside], config.max_answer_length, config.n_best):
-            candidates[question].append((score, int(char_start[i]), int(char_end[j])))
+        One Answer a question, in their order; every score in it is a finite number.
 
+    Raises:
+        UserError: a logit is NaN, infinite, or too large for a sum of two.
+    """
+    candidates, null_scores = _candidates(questions, windows, start_logits, end_logits, config)
     answers = []
     for row, question in enumerate(questions):
         # Windows overlap: the same characters can be a candidate of two of them.
@@ -86,6 +80,40 @@ def answer_questions(
     return answers
 
 
+def _candidates(
+    questions: Sequence[Mapping[str, Any]],
+    windows: Any,
+    start_logits: Sequence[np.ndarray],
+    end_logits: Sequence[np.ndarray],
+    config: EvaluationConfig,
+) -> tuple[list[list[tuple[float, int, int]]], np.ndarray]:
+    """The best spans of each question's windows as (score, start, end) in characters, and its null score."""
+    candidates: list[list[tuple[float, int, int]]] = [[] for _ in questions]
+    null_scores = np.full(len(questions), np.inf)
+    names = ("question", "context_start", "char_start", "char_end")
+    columns = zip(*(windows[name][:] for name in names), strict=True)
+    current, visible = -1, np.zeros(1)
+    for (row, first, char_start, char_end), starts, ends in zip(columns, start_logits, end_logits, strict=True):
+        if row != current:
+            current, visible = row, _visible(questions[row]["context"])
+        if not np.isfinite(np.abs(starts).max() + np.abs(ends).max()):
+            raise UserError(
+                f"The model's logits for the question with id {questions[row]['id']} are not finite numbers: its "
+                "training has diverged. Lower train.learning_rate, or choose hardware.precision=fp32."
+            )
+        null_scores[row] = min(null_scores[row], float(starts[0] + ends[0]))
+        inside = slice(first, first + len(char_start))
+        best = _best_spans(starts[inside], ends[inside], visible[char_start], visible[char_end], config)
+        candidates[row] += [(score, int(char_start[i]), int(char_end[j])) for score, i, j in best]
+    return candidates, null_scores
+
+
+def _visible(text: str) -> np.ndarray:
+    """How many characters up to each place of a text are not white space, shape (characters + 1,)."""
+    characters = np.frombuffer(text.encode("utf-32-le"), dtype="<U1")
+    return np.concatenate([[0], np.cumsum(~np.strings.isspace(characters))])
+
+
 def _span(context: str, start: int, end: int, score: float, probability: float) -> Span:
     if start < 0:
         return Span("", -1, -1, score, probability)
@@ -95,16 +123,30 @@ def _span(context: str, start: int, end: int, score: float, probability: float) 
     return Span(context[start:end], start, end, score, probability)
 
 
-def _best_spans(start: np.ndarray, end: np.ndarray, longest: int, count: int) -> list[tuple[float, int, int]]:
-    """(score, first token, last token) of the best spans in one window, best first."""
+def _best_spans(
+    start: np.ndarray, end: np.ndarray, visible_before: np.ndarray, visible_after: np.ndarray, config: EvaluationConfig
+) -> list[tuple[float, int, int]]:
+    """The best spans in one window, best first, of those that hold more than white space.
+
+    Args:
+        start, end: logits, shape (tokens,).
+        visible_before, visible_after: see `_visible`, at each token's start and end; shape (tokens,).
+        config: `max_answer_length` in tokens, `n_best`.
+
+    Returns:
+        (score, first token, last token) of each.
+    """
     tokens = len(start)
     if tokens == 0:
         return []
+    longest = config.max_answer_length
     # scores[i, k]: from token i over k more; beyond the window's end nothing can be chosen.
     padded = np.concatenate([end, np.full(longest - 1, -np.inf, dtype=end.dtype)])
     scores = start[:, None] + np.lib.stride_tricks.sliding_window_view(padded, longest)
+    visible = np.lib.stride_tricks.sliding_window_view(np.pad(visible_after, (0, longest - 1)), longest)
+    scores = np.where(visible > visible_before[:, None], scores, -np.inf)
     flat = scores.ravel()
-    count = min(count, flat.size)
+    count = min(config.n_best, flat.size)
     best = np.argpartition(-flat, count - 1)[:count]
     best = best[np.argsort(-flat[best], kind="stable")]
     return [

@@ -1,0 +1,65 @@
+"""A data set kept in a file of the Hugging Face cache: made once, and used only as long as the file is whole.
+
+The file is an Arrow stream with the SHA-256 of the stream after its end, where Arrow's readers do not look.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import datasets
+from datasets import Dataset
+
+FOLDER = "tuneoff"  # in the cache of `datasets`
+DIGEST_SIZE = hashlib.sha256().digest_size
+
+
+def cached(name: str, make: Callable[[Path], object]) -> tuple[Dataset, list[str]]:
+    """A data set from the cache.
+
+    Args:
+        name: of the file; it stands for everything that the data set depends on.
+        make: writes the data set to the path that it is given, as an Arrow stream. Called where there is no such file
+            yet, or a damaged one.
+
+    Returns:
+        The data set, mapped into memory, and notes for the person at the terminal.
+    """
+    notes = []
+    folder = Path(datasets.config.HF_DATASETS_CACHE) / FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / name
+    if file.exists() and not _is_whole(file):
+        notes.append(f"The cached file {file} is damaged; it is made again.")
+        file.unlink(missing_ok=True)
+    if not file.exists():
+        with tempfile.TemporaryDirectory(dir=folder) as temporary:  # another process may be making the same file
+            made = Path(temporary) / name
+            make(made)
+            with made.open("ab") as end:
+                end.write(_digest(made, made.stat().st_size))
+            made.replace(file)
+    return Dataset.from_file(str(file)), notes
+
+
+def _is_whole(file: Path) -> bool:
+    """Whether a file ends with the digest of all that stands before it."""
+    size = file.stat().st_size - DIGEST_SIZE
+    if size <= 0:
+        return False
+    with file.open("rb") as content:
+        content.seek(size)
+        return content.read() == _digest(file, size)
+
+
+def _digest(file: Path, size: int) -> bytes:
+    """The SHA-256 of the first `size` bytes."""
+    digest = hashlib.sha256()
+    with file.open("rb") as content:
+        while size > 0 and (block := content.read(min(size, 1 << 20))):
+            digest.update(block)
+            size -= len(block)
+    return digest.digest()

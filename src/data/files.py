@@ -1,0 +1,184 @@
+"""Raw records out of a file: SQuAD JSON, a JSON list, JSON Lines, CSV with any usual separator, or Parquet.
+
+Nothing is checked here beyond what it takes to read the file; `src.data.records` does that.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from src.config import UserError, no_such_file
+
+SUFFIXES = (".json", ".jsonl", ".csv", ".tsv", ".parquet")
+DELIMITERS = (",", ";", "\t", "|")
+# The columns of a simple file, and those that SQuAD's records have (`title` may be missing).
+SIMPLE_COLUMNS = ("question", "context", "answer")
+SQUAD_COLUMNS = ("id", "context", "question", "answers")
+EXAMPLE = "question,context,answer\nWho wrote it?,It was written by Ada in Paris.,Ada"
+
+RawRecord = tuple[str, Any]  # where the record stands ("row 3"), and the record
+
+
+class Unreadable(str):
+    """What is wrong with a record that could not be read, as what follows its place: `is not valid JSON (...)`."""
+
+
+def malformed(sentence: str) -> UserError:
+    """The error for a file of the wrong form: the sentence, and two lines that would be accepted."""
+    example = EXAMPLE.replace("\n", "\n    ")
+    return UserError(f"{sentence}\nTwo lines of a CSV file that can be read, a header and one question:\n    {example}")
+
+
+def read_raw(path: Path) -> list[RawRecord]:
+    """The records of a file, as they stand in it; keys of flat records in lower case, without spaces around them.
+
+    Raises:
+        UserError: the file is missing, empty, of another format or not UTF-8 text.
+    """
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; name one file ({', '.join(SUFFIXES)}).")
+    if not path.exists():
+        raise UserError(no_such_file(path))
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise malformed(f"{path} ends in {path.suffix or 'nothing'}; a file of questions is one of {SUFFIXES}.")
+    if path.stat().st_size == 0:
+        raise malformed(f"{path} is empty.")
+    return list({".json": _json, ".jsonl": _json_lines, ".parquet": _parquet}.get(suffix, _csv)(path))
+
+
+def is_simple(columns: list[str]) -> bool:
+    """Whether records with these keys have one plain `answer` instead of SQuAD's `id` and `answers`."""
+    return "answers" not in columns and ("answer" in columns or "id" not in columns)
+
+
+def missing_columns(columns: list[str]) -> list[str]:
+    """The keys that records with these keys lack."""
+    return [key for key in (SIMPLE_COLUMNS if is_simple(columns) else SQUAD_COLUMNS) if key not in columns]
+
+
+def _text(path: Path) -> str:
+    data = path.read_bytes()
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise UserError(
+            f"{path} is not UTF-8 text (byte {error.start}); the first character that is not stands in line {line}. "
+            "In Excel choose 'Save as' and the type 'CSV UTF-8'; elsewhere convert the file "
+            f"(Windows' own encoding: iconv -f CP1252 -t UTF-8 {path.name} > utf8{path.suffix})."
+        ) from None
+
+
+def _lower_keys(record: Any) -> Any:
+    return {str(key).strip().lower(): value for key, value in record.items()} if isinstance(record, dict) else record
+
+
+def _json(path: Path) -> Iterator[RawRecord]:
+    """The questions of SQuAD's nested JSON, or of a plain list of records."""
+    try:
+        top = json.loads(_text(path))
+    except json.JSONDecodeError as error:
+        raise malformed(
+            f"{path} is not valid JSON (line {error.lineno}, column {error.colno}: {error.msg}); it may be truncated. "
+            "JSON Lines files must be named .jsonl."
+        ) from None
+    if isinstance(top, list) and any(isinstance(record, dict) for record in top):
+        yield from ((f"record {number}", _lower_keys(record)) for number, record in enumerate(top, start=1))
+        return
+
+    def children(parent: Any, key: str, where: str) -> list[Any]:
+        items = parent.get(key) if isinstance(parent, dict) else None
+        if not isinstance(items, list):
+            raise malformed(
+                f"{path} is not in SQuAD format: {where} has no list `{key}` "
+                "(data > paragraphs > qas, with id, question and answers)."
+            )
+        return items
+
+    for i, article in enumerate(children(top, "data", "the top level")):
+        for j, paragraph in enumerate(children(article, "paragraphs", f"article {i}")):
+            for k, question in enumerate(children(paragraph, "qas", f"article {i}, paragraph {j}")):
+                where = f"article {i}, paragraph {j}, question {k}"
+                if not isinstance(question, dict):
+                    raise malformed(f"{path}: {where} is not an object with id, question and answers.")
+                answers = question.get("answers", [] if question.get("is_impossible") else None)
+                shared = {"title": article.get("title"), "context": paragraph.get("context"), "answers": answers}
+                yield where, {**question, **shared}
+
+
+def _json_lines(path: Path) -> Iterator[RawRecord]:
+    # Not `splitlines`: JSON may hold U+2028 and the like unescaped.
+    for number, line in enumerate(_text(path).split("\n"), start=1):
+        if line.strip():
+            try:
+                yield f"line {number}", _lower_keys(json.loads(line))
+            except json.JSONDecodeError as error:
+                yield f"line {number}", Unreadable(f"is not valid JSON ({error.msg})")
+
+
+def _csv(path: Path) -> Iterator[RawRecord]:
+    """The rows of a CSV file, counted below the header; every cell stays the text it is."""
+    csv.field_size_limit(2**31 - 1)  # the default refuses a passage of more than 131,072 characters
+    text = _text(path).lstrip("\r\n")
+    rows = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text), strict=True)
+    try:
+        header = [name.strip().lower() for name in next(rows, [])]
+    except csv.Error as error:
+        raise malformed(f"{path} is not valid CSV (its header: {error}).") from None
+    if missing := missing_columns(header):
+        raise _lacks(path, missing, header)
+    if repeated := sorted({name for name in header if name and header.count(name) > 1}):
+        raise malformed(f"{path} has more than one column named {', '.join(repeated)}; rename or remove one.")
+    number = 0
+    while True:
+        number += 1
+        try:
+            cells = next(rows, None)
+        except csv.Error as error:  # the reader goes on with the next line
+            problem = Unreadable(f"is not valid CSV ({error}; a quoted cell doubles the quotes inside it)")
+            yield f"row {number}", problem
+            continue
+        if cells is None:
+            return
+        if not any(cell.strip() for cell in cells):
+            continue  # spreadsheets leave rows of nothing but separators
+        if len(cells) > len(header):
+            counts = f"has {len(cells)} cells where the header has {len(header)}"
+            yield f"row {number}", Unreadable(f"{counts} (text with separators must be quoted)")
+        else:
+            yield f"row {number}", dict(zip(header, cells, strict=False))
+
+
+def _delimiter(text: str) -> str:
+    """The separator that finds most of the needed columns in the header; guessing it from the text misleads."""
+
+    def missing(delimiter: str) -> int:
+        header = next(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter), [])
+        return len(missing_columns([name.strip().lower() for name in header]))
+
+    return min(DELIMITERS, key=missing)
+
+
+def _parquet(path: Path) -> Iterator[RawRecord]:
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        table = parquet.read_table(path)
+    except pyarrow.ArrowException as error:
+        raise malformed(f"{path} is not a valid Parquet file ({str(error).splitlines()[0]}).") from None
+    columns = [name.strip().lower() for name in table.column_names]
+    if missing := missing_columns(columns):
+        raise _lacks(path, missing, columns)
+    yield from ((f"row {number}", _lower_keys(row)) for number, row in enumerate(table.to_pylist(), start=1))
+
+
+def _lacks(path: Path, missing: list[str], columns: list[str]) -> UserError:
+    shown = ", ".join(name[:40] for name in columns[:12])
+    return malformed(f"{path} has no column {', '.join(missing)}; it has {shown}.")

@@ -1,0 +1,54 @@
+"""Notes about the data for the person at the terminal: one line each, with how many and which records."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from src.data.records import Checked
+
+SHOWN = 3  # records named in a note
+LEFT_OUT_SHOWN = 5
+
+
+def listed(names: Sequence[str], shown: int = SHOWN) -> str:
+    """The first names of a list, each once: `row 3 (id q7), row 9` or `the first are row 3, row 9, row 11`."""
+    each = list(dict.fromkeys(names))
+    first = each[:shown]
+    separator = "; " if any("," in name for name in first) else ", "
+    return ("the first are " if len(each) > shown else "") + separator.join(first)
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 question`, `2,000 questions`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def of_file(checked: Checked, source: str) -> list[str]:
+    """What checking a file or a data set has brought out."""
+    notes = []
+    total = len(checked.records) + len(checked.left_out)
+
+    def which(ids: Sequence[str]) -> str:
+        return listed([checked.names[id] for id in ids])
+
+    if rows := checked.left_out:
+        more = f"; and {len(rows) - LEFT_OUT_SHOWN:,} more" if len(rows) > LEFT_OUT_SHOWN else ""
+        counting = " (counted from 1, without the header)" if rows[0].startswith("row ") else ""
+        were = "was" if len(rows) == 1 else "were"
+        reasons = "; ".join(rows[:LEFT_OUT_SHOWN])
+        notes.append(f"{source}: {len(rows):,} of {total:,} rows {were} left out{counting}: {reasons}{more}.")
+    if checked.empty:
+        answers = counted(checked.empty_answers, "empty answer")
+        notes.append(f"{source}: {answers} next to proper ones left out ({which(checked.empty)}).")
+    if checked.moved:
+        answers = counted(checked.realigned, "answer")
+        notes.append(
+            f"{source}: {answers} moved to where the text stands, since answer_start pointed elsewhere "
+            f"({which(checked.moved)})."
+        )
+    if checked.not_found:
+        notes.append(
+            f"{source}: {checked.untrainable:,} of {counted(len(checked.records), 'question')} kept for evaluation "
+            f"alone, since no answer to them can be located in the passage ({which(checked.not_found)})."
+        )
+    return notes

@@ -1,0 +1,53 @@
+"""Questions cut to the length that leaves room for a passage in the same window."""
+
+from __future__ import annotations
+
+import unicodedata
+from typing import Any
+
+from datasets import Dataset
+
+from src.config import ModelConfig
+from src.data.notes import listed
+
+
+def shorten_questions(questions: Dataset, tokenizer: Any, model: ModelConfig) -> tuple[Dataset, list[str]]:
+    """Cut questions that would leave no room for a passage next to them.
+
+    Args:
+        questions: in the schema of `src.data.sources`.
+        tokenizer: a fast tokenizer.
+        model: for `max_length` and `doc_stride`, in tokens.
+
+    Returns:
+        The questions, each of at most max_length - doc_stride - 1 tokens less the special ones, and a note where one
+        was cut.
+    """
+    special = tokenizer.num_special_tokens_to_add(pair=True)
+    limit = model.max_length - model.doc_stride - special - 1
+
+    def offsets_of(text: str) -> list[tuple[int, int]]:
+        encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        return encoded["offset_mapping"]
+
+    texts: list[str] = questions["question"][:]
+    shortened: dict[int, str] = {}
+    for i, text in enumerate(texts):
+        # A token stands for a byte at least, after whatever a normalizer makes of a character (U+FDFA becomes 18).
+        if len(unicodedata.normalize("NFKD", text).encode()) < limit:
+            continue
+        offsets, end = offsets_of(text), len(text)
+        while len(offsets) > limit:
+            # The shorter text may be other tokens, and more: the limit can fall inside a character, or a merge be lost.
+            end = min(end - 1, offsets[limit - 1][1])
+            shortened[i] = text[:end]
+            offsets = offsets_of(shortened[i])
+    if not shortened:
+        return questions, []
+    which = listed([f"id {questions[i]['id']}" for i in shortened])
+    note = (
+        f"{len(shortened):,} of {len(questions):,} questions are longer than model.max_length - model.doc_stride "
+        f"allows ({which}); they are cut to {limit} tokens."
+    )
+    new_texts = [shortened.get(i, text) for i, text in enumerate(texts)]
+    return questions.remove_columns("question").add_column("question", new_texts), [note]
