@@ -26,7 +26,7 @@ from src.model import backbone, kernels, method
 from src.model.method import ParameterCounts
 from src.report.figures import loss_curve
 from src.report.terminal import Terminal
-from src.runs.store import ui_command
+from src.runs.store import next_commands
 from src.runs.tracking import RunLog, recorded, run_name
 from src.training import hardware
 from src.training.checkpoint import Checkpoints
@@ -136,6 +136,7 @@ def run(config: Config, on_score: Callable[[int, float], None] | None = None) ->
         if accelerator.is_main_process:
             terminal.line(f"{run_name(config)} is done already (rerun=true runs it again):")
             terminal.result(done.metrics, f"{run_name(config)}, run {done.run_id}")
+            terminal.header(next_commands(config.tracking, done.run_id))
         return done
     tokenizer = backbone.load_tokenizer(config.model)
     data = prepare(config, tokenizer, accelerator)
@@ -222,7 +223,7 @@ def run(config: Config, on_score: Callable[[int, float], None] | None = None) ->
             log.metrics(metrics)
             terminal.result(metrics, f"{run_name(config)}: {config.train.keep} epoch ({epoch}), whole validation set")
             terminal.examples(examples[:: max(1, len(examples) // EXAMPLES_SHOWN)][:EXAMPLES_SHOWN])
-    terminal.line(f"Compare runs: {ui_command(config.tracking)}")
+    terminal.header(next_commands(config.tracking, result.run_id))
     return result
 
 
