@@ -28,7 +28,7 @@ from src.model.method import ParameterCounts
 from src.report.figures import loss_curve
 from src.report.terminal import Terminal
 from src.runs import origin
-from src.runs.store import ui_command
+from src.runs.store import next_commands
 from src.runs.tracking import RunLog, recorded, run_name
 from src.training import hardware
 from src.training.checkpoint import Checkpoints
@@ -139,6 +139,7 @@ def run(config: Config, on_score: Callable[[int, float], None] | None = None) ->
         if accelerator.is_main_process:
             terminal.line(f"{run_name(config)} is done already (rerun=true runs it again):")
             terminal.result(done.metrics, f"{run_name(config)}, run {done.run_id}")
+            terminal.header(next_commands(config.tracking, done.run_id))
         return done
     tokenizer = together(lambda: backbone.load_tokenizer(config.model))
     data = main_process_first(lambda: prepare(config, tokenizer))  # the others find the windows in the cache
@@ -230,7 +231,7 @@ def run(config: Config, on_score: Callable[[int, float], None] | None = None) ->
             terminal.examples(examples[:: max(1, len(examples) // EXAMPLES_SHOWN)][:EXAMPLES_SHOWN])
     if config.from_run is not None and (scores := origin.scores(log.client, config.from_run)):
         terminal.line(f"The run that this one reproduces had {scores}.")
-    terminal.line(f"Compare runs: {ui_command(config.tracking)}")
+    terminal.header(next_commands(config.tracking, result.run_id))
     return result
 
 

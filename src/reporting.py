@@ -84,7 +84,8 @@ def report(
         terminal.warning(warning)
     for finding, *details in verdict(comparison):
         terminal.finding(finding, details)
-    terminal.line(f"Report: {folder}/")
+    page = folder / "report.html"
+    terminal.line(f"Report: {page.resolve().as_uri() if page in written else folder}")
     return folder
 
 

@@ -92,7 +92,7 @@ class Sweep:
             settings.sweep.name,
             f"sweep {varied}"[:200],
             hashlib.sha256("\n".join(identity).encode()).hexdigest()[:12],
-            shlex.join(["python", "-m", "src.train", *sys.argv[1:]]),
+            as_typed(),
             planned,
             fresh=settings.rerun,
         )
@@ -121,7 +121,7 @@ class Sweep:
     def end(self, interrupted: bool = False) -> int:
         """End the parent run and show the table; the exit status."""
         from src.reporting import report
-        from src.runs.store import ui_command
+        from src.runs.store import next_commands, ui_command
 
         members = self.parent.members()
         failed = [run for run in members if run.info.status == "FAILED"]
@@ -129,7 +129,9 @@ class Sweep:
         missing = len(set(self.hashes) - finished)
         status = "KILLED" if interrupted else "FAILED" if failed or missing else "FINISHED"
         self.terminal.line()
-        self.terminal.sweep_table([(str(run.info.run_name), _status(run), run.data.metrics) for run in members])
+        self.terminal.sweep_table(
+            [(str(run.info.run_name), _status(run), run.info.run_id[:8], run.data.metrics) for run in members]
+        )
         for run in failed:
             tags = run.data.tags
             self.terminal.warning(f"{run.info.run_name} failed: {tags.get('error')} See {tags.get('output')}")
@@ -140,8 +142,18 @@ class Sweep:
                 report(self.tracking, sweeps=[self.parent.run_id])
         finally:
             self.parent.end(status, members)
-        self.terminal.line(f"Compare runs: {ui_command(self.tracking)}")
+        finished = [run for run in members if run.info.status == "FINISHED"]
+        if finished:
+            best = max(finished, key=lambda run: run.data.metrics["quality/f1"])
+            self.terminal.header(next_commands(self.tracking, best.info.run_id))
+        else:
+            self.terminal.header({"see all runs": ui_command(self.tracking)})
         return 130 if interrupted else 0 if status == "FINISHED" else 1
+
+
+def as_typed() -> str:
+    """The command of this process, quoted for the shell."""
+    return shlex.join(["python", "-m", "src.train", *sys.argv[1:]])
 
 
 def end(interrupted: bool = False) -> int:

@@ -42,6 +42,15 @@ def job(composed: DictConfig) -> float | None:
         fail(error)
 
 
+def how_to_go_on() -> str:
+    """What to type after an interruption."""
+    if "rerun=true" in sys.argv:
+        return "with rerun=true the same command begins anew."
+    if "WORLD_SIZE" in os.environ:  # how the launcher was started is not known here
+        return "the same command goes on where this one stopped."
+    return f"this goes on where it stopped:\n  {sweep.as_typed()}"
+
+
 def main() -> None:
     """The command line: a mistake is one sentence, an interruption exit status 130."""
     begin()
@@ -70,7 +79,7 @@ def _run(primary: Primary) -> None:
     try:
         hydra.main(version_base="1.3", config_path=primary.folder, config_name=primary.name)(job)()
     except KeyboardInterrupt:
-        print("\nInterrupted; the same command goes on where this one stopped.", file=sys.stderr)
+        print(f"\nInterrupted; {how_to_go_on()}", file=sys.stderr)
         sweep.end(interrupted=True)
         sys.exit(130)
     except (SystemExit, *MISTAKES):

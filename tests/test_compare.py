@@ -17,6 +17,7 @@ from rich.console import Console
 from scipy.stats import permutation_test
 
 from src.config import TrackingConfig, UserError
+from src.report.arms import SCORES
 from src.report.comparison import compare_runs
 from src.report.page import differing_most, render, wrong_answers
 from src.report.plots import pareto_front, plots
@@ -542,7 +543,52 @@ def test_what_is_too_wide_for_the_terminal_stands_a_method_a_row(store):
         shown[width] = terminal.console.file.getvalue()
     assert "examples/s" not in shown[75] and "examples/s" in shown[120]
     [row] = [line for line in shown[75].splitlines() if line.startswith("│ lora")]
-    assert row.split()[1:10:2] == ["lora", "0.001", "1,370", "70.0", "430"]
+    exact, f1 = (run.metrics[f"quality/{score}"] for run in [compared(store).arms[1].best.runs[0]] for score in SCORES)
+    assert row.split()[1:16:2] == ["lora", "1", f"{exact:.1f}", f"{f1:.1f}", "0.001", "1,370", "70.0", "430"]
+
+
+def printed(width, show):
+    """What is shown on a terminal of so many columns."""
+    terminal = Terminal()
+    terminal.console = Console(width=width, file=StringIO(), soft_wrap=True, highlight=False)
+    show(terminal)
+    text = terminal.console.file.getvalue()
+    assert max(map(len, text.splitlines())) <= width and "…" not in text
+    return text
+
+
+LONG = {"params/trainable": 22_566_146, "time/train_seconds": 12_345.6, "memory/peak_train_mb": 12_345}
+
+
+def test_scores_and_seeds_are_whole_on_a_narrow_terminal(store):
+    methods = ("full", "lora_attention_and_feed_forward_dropout", "lora", "head", "pissa")
+    for number, method in enumerate(methods):
+        for seed in (0, 1, 2):
+            store.run(method, 1e-3, 0.5 - 0.05 * number, seed, metrics=LONG)
+    table = side_by_side(compared(store))
+    for width in (80, 200):
+        text = printed(width, lambda terminal: terminal.comparison(table))
+        for row, cells in table.rows:
+            if row in ("exact match", "F1"):
+                assert all(cell.text in text for cell in cells), "a score is cut off"
+        assert "lora_attention_and_feed_forward_dropout" in text or width == 80
+    narrow = printed(80, lambda terminal: terminal.comparison(table))
+    [heading] = [line for line in narrow.splitlines() if "F1" in line]
+    assert heading.replace("┃", " ").split()[:3] == ["seeds", "EM", "F1"]
+
+
+@pytest.mark.parametrize(("width", "last"), [(80, "F1"), (100, "training"), (200, "memory")])
+def test_a_sweeps_table_shows_what_there_is_room_for(width, last):
+    figures = {"quality/exact_match": 51.25, "quality/f1": 64.75, **LONG}
+    names = ["lora lr=0.001 epochs=3 seed=12", "minilm squad lora_attention_dropout lr=0.000333333 epochs=10 seed=12"]
+    for name in names:
+        rows = [(name, "FINISHED", "0123abcd", figures), ("full lr=1e-05 epochs=3 seed=0", "pruned", "89abcdef", {})]
+        text = printed(width, lambda terminal, rows=rows: terminal.sweep_table(rows))
+        assert all(whole in text for whole in ("51.2", "64.8", "seed=12", "FINISHED", "0123abcd", "89abcdef"))
+        if name is names[0]:
+            [heading] = [line for line in text.splitlines() if "run id" in line]
+            assert heading.rstrip(" ┃").split()[-1] == last
+            assert name in text
 
 
 def test_agreement_counts_each_side_for_itself(store):
@@ -691,6 +737,16 @@ def test_a_run_is_named_by_its_id_its_name_or_as_the_best(store):
     selection = select(store.tracking, runs=["best", made["low"], "full lr=0.0001 epochs=3 seed=0"])
     assert [result.id for result in selection.results] == [made["low"], made["again"]]
     assert len(selection.notes) == 2
+
+
+def test_the_reports_address_can_be_opened(store, tmp_path, capsys):
+    store.run("full", 1e-4, 0.6)
+    folder = tmp_path / "my report #1 ü"
+    report(store.tracking, output=folder)
+    assert capsys.readouterr().out.splitlines()[-1] == f"Report: {(folder / 'report.html').as_uri()}"
+    assert "my%20report%20%231%20%C3%BC/report.html" in (folder / "report.html").as_uri()
+    report(store.tracking, output=folder, formats=["md"])
+    assert capsys.readouterr().out.splitlines()[-1] == f"Report: {folder}"
 
 
 def test_a_folder_without_runs_is_named_and_left_as_it_was(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import signal
 import subprocess
 import sys
@@ -13,16 +14,18 @@ import pytest
 import yaml
 from mlflow import MlflowClient
 
-from src import predict
+from src import compare, predict
+from src.compose import key_values
 from src.config import ROOT, TrackingConfig, UserError
 from src.data import sources
 from src.evaluation.score import score
 from src.model import backbone
 from src.pipeline import prepare, run
 from src.runs.isolation import call
-from src.runs.store import ui_command
+from src.runs.store import next_commands, ui_command
 from src.runs.tracking import flatten
 from src.sweep import train
+from src.train import how_to_go_on
 from src.training import hardware
 from tests.conftest import TINY, own_csv, question, squad_json
 
@@ -170,7 +173,7 @@ def test_artifacts_hold_what_their_names_say(finished, tmp_path):
 
 
 def test_what_a_person_sees(finished):
-    _, shown, (one, *_) = finished
+    folder, shown, (one, *_) = finished
     lines = shown.stdout.splitlines()
     assert lines[0] == "model   tiny, 1,024,706 parameters"
     assert "14,402 parameters (1.41 %): adapters 14,336, head 66, backbone 0" in lines[2]
@@ -179,7 +182,16 @@ def test_what_a_person_sees(finished):
     assert any(line.startswith("step ") and "examples/s" in line for line in lines)
     assert f"{one.data.metrics['quality/f1']:.1f}" in next(line for line in lines if "F1  " in line and "│" in line)
     assert sum(line.startswith(("right", "wrong")) for line in lines) == 4
-    assert lines[-1].startswith("Compare runs: python -m src.ui tracking.folder=")
+    store = f"tracking.folder={folder}"
+    assert lines[-4:] == [
+        (
+            f"ask it        python -m src.predict run={one.info.run_id[:8]} 'question=Who wrote it?' "
+            f"'context=It was written by Ada.' {store}"
+        ),
+        f"compare runs  python -m src.compare {store}",
+        f"see all runs  python -m src.ui {store}",
+        "",
+    ]
     assert "\x1b" not in shown.stdout
     assert shown.stderr == ""
 
@@ -415,3 +427,36 @@ def test_the_ui_command_names_the_store():
     assert ui_command(TrackingConfig(folder="elsewhere")) == "python -m src.ui tracking.folder=elsewhere"
     assert ui_command(TrackingConfig(uri="sqlite:///x.db")) == "python -m src.ui tracking.uri=sqlite:///x.db"
     assert ui_command(TrackingConfig(uri="http://host:5000")) == "http://host:5000"
+
+
+@pytest.mark.parametrize(
+    ("tracking", "expected"),
+    [
+        (TrackingConfig(), ""),
+        (TrackingConfig(folder="my runs"), " 'tracking.folder=my runs'"),
+        (TrackingConfig(folder="elsewhere", experiment="rates & seeds"), " tracking.folder=elsewhere"),
+        (TrackingConfig(uri="http://host:5000?a=1&b=2"), " 'tracking.uri=http://host:5000?a=1&b=2'"),
+    ],
+)
+def test_the_next_commands_can_be_pasted(tracking, expected):
+    commands = next_commands(tracking, "0123456789abcdef")
+    assert commands["ask it"].startswith("python -m src.predict run=01234567 'question=") and (
+        commands["ask it"].endswith("by Ada.'" + expected)
+    )
+    experiment = " 'tracking.experiment=rates & seeds'" if tracking.experiment != "tuneoff" else ""
+    assert commands["compare runs"] == "python -m src.compare" + expected + experiment
+    given = key_values(shlex.split(commands["compare runs"])[3:], compare.KEYS, "")
+    assert given.get("tracking.experiment", "tuneoff") == tracking.experiment
+
+
+def test_an_interruption_names_the_command_that_goes_on(monkeypatch):
+    typed = ["-m", "method=full,lora", "dataset.path=my file.json", "train.learning_rate=tag(log,interval(1e-5,1e-2))"]
+    monkeypatch.setattr(sys, "argv", ["/somewhere/src/train.py", *typed])
+    sentence, command = how_to_go_on().splitlines()
+    assert sentence == "this goes on where it stopped:"
+    assert shlex.split(command) == ["python", "-m", "src.train", *typed]
+    monkeypatch.setattr(sys, "argv", ["train.py", *typed, "rerun=true"])
+    assert how_to_go_on() == "with rerun=true the same command begins anew."
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert how_to_go_on() == "the same command goes on where this one stopped."

@@ -90,6 +90,14 @@ def test_a_sweep_shows_plan_progress_and_best(whole):
     assert [line.split()[0] for line in progress] == list("12345678")
     assert " left; " in progress[0] and " left" not in progress[-1]
     assert re.search(r"; best mean F1: full \d+\.\d \(rate [\d.]+, 2 seeds\), lora .* 2 seeds\)$", progress[-1])
+    folder, shown = whole
+    [parent, *_], children = parents_and_children(folder)
+    ids = [line.split("│")[3].strip() for line in lines if "│ FINISHED │" in line]
+    assert ids == [child.info.run_id[:8] for child in children[:8]]
+    page = folder / "reports" / parent.info.run_id[:12] / "report.html"
+    assert f"Report: {page.as_uri()}" in lines and page.exists()
+    best = max(children[:8], key=lambda run: run.data.metrics["quality/f1"])
+    assert f"ask it        python -m src.predict run={best.info.run_id[:8]} 'question=" in shown.stdout
     runs, methods = " ".join(lines).split("settings tried")
     assert runs.count("│ FINISHED │") == 8
     assert "lora (rate " in methods and " against full (rate " in methods and "2 seeds" in methods

@@ -35,7 +35,10 @@ def test_a_killed_run_and_an_interrupted_sweep_go_on(command, tmp_path):
     process.send_signal(signal.SIGINT)
     shown, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert errors.strip() == "Interrupted; the same command goes on where this one stopped."
+    assert errors.splitlines()[-2:] == [
+        "Interrupted; this goes on where it stopped:",
+        f"  python -m src.train -m {' '.join(longer)}",
+    ]
     [parent], [first, second] = parents_and_children(tmp_path)
     assert [run.info.status for run in (parent, first, second)] == ["KILLED", "FAILED", "KILLED"]
     assert first.data.tags["error"].startswith("The process was killed by SIGKILL; most often because memory ran out")
@@ -94,7 +97,7 @@ def test_a_live_run_is_not_run_twice(configure, server, tmp_path):
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert errors.strip() == "Interrupted; the same command goes on where this one stopped."
+    assert errors.strip().startswith("Interrupted; this goes on where it stopped:\n  python -m src.train model=tiny ")
     tags = running.data.tags
     assert second.error == "AlreadyRunning"
     assert f"is running already (process {tags['process_id']} on {tags['host']}, " in str(second.reason)

@@ -42,14 +42,16 @@ SWEEP_COLUMNS = (
     ("memory/peak_train_mb", "memory", "{:,.0f} MB"),
 )
 
-# Of the methods side by side, where there is no room for all rows: a row's label and its short heading.
+# Of the methods side by side, where there is no room for all rows: a row's label and its short heading, and of these,
+# where there is no room either, the first ones.
 MAIN_ROWS = {
+    "seeds at the best one": "seeds",
+    "exact match": "EM",
+    "F1": "F1",
     "learning rate": "rate",
     "trained parameters": "trained",
     "training (s)": "seconds",
     "peak memory, training (MB)": "peak MB",
-    "exact match": "EM",
-    "F1": "F1",
 }
 
 
@@ -157,35 +159,54 @@ class Terminal:
             self.console.print(f"  {escape(detail)}")
 
     def comparison(self, side_by_side: Any) -> None:
-        """Methods side by side (`src.report.tables.Table`)."""
+        """Methods side by side (`src.report.tables.Table`): one a column, or one a row where that is too wide."""
         table = Table()
         table.add_column("")
         for arm in side_by_side.arms:
             table.add_column(escape(arm), justify="right")
         for label, cells in side_by_side.rows:
             table.add_row(label, *(escape(str(cell)) for cell in cells))
-        wide = Measurement.get(self.console, self.console.options.update(max_width=10_000), table).maximum
-        if wide > self.console.width:  # too many methods: one a row, the main figures
+        if self._width(table) <= self.console.width:
+            self.console.print(table)
+            return
+        by_label = dict(side_by_side.rows)
+        shown = {heading: by_label[label] for label, heading in MAIN_ROWS.items() if label in by_label}
+        rows = [
+            (arm, *(cells[column].text for cells in shown.values())) for column, arm in enumerate(side_by_side.arms)
+        ]
+        self._fitting_table(("", *shown), rows, needed=4)
+
+    def sweep_table(self, rows: Sequence[tuple[str, str, str, Mapping[str, float]]]) -> None:
+        """Name, status, the beginning of the id and the figures of each run of a sweep."""
+        filled = [
+            (name, status, id, *(form.format(figures[key]) if key in figures else "" for key, _, form in SWEEP_COLUMNS))
+            for name, status, id, figures in rows
+        ]
+        headings = ("run", "status", "run id", *(heading for _, heading, _ in SWEEP_COLUMNS))
+        self._fitting_table(headings, filled, needed=5, left=3)
+
+    def _fitting_table(
+        self, headings: Sequence[str], rows: Sequence[Sequence[str]], needed: int, left: int = 1
+    ) -> None:
+        """Print a table with as many of its columns as there is room for.
+
+        Columns are left out from the right, down to the first `needed`; then the first one is broken over several
+        lines. All others are shown whole, the first `left` aligned to the left.
+        """
+        for columns in range(len(headings), needed - 1, -1):
             table = Table()
-            table.add_column("", overflow="fold")
-            rows = [(MAIN_ROWS[label], cells) for label, cells in side_by_side.rows if label in MAIN_ROWS]
-            for heading, _ in rows:
-                table.add_column(heading, justify="right", no_wrap=True)
-            for column, arm in enumerate(side_by_side.arms):
-                table.add_row(escape(arm), *(escape(cells[column].text) for _, cells in rows))
+            for number, heading in enumerate(headings[:columns]):
+                side: Any = "left" if number < left else "right"
+                table.add_column(heading, justify=side, no_wrap=number > 0, overflow="fold")
+            for row in rows:
+                table.add_row(*map(escape, row[:columns]))
+            if self._width(table) <= self.console.width:
+                break
         self.console.print(table)
 
-    def sweep_table(self, rows: Sequence[tuple[str, str, Mapping[str, float]]]) -> None:
-        """Name, status and figures of each run of a sweep."""
-        table = Table()
-        table.add_column("run", no_wrap=True)
-        table.add_column("status", no_wrap=True)
-        for _, heading, _ in SWEEP_COLUMNS:
-            table.add_column(heading, justify="right", no_wrap=True)
-        for name, status, figures in rows:
-            cells = [form.format(figures[key]) if key in figures else "" for key, _, form in SWEEP_COLUMNS]
-            table.add_row(escape(name), status, *cells)
-        self.console.print(table)
+    def _width(self, table: Table) -> int:
+        """Of a table that nothing is left out of."""
+        return Measurement.get(self.console, self.console.options.update(max_width=10_000), table).maximum
 
 
 def run_line(figures: Mapping[str, float]) -> str:

@@ -6,6 +6,7 @@ It is SQLite under `tracking.folder` unless `tracking.uri` names a server. `pyth
 from __future__ import annotations
 
 import os
+import shlex
 import threading
 import time
 from collections.abc import Iterator
@@ -173,8 +174,28 @@ def ui_command(tracking: TrackingConfig) -> str:
     """The line that opens the MLflow UI on a store, or its address where it has one."""
     if tracking.uri and urlparse(tracking.uri).scheme in ("http", "https"):
         return tracking.uri
-    at = f" tracking.uri={tracking.uri}" if tracking.uri else f" tracking.folder={tracking.folder}"
-    return "python -m src.ui" + ("" if tracking == TrackingConfig(experiment=tracking.experiment) else at)
+    return command_line("ui", tracking)
+
+
+def command_line(module: str, tracking: TrackingConfig, *arguments: str) -> str:
+    """`python -m src.MODULE` with arguments, and with the keys of a store other than the default; for the shell."""
+    default = TrackingConfig()
+    keys = {"tracking.uri": tracking.uri} if tracking.uri else {"tracking.folder": tracking.folder}
+    if module == "compare":  # the other commands look through all experiments
+        keys["tracking.experiment"] = tracking.experiment
+    given = {"tracking.folder": default.folder, "tracking.experiment": default.experiment}
+    at = [f"{key}={value}" for key, value in keys.items() if value != given.get(key)]
+    return shlex.join(["python", "-m", f"src.{module}", *arguments, *at])
+
+
+def next_commands(tracking: TrackingConfig, run_id: str) -> dict[str, str]:
+    """What can be done with a run that has finished, and the line that does it."""
+    example = ("question=Who wrote it?", "context=It was written by Ada.")
+    return {
+        "ask it": command_line("predict", tracking, f"run={run_id[:8]}", *example),
+        "compare runs": command_line("compare", tracking),
+        "see all runs": ui_command(tracking),
+    }
 
 
 def joined(names: str, name: str) -> str:
