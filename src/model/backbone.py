@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForMaskedLM,
@@ -39,10 +40,10 @@ def load_tokenizer(config: ModelConfig) -> Any:
     name = config.tokenizer or config.path
     try:
         return AutoTokenizer.from_pretrained(
-            _locate(str(name)), revision=config.revision, trust_remote_code=config.trust_remote_code
+            locate(str(name)), revision=config.revision, trust_remote_code=config.trust_remote_code
         )
     except (OSError, ValueError, ImportError) as error:
-        raise _unreachable(f"The tokenizer of {name}", error) from error
+        raise unreachable(f"The tokenizer of {name}", error) from error
 
 
 def load_model(config: ModelConfig, hidden_dropout: float, attention_dropout: float, seed: int) -> PreTrainedModel:
@@ -75,7 +76,7 @@ def load_model(config: ModelConfig, hidden_dropout: float, attention_dropout: fl
     torch.manual_seed(seed)
     if not config.pretrained:
         return AutoModelForQuestionAnswering.from_config(architecture, trust_remote_code=config.trust_remote_code)
-    path = _locate(str(config.path))
+    path = locate(str(config.path))
     if config.sha256 is not None:
         _check_hash(Path(path) / "model.safetensors", config.sha256)
     try:
@@ -88,8 +89,8 @@ def load_model(config: ModelConfig, hidden_dropout: float, attention_dropout: fl
             dtype=torch.float32,
             output_loading_info=True,
         )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise _unreachable(f"The weights of {config.path}", error) from error
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise unreachable(f"The weights of {config.path}", error) from error
     missing = [name for name in loading["missing_keys"] if name.startswith(model.base_model_prefix + ".")]
     if missing:
         raise UserError(
@@ -105,7 +106,7 @@ def load_masked_lm(config: ModelConfig) -> PreTrainedModel | None:
         return None
     logging.set_verbosity_error()
     model, loading = AutoModelForMaskedLM.from_pretrained(
-        _locate(str(config.path)),
+        locate(str(config.path)),
         config=_architecture(config),
         revision=config.revision,
         trust_remote_code=config.trust_remote_code,
@@ -132,16 +133,16 @@ def _architecture(config: ModelConfig) -> PretrainedConfig:
         if not config.pretrained:
             return AutoConfig.for_model(str(config.model_type), **config.config)
         return AutoConfig.from_pretrained(
-            _locate(str(config.path)),
+            locate(str(config.path)),
             revision=config.revision,
             trust_remote_code=config.trust_remote_code,
             **config.config,
         )
     except (OSError, ValueError) as error:
-        raise _unreachable(f"The configuration of {config.path or config.model_type}", error) from error
+        raise unreachable(f"The configuration of {config.path or config.model_type}", error) from error
 
 
-def _locate(path: str) -> str:
+def locate(path: str) -> str:
     """A hub name or a folder as it is; pkg://PACKAGE/FOLDER as the folder inside the installed package."""
     if not path.startswith(PACKAGE):
         return str(Path(path).expanduser()) if path.startswith(("~", ".", "/")) else path
@@ -155,19 +156,30 @@ def _locate(path: str) -> str:
 def _check_hash(file: Path, expected: str) -> None:
     if not file.exists():
         raise UserError(f"{file} does not exist, and model.sha256 asks to check it; set model.sha256=null to skip.")
-    with file.open("rb") as weights:
-        found = hashlib.sha256()
-        while block := weights.read(1 << 20):
-            found.update(block)
-    if found.hexdigest() != expected:
+    if (found := sha256_of(file)) != expected:
         raise UserError(
-            f"{file} has sha256 {found.hexdigest()}, not model.sha256={expected}: these are other weights than the "
+            f"{file} has sha256 {found}, not model.sha256={expected}: these are other weights than the "
             "configuration means."
         )
 
 
-def _unreachable(what: str, error: Exception) -> UserError:
+def sha256_of(file: Path) -> str:
+    """The sha256 of a file, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with file.open("rb") as opened:
+        while block := opened.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def unreachable(what: str, error: Exception) -> UserError:
+    """The sentence for a model that cannot be loaded, from a library's error."""
     reason = " ".join(str(error).split())
+    if "trust_remote_code" in reason:
+        return UserError(
+            f"{what} could not be loaded: they need code that comes with them, which is not run unless you trust it "
+            "and say so (model.trust_remote_code=true for src.train, trust_remote_code=true for src.predict)."
+        )
     return UserError(
         f"{what} could not be loaded ({type(error).__name__}: {reason[:200]}{'...' if len(reason) > 200 else ''}). "
         "Without a hub: model=minilm, or model.path=FOLDER with config.json, model.safetensors and tokenizer.json."

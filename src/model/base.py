@@ -1,0 +1,101 @@
+"""The model that a method starts from, under a name that another machine knows, with the hashes of its weights."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from transformers.utils import cached_file
+
+from src.config import ModelConfig, UserError
+from src.model.backbone import PACKAGE, locate, sha256_of, unreachable
+
+FILE = "base.json"
+# Weights that a package carries under another name than their authors gave them, by their sha256.
+PUBLISHED = {
+    "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db": "sentence-transformers/all-MiniLM-L6-v2",
+}
+
+
+@dataclass(frozen=True)
+class Base:
+    """What `base.json` says."""
+
+    name: str  # on the hub, of the package, or of the folder
+    revision: str | None  # commit on the hub
+    weights: dict[str, str]  # sha256 of each file of weights; empty where they are random
+    model_type: str  # architecture, as transformers calls it
+    seed: int  # of the weights that no file holds: the new head, or all of them
+
+    @property
+    def on_the_hub(self) -> bool:
+        return self.revision is not None or self.name in PUBLISHED.values()
+
+    def write(self, folder: Path) -> None:
+        (folder / FILE).write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+
+
+def identify(config: ModelConfig, model_type: str, seed: int) -> Base:
+    """The base of a run: by its weights, never by a path of this machine.
+
+    Args:
+        config: what the run loads.
+        model_type: of the loaded model.
+        seed: of the run.
+    """
+    if not config.pretrained:
+        return Base(f"random {model_type} weights", None, {}, model_type, seed)
+    folder, weights = _weights(config)
+    commit = folder.name if folder.parent.name == "snapshots" else None  # as the hub's cache lays them out
+    published = [PUBLISHED[sha256] for sha256 in weights.values() if sha256 in PUBLISHED]
+    path = str(config.path)
+    name = published[0] if published else path if commit or path.startswith(PACKAGE) else folder.name
+    return Base(name, commit, weights, model_type, seed)
+
+
+def check(config: ModelConfig, folder: Path, run: str) -> ModelConfig:
+    """Hold the base that would be loaded against the one that a stored model was trained on.
+
+    Args:
+        config: what would be loaded.
+        folder: of the stored model; one without `base.json` is not checked.
+        run: that stored it, for the sentence.
+
+    Returns:
+        What to load: at the commit that the run had.
+
+    Raises:
+        UserError: the weights differ.
+    """
+    if not (folder / FILE).exists():
+        return config
+    try:
+        expected = Base(**json.loads((folder / FILE).read_text(encoding="utf-8")))
+    except (TypeError, ValueError) as error:
+        raise UserError(f"run={run}: {FILE} of its model is damaged ({error}); train the run again.") from error
+    if not expected.weights:
+        return config
+    if not Path(locate(str(config.path))).is_dir():
+        config = replace(config, revision=expected.revision)
+    place, found = _weights(config)
+    if found != expected.weights:
+        at = f" at commit {expected.revision}" if expected.revision else ""
+        raise UserError(
+            f"run={run} was trained on {expected.name}{at}, and {place} holds other weights (their sha256 differs); "
+            "give the folder of the right ones as model.path=FOLDER."
+        )
+    return replace(config, sha256=None)  # checked
+
+
+def _weights(config: ModelConfig) -> tuple[Path, dict[str, str]]:
+    """The folder of the weights on this machine, and the sha256 of its files."""
+    folder = Path(locate(str(config.path)))
+    if not folder.is_dir():  # a hub name: where its cache has put it
+        try:
+            folder = Path(str(cached_file(str(config.path), "config.json", revision=config.revision))).parent
+        except OSError as error:
+            raise unreachable(f"The base model {config.path}", error) from error
+    whole = folder / "model.safetensors"
+    files = [whole] if whole.exists() else sorted(folder.glob("model-*-of-*.safetensors"))
+    return folder, {file.name: sha256_of(file) for file in files}

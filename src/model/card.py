@@ -1,0 +1,88 @@
+"""The card (`README.md`) of a stored model: what it is, what it was trained on, how good it is and how to load it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from src.config import Config
+from src.model.base import Base
+from src.model.method import ADAPTER, TRAINED
+
+SETTINGS = ("epochs", "batch_size", "gradient_accumulation_steps", "weight_decay", "warmup_ratio", "scheduler", "seed")
+SCORES = {"exact match": "quality/exact_match", "F1": "quality/f1"}
+LOADING = {
+    ADAPTER: """\
+from peft import PeftModel
+from transformers import AutoModelForQuestionAnswering
+
+base = AutoModelForQuestionAnswering.from_pretrained({base!r}{revision})
+model = PeftModel.from_pretrained(base, "THIS_FOLDER").eval()""",
+    TRAINED: """\
+from safetensors.torch import load_file
+from transformers import AutoModelForQuestionAnswering
+
+model = AutoModelForQuestionAnswering.from_pretrained({base!r}{revision})
+model.load_state_dict(load_file("THIS_FOLDER/trained.safetensors"), strict=False)
+model.eval()""",
+    "": """\
+from transformers import AutoModelForQuestionAnswering
+
+model = AutoModelForQuestionAnswering.from_pretrained("THIS_FOLDER").eval()""",
+}
+
+
+def write(folder: Path, config: Config, base: Base, metrics: Mapping[str, float], run_id: str) -> None:
+    """Write the card of the model that lies in `folder`.
+
+    Args:
+        folder: of the stored model.
+        config: of its run.
+        base: that it was trained from.
+        metrics: of the run; `quality/*` in percent.
+        run_id: in MLflow.
+    """
+    kind = next((file for file in (ADAPTER, TRAINED) if (folder / file).exists()), "")
+    (folder / "README.md").write_text(_text(kind, config, base, metrics, run_id), encoding="utf-8")
+
+
+def _text(kind: str, config: Config, base: Base, metrics: Mapping[str, float], run_id: str) -> str:
+    method, data, train = config.method, config.dataset, config.train
+    known = f"commit {base.revision}" if base.revision else "".join(f"sha256 {s}" for s in base.weights.values())
+    form = {ADAPTER: "an adapter for", TRAINED: "the trained weights for", "": "a model trained from"}[kind]
+    peft = ", ".join(f"{key}={value}" for key, value in (method.peft or {}).items())
+    size = data.train_size or "all"
+    settings = {"learning_rate": f"{train.learning_rate:g}", **{key: getattr(train, key) for key in SETTINGS}}
+    revision = f", revision={base.revision!r}" if base.revision else ""
+    return f"""\
+---
+library_name: {"peft" if kind == ADAPTER else "transformers"}
+pipeline_tag: question-answering
+license: unknown
+{f"base_model: {base.name}" + chr(10) if base.on_the_hub else ""}tags: [question-answering, tuneoff, {method.name}]
+---
+
+# {config.model.name}, {method.name}, on {data.name}
+
+For extractive question answering: {form} {base.name}.
+
+| | |
+|---|---|
+| base | {base.name} ({base.model_type}{", " + known if known else ""}) |
+| method | {method.name}{f" ({peft})" if peft else ""} |
+| trained parameters | {metrics["params/trainable"]:,.0f} of {metrics["params/total"]:,.0f} |
+| data | {data.name}: {size} training questions (subset {data.subset}, split {data.split}, seed {data.seed}) |
+| settings | {", ".join(f"{key}={value}" for key, value in settings.items())} |
+| scores on the validation questions (%) | {", ".join(f"{k} {metrics[m]:.2f}" for k, m in SCORES.items())} |
+| licence | unknown: see those of the base model and of the data |
+
+## How to load it
+
+```python
+{LOADING[kind].format(base=base.name, revision=revision)}
+```
+
+Or, where the run is in the store:
+
+    python -m src.predict run={run_id} question="..." context="..."
+"""
