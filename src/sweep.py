@@ -142,9 +142,9 @@ class Sweep:
                 report(self.tracking, sweeps=[self.parent.run_id])
         finally:
             self.parent.end(status, members)
-        finished = [run for run in members if run.info.status == "FINISHED"]
-        if finished:
-            best = max(finished, key=lambda run: run.data.metrics["quality/f1"])
+        scored = [run for run in members if run.info.status == "FINISHED"]
+        if scored:
+            best = max(scored, key=lambda run: run.data.metrics["quality/f1"])
             self.terminal.header(next_commands(self.tracking, best.info.run_id))
         else:
             self.terminal.header({"see all runs": ui_command(self.tracking)})
