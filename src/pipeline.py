@@ -55,7 +55,7 @@ class RunResult:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One scoring of a set of questions: figures in percent (`loss` in nats), and the answers behind them."""
+    """One scoring of a set of questions: figures in percent (`loss` in nats, where there is one), and the answers."""
 
     figures: dict[str, float]
     answers: list[Answer]
@@ -101,9 +101,11 @@ class Record:
         self.evaluations[epoch] = evaluation
         best = max(self.evaluations, key=lambda e: (e > 0, self.evaluations[e].figures["f1"], -e))
         self.evaluations = {e: kept for e, kept in self.evaluations.items() if e in (best, epoch)}
-        figures = {name: evaluation.figures[name] for name in ("exact_match", "f1", "loss")}
+        names = ("exact_match", "f1", "loss")
+        figures = {name: evaluation.figures[name] for name in names if name in evaluation.figures}
         self.log.metrics({f"eval/{name}": value for name, value in figures.items()}, step=epoch)
-        self.validation_losses.append((self.steps[-1].number if self.steps else 0, figures["loss"]))
+        if "loss" in figures:
+            self.validation_losses.append((self.steps[-1].number if self.steps else 0, figures["loss"]))
         self.terminal.epoch(epoch, figures)
         self.on_score(epoch, figures["f1"])
 
@@ -333,7 +335,8 @@ def score_model(
 ) -> Evaluation:
     """Predict and score a whole set of questions."""
     answers, logits = predict_answers(config, accelerator, model, questions, batches)
-    return Evaluation(score(questions, answers) | {"loss": mean_loss(batches.windows, *logits)}, answers)
+    loss = mean_loss(batches.windows, *logits)
+    return Evaluation(score(questions, answers) | ({} if loss is None else {"loss": loss}), answers)
 
 
 def final_metrics(

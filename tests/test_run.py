@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 import signal
 import subprocess
@@ -281,6 +282,26 @@ def test_a_loss_that_is_no_number_fails_the_run(configure, tmp_path):
     [found] = runs_of(tmp_path)
     assert found.info.status == "FAILED"
     assert "The loss is nan" in found.data.tags["error"]
+
+
+def test_divergence_in_the_last_step_fails_the_run(configure, tmp_path):
+    """The loss of the only step was that of the weights before it."""
+    steps = ["train.epochs=1", "train.batch_size=128", "train.warmup_ratio=0", "train.learning_rate=1e38"]
+    with pytest.raises(UserError, match=r"logits for the question with id .* are not finite numbers"):
+        run(configure(*TINY, *steps, f"tracking.folder={tmp_path}"))
+    [found] = runs_of(tmp_path)
+    assert (found.info.status, "quality/f1" in found.data.metrics) == ("FAILED", False)
+    assert len(client_of(tmp_path).get_metric_history(found.info.run_id, "train/loss")) == 1
+
+
+def test_a_validation_set_without_a_known_place_has_no_loss(configure, tmp_path, capsys):
+    train = squad_json(tmp_path / "train.json", [("A", "Ada wrote it.", [question("1", answers=[("Ada", 0)])])])
+    other = squad_json(tmp_path / "other.json", [("B", "Bo wrote it.", [question("2", answers=[("Eve", -1)])])])
+    data = [f"dataset.path={train}", f"dataset.validation_path={other}", "dataset.split=given", "train.epochs=1"]
+    result = run(configure("model=tiny", *data, f"tracking.folder={tmp_path}"))
+    assert client_of(tmp_path).get_metric_history(result.run_id, "eval/loss") == []
+    assert not [key for key, value in result.metrics.items() if not math.isfinite(value)]
+    assert "nan" not in capsys.readouterr().out
 
 
 def test_an_unexpected_error_fails_the_run(configure, tmp_path, monkeypatch):

@@ -154,14 +154,17 @@ def _best_spans(
     ]
 
 
-def mean_loss(windows: Any, start_logits: Sequence[np.ndarray], end_logits: Sequence[np.ndarray]) -> float:
-    """Mean of the start's and the end's cross entropy over the labelled windows, as in training; in nats."""
+def mean_loss(windows: Any, start_logits: Sequence[np.ndarray], end_logits: Sequence[np.ndarray]) -> float | None:
+    """Mean of the start's and the end's cross entropy over the labelled windows, as in training; in nats.
+
+    None where no window is labelled: no answer of the set has a known place.
+    """
     losses = []
     columns = zip(*(windows[name][:] for name in ("start", "end", "labelled")), strict=True)
     for (start, end, labelled), start_row, end_row in zip(columns, start_logits, end_logits, strict=True):
         if labelled:
             losses.append((_cross_entropy(start_row, start) + _cross_entropy(end_row, end)) / 2)
-    return float(np.mean(losses)) if losses else float("nan")
+    return float(np.mean(losses)) if losses else None
 
 
 def _cross_entropy(logits: np.ndarray, label: int) -> float:

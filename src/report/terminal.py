@@ -104,9 +104,9 @@ class Terminal:
     def epoch(self, number: int, figures: Mapping[str, float]) -> None:
         """One line with the scores after an epoch; 0 is the untrained model."""
         name = f"epoch {number}" if number else "untrained"
+        loss = f"  loss {figures['loss']:.3f}" if "loss" in figures else ""  # no answer of the set has a known place
         self.console.print(
-            f"{name:<10} EM [bold]{figures['exact_match']:5.1f}[/bold]  F1 [bold]{figures['f1']:5.1f}[/bold]  "
-            f"loss {figures['loss']:.3f}"
+            f"{name:<10} EM [bold]{figures['exact_match']:5.1f}[/bold]  F1 [bold]{figures['f1']:5.1f}[/bold]{loss}"
         )
 
     def __enter__(self) -> Terminal:
