@@ -68,6 +68,7 @@ def load_run(
     from mlflow.exceptions import MlflowException
 
     from src.model import backbone, base, method
+    from src.runs.origin import read_config
     from src.runs.results import resolve_run
     from src.runs.store import connect
     from src.training import hardware
@@ -79,12 +80,12 @@ def load_run(
     run_id = chosen.info.run_id
     with tempfile.TemporaryDirectory() as temporary:
         try:
-            stored: Any = OmegaConf.load(client.download_artifacts(run_id, "config.yaml", temporary))
+            text = Path(client.download_artifacts(run_id, "config.yaml", temporary)).read_text(encoding="utf-8")
             folder = client.download_artifacts(run_id, "model", temporary)
         except (MlflowException, OSError) as error:
             status = chosen.info.status
             raise UserError(f"run={run} stored no model (it is {status}); choose a FINISHED run.") from error
-        stored.pop("tracking", None)  # where the run is, is known
+        stored = read_config(text, f"The configuration of run={run}")
         config: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), stored))
         if config.model.trust_remote_code and not trust_remote_code:
             raise UserError(

@@ -57,12 +57,14 @@ def begin_from(arguments: Sequence[str], folder: Path) -> tuple[Primary, list[st
             print(note)
     if text is None:
         raise UserError(f"from_run={source}: the run {origin} stored no configuration; choose a FINISHED run.")
+    values = read_config(text, f"from_run={source}")
+    values["model"]["trust_remote_code"] = False  # only this command line can say so
     shared = yaml.safe_load((SETTINGS / "conf" / "config.yaml").read_text(encoding="utf-8"))
     groups = [*shared["hydra"]["searchpath"], f"file://{SETTINGS / 'conf'}"]
     primary = {
         # What a run takes from the command (`hydra`, `tracking`) is that of every run.
         "defaults": ["schema", "_self_", *(d for d in shared["defaults"] if next(iter(d)).startswith("override "))],
-        **_read(text, source),
+        **values,
         "tracking": shared["tracking"],
         "rerun": False,
         "from_run": origin,
@@ -73,20 +75,25 @@ def begin_from(arguments: Sequence[str], folder: Path) -> tuple[Primary, list[st
     return Primary(str(folder), NAME), [*rest, f"from_run={origin}"]
 
 
-def _read(text: str, source: str) -> dict[str, Any]:
-    """The sections of a stored configuration; nothing in it may make the command do more than train."""
+def read_config(text: str, source: str) -> dict[str, Any]:
+    """The sections of a stored configuration, as plain values: reading them runs and looks up nothing.
+
+    Args:
+        text: of a run's `config.yaml`.
+        source: what the user calls it, for messages.
+
+    Raises:
+        UserError: it is none.
+    """
     try:
         values = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise UserError(f"from_run={source} is not valid YAML ({str(error).splitlines()[0]}).") from None
+        raise UserError(f"{source} is not valid YAML ({str(error).splitlines()[0]}).") from None
     sections = {f.name for f in dataclasses.fields(Config)} - {"tracking", "sweep", "rerun", "from_run"}
     if not isinstance(values, dict) or not sections <= values.keys():
-        raise UserError(f"from_run={source} is not the config.yaml of a run: it needs {', '.join(sorted(sections))}.")
+        raise UserError(f"{source} is not the config.yaml of a run: it needs {', '.join(sorted(sections))}.")
     if "${" in text:
-        raise UserError(
-            f"from_run={source} holds an interpolation (${{...}}), which no run stores; it was tampered with."
-        )
-    values["model"]["trust_remote_code"] = False  # only this command line can say so
+        raise UserError(f"{source} holds an interpolation (${{...}}), which no run stores; it was tampered with.")
     return {name: values[name] for name in sorted(sections)}
 
 
