@@ -348,7 +348,7 @@ def test_a_spreadsheet_with_empty_answers_is_not_a_set_of_unanswerable_questions
     overrides = ["model=tiny", "dataset=file", f"dataset.path={path}", "train.epochs=1", "train.batch_size=8"]
     result = run(configure(*overrides, f"tracking.folder={tmp_path}"))
     shown = capsys.readouterr().out
-    assert "training questions without an answer (the first are row 41, " in shown
+    assert "training questions have no answer (the first are row 41, " in shown
     assert "left out of training; dataset.unanswerable=true trains on them" in shown
     client = client_of(tmp_path)
     predictions = json.loads(artifact(client, result.run_id, "predictions.json", tmp_path).read_text())

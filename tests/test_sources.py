@@ -245,13 +245,12 @@ def test_no_answer_is_predicted_where_asked_for_or_beyond_doubt(tmp_path, silent
     assert sets.unanswerable is expected
     assert len(sets.train) == (total if expected else total - silent)
     assert len(sets.validation) == 4
-    about = [note for note in sets.notes if "without an answer" in note]
+    about = [note for note in sets.notes if " no answer (" in note]
     names = [f"article {i}, paragraph 0, question 0 (id q{i})" for i in range(3)]
     first = names[0] if silent == 1 else "the first are " + "; ".join(names)
-    told = [f"{silent} of {total} training questions without an answer ({first}): "] if silent else []
-    told += (
-        [] if expected else [f"validation: 2 of 4 questions without an answer ({'; '.join(names[:2])}), which score 0"]
-    )
+    have = "has" if silent == 1 else "have"
+    told = [f"{silent} of {total} training questions {have} no answer ({first})"] if silent else []
+    told += [] if expected else [f"validation: 2 of 4 questions have no answer ({'; '.join(names[:2])}) and score 0,"]
     assert len(about) == len(told)
     assert all(note.startswith(start) for note, start in zip(about, told, strict=True))
     assert any("left out of training; dataset.unanswerable=true" in note for note in about) == bool(
@@ -276,7 +275,7 @@ def test_an_empty_cell_of_a_spreadsheet_is_a_question_without_an_answer(tmp_path
     path = own_csv(tmp_path / "own.csv", rows=[["Why?", "Nobody knows.", ""]])
     sets = load(file_config(path, split="random"))
     assert not sets.unanswerable
-    assert [note for note in sets.notes if "without an answer (row 301)" in note]
+    assert [note for note in sets.notes if "questions has no answer (row 301)" in note]
     assert "301" not in sets.train["id"]
 
 
@@ -293,9 +292,9 @@ def test_notes_name_the_rows(tmp_path):
     moved = "the first are " + "; ".join(f"article {a}, paragraph 0, question 0 (id q{a})" for a in range(3))
     nowhere = "located in the passage (article 5, paragraph 0, question 0 (id q5))"
     assert sets.notes == [
-        f"a.json: 5 empty answers next to proper ones left out ({moved}).",
-        f"a.json: 5 answers moved to where the text stands, since answer_start pointed elsewhere ({moved}).",
-        f"a.json: 1 of 10 questions kept for evaluation alone, since no answer to them can be {nowhere}.",
+        f"a.json: 5 empty answers next to proper ones were left out ({moved}).",
+        f"a.json: 5 answers were moved to where the text stands, since answer_start pointed elsewhere ({moved}).",
+        f"a.json: 1 of 10 questions is scored but not trained on, since no answer can be {nowhere}.",
     ]
 
 

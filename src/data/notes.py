@@ -23,6 +23,11 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
+def agreeing(number: int, singular: str, plural: str) -> str:
+    """The form of a verb that goes with a number."""
+    return singular if number == 1 else plural
+
+
 def of_file(checked: Checked, source: str) -> list[str]:
     """What checking a file or a data set has brought out."""
     notes = []
@@ -34,21 +39,23 @@ def of_file(checked: Checked, source: str) -> list[str]:
     if rows := checked.left_out:
         more = f"; and {len(rows) - LEFT_OUT_SHOWN:,} more" if len(rows) > LEFT_OUT_SHOWN else ""
         counting = " (counted from 1, without the header)" if rows[0].startswith("row ") else ""
-        were = "was" if len(rows) == 1 else "were"
+        were = agreeing(len(rows), "was", "were")
         reasons = "; ".join(rows[:LEFT_OUT_SHOWN])
         notes.append(f"{source}: {len(rows):,} of {total:,} rows {were} left out{counting}: {reasons}{more}.")
     if checked.empty:
-        answers = counted(checked.empty_answers, "empty answer")
-        notes.append(f"{source}: {answers} next to proper ones left out ({which(checked.empty)}).")
+        answers = f"{counted(checked.empty_answers, 'empty answer')} next to proper ones"
+        were = agreeing(checked.empty_answers, "was", "were")
+        notes.append(f"{source}: {answers} {were} left out ({which(checked.empty)}).")
     if checked.moved:
-        answers = counted(checked.realigned, "answer")
+        answers = f"{counted(checked.realigned, 'answer')} {agreeing(checked.realigned, 'was', 'were')}"
         notes.append(
             f"{source}: {answers} moved to where the text stands, since answer_start pointed elsewhere "
             f"({which(checked.moved)})."
         )
     if checked.not_found:
+        are = agreeing(checked.untrainable, "is", "are")
         notes.append(
-            f"{source}: {checked.untrainable:,} of {counted(len(checked.records), 'question')} kept for evaluation "
-            f"alone, since no answer to them can be located in the passage ({which(checked.not_found)})."
+            f"{source}: {checked.untrainable:,} of {counted(len(checked.records), 'question')} {are} scored but not "
+            f"trained on, since no answer can be located in the passage ({which(checked.not_found)})."
         )
     return notes

@@ -53,26 +53,7 @@ def load(config: DatasetConfig) -> QuestionSets:
         UserError: a source that cannot be read, or fewer questions than asked for.
     """
     sets = QuestionSets(train=Dataset.from_list([]), validation=Dataset.from_list([]))
-    files = config.files()
-
-    def checked(found: Checked, source: str) -> Checked:
-        sets.realigned += found.realigned
-        sets.untrainable += found.untrainable
-        sets.notes += notes.of_file(found, source)
-        return found
-
-    if config.source == "sample":
-        sets.notes.append("The sample is generated text: scores on it say nothing about SQuAD.")
-        trained = Checked(sample.generate(config.train_size or 1000, config.seed, side="train"))
-        scored = Checked(sample.generate(config.validation_size or 250, config.seed, side="validation"))
-    elif config.source == "hub":
-        trained, scored = (checked(_from_hub(config, split), split) for split in ("train", "validation"))
-    else:
-        trained = checked(read_file(files["dataset.path"]), files["dataset.path"].name)
-        scored = Checked([])
-        if (path := files.get("dataset.validation_path")) is not None:
-            scored = checked(read_file(path), path.name)
-
+    trained, scored = _read(config, sets)
     train, validation = trained.records, scored.records
     if config.split != "given":
         scored = trained
@@ -105,19 +86,49 @@ def load(config: DatasetConfig) -> QuestionSets:
             "on, which flatters the scores; dataset.split=article keeps them apart."
         )
     for name in config.extra_validation:
-        path = files[f"dataset.extra_validation.{name}"]
-        extra = checked(read_file(path), path.name)
-        kept = [r for r in extra.records if r["title"] not in trained_titles and r["context"] not in trained_contexts]
-        left_out = len({record["title"] for record in extra.records} & trained_titles)
-        sets.notes.append(
-            f"{name}: {len(kept):,} questions to score; {left_out} articles that were trained on are left out."
-        )
-        if not kept:
-            raise UserError(f"dataset.extra_validation.{name}: every article of {path.name} was trained on.")
-        _note_unanswered(kept, extra, name, sets)
-        sets.extra[name] = to_dataset(kept)
+        sets.extra[name] = to_dataset(_extra(name, config, trained_titles, trained_contexts, sets))
     sets.train, sets.validation = to_dataset(train), to_dataset(validation)
     return sets
+
+
+def _read(config: DatasetConfig, sets: QuestionSets) -> tuple[Checked, Checked]:
+    """The questions of the training and of the validation side; the second is empty where one file is to be split."""
+    if config.source == "sample":
+        sets.notes.append("The sample is generated text: scores on it say nothing about SQuAD.")
+        return (
+            Checked(sample.generate(config.train_size or 1000, config.seed, side="train")),
+            Checked(sample.generate(config.validation_size or 250, config.seed, side="validation")),
+        )
+    if config.source == "hub":
+        train, validation = (_noted(_from_hub(config, side), side, sets) for side in ("train", "validation"))
+        return train, validation
+    files = config.files()
+    trained = _noted(read_file(files["dataset.path"]), files["dataset.path"].name, sets)
+    path = files.get("dataset.validation_path")
+    return trained, Checked([]) if path is None else _noted(read_file(path), path.name, sets)
+
+
+def _noted(checked: Checked, source: str, sets: QuestionSets) -> Checked:
+    """Add what checking a source brought out to the counts and notes of `sets`."""
+    sets.realigned += checked.realigned
+    sets.untrainable += checked.untrainable
+    sets.notes += notes.of_file(checked, source)
+    return checked
+
+
+def _extra(name: str, config: DatasetConfig, titles: set[str], contexts: set[str], sets: QuestionSets) -> Records:
+    """The questions of an extra validation set about other articles and passages than those trained on."""
+    path = config.files()[f"dataset.extra_validation.{name}"]
+    extra = _noted(read_file(path), path.name, sets)
+    kept = [r for r in extra.records if r["title"] not in titles and r["context"] not in contexts]
+    left_out = len({record["title"] for record in extra.records} & titles)
+    sets.notes.append(
+        f"{name}: {len(kept):,} questions to score; {left_out} articles that were trained on are left out."
+    )
+    if not kept:
+        raise UserError(f"dataset.extra_validation.{name}: every article of {path.name} was trained on.")
+    _note_unanswered(kept, extra, name, sets)
+    return kept
 
 
 def _settle_unanswerable(train: Records, config: DatasetConfig, checked: Checked, sets: QuestionSets) -> Records:
@@ -132,16 +143,16 @@ def _settle_unanswerable(train: Records, config: DatasetConfig, checked: Checked
     if not silent:
         return train
     which = notes.listed([checked.names[record["id"]] for record in silent])
-    have = f"{len(silent):,} of {notes.counted(len(train), 'training question')} without an answer ({which})"
+    have = f"{notes.counted(len(train), 'training question')} {notes.agreeing(len(silent), 'has', 'have')} no answer"
     if sets.unanswerable:
         sets.notes.append(
-            f'{have}: the model may answer "no answer", as in SQuAD 2.0; dataset.unanswerable=false leaves such '
-            "questions out of training."
+            f'{len(silent):,} of {have} ({which}). The model may say "no answer", as in SQuAD 2.0; '
+            "dataset.unanswerable=false leaves such questions out of training."
         )
         return train
     sets.notes.append(
-        f"{have}: left out of training; dataset.unanswerable=true trains on them and lets the model answer "
-        '"no answer", as in SQuAD 2.0.'
+        f"{len(silent):,} of {have} ({which}) and {notes.agreeing(len(silent), 'is', 'are')} left out of training; "
+        'dataset.unanswerable=true trains on them and lets the model say "no answer", as in SQuAD 2.0.'
     )
     return [record for record in train if record["answers"]["text"]]
 
@@ -150,9 +161,10 @@ def _note_unanswered(records: Records, checked: Checked, name: str, sets: Questi
     """Say which questions cannot be answered rightly, where "no answer" is never predicted."""
     silent = [checked.names[record["id"]] for record in records if not record["answers"]["text"]]
     if silent and not sets.unanswerable:
+        have = f"{notes.counted(len(records), 'question')} {notes.agreeing(len(silent), 'has', 'have')} no answer"
         sets.notes.append(
-            f"{name}: {len(silent):,} of {notes.counted(len(records), 'question')} without an answer "
-            f"({notes.listed(silent)}), which score 0, since the model always gives an answer here."
+            f"{name}: {len(silent):,} of {have} ({notes.listed(silent)}) and "
+            f"{notes.agreeing(len(silent), 'scores', 'score')} 0, since the model always gives an answer here."
         )
 
 
@@ -259,7 +271,11 @@ def _split_at_random(records: Records, config: DatasetConfig) -> tuple[Records, 
 def _draw(records: Records, config: DatasetConfig, key: str) -> Records:
     size: int | None = getattr(config, key)
     if not records:
-        raise UserError(f"{config.name}: dataset.split={config.split} leaves no question for dataset.{key}.")
+        other = "validation_size" if key == "train_size" else "train_size"
+        raise UserError(
+            f"{config.name}: dataset.split={config.split} leaves no question for dataset.{key}; lower dataset.{other}, "
+            "or add questions."
+        )
     if size is None:
         return records
     if size > len(records):

@@ -1,0 +1,216 @@
+"""Say everything about a file of questions before anything is trained on it.
+
+    python -m src.check questions.csv
+    python -m src.check questions.csv dataset.train_size=200 model=distilbert
+
+How many rows can be used and which cannot, how long the texts are in tokens, how the questions will be split, and what
+else should be known; at the end the command that trains on the file. More keys are those of src.train. Nothing is
+written to the store. The exit status is 0 where the file can be trained on, and 1, with a sentence, where it cannot.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from hydra import compose, initialize_config_dir
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from src.compose import MISTAKES, fail, from_hydra, quiet_libraries, register
+from src.config import ROOT, Config, UserError, validate
+
+if TYPE_CHECKING:
+    from src.data.records import Checked
+    from src.data.sources import QuestionSets
+
+FEW_GROUPS = 10  # validation scores that rest on fewer articles or passages come with a warning
+UNKNOWN_SHARE = 0.01  # so many unknown tokens in the passages come with a warning
+
+
+def main() -> None:
+    """The command line: a file, and KEY=VALUE as for src.train."""
+    arguments = sys.argv[1:] or ["--help"]
+    if {"-h", "--help"} & set(arguments):
+        print(__doc__)
+        return
+    register()
+    quiet_libraries()
+    try:
+        config, overrides = configure(arguments)
+        from src.report.terminal import Terminal
+
+        check(config, Terminal().console)
+        print(f"\nThe file can be trained on:\n  {next_command(str(config.dataset.path), overrides)}")
+    except MISTAKES as error:
+        fail(error)
+
+
+def configure(arguments: Sequence[str]) -> tuple[Config, list[str]]:
+    """The configuration of a run on the file that is named, and the overrides that were given.
+
+    Raises:
+        UserError: no file or several, or values that no run could have.
+    """
+    prefix = "dataset.path="
+    files = [argument for argument in arguments if "=" not in argument or Path(argument).is_file()]
+    overrides = [argument for argument in arguments if argument not in files]
+    files += [argument.removeprefix(prefix) for argument in overrides if argument.startswith(prefix)]
+    overrides = [argument for argument in overrides if not argument.startswith((prefix, "dataset="))]
+    if len(files) != 1:
+        raise UserError(f"src.check takes one file, not {len(files)}: python -m src.check FILE")
+    with initialize_config_dir(config_dir=str(ROOT / "conf"), version_base="1.3"):
+        config = from_hydra(compose("config", overrides=["dataset=file", *overrides]), overrides)
+    # Set here and not as an override, so that it may hold any character.
+    config.dataset.path, config.dataset.name = files[0], Path(files[0]).stem
+    validate(config)
+    return config, overrides
+
+
+def next_command(file: str, overrides: Sequence[str]) -> str:
+    """The command that trains on the file, ready to be pasted into a shell."""
+    # Hydra takes these as they are; other characters want quotes of its own within those of the shell.
+    plain = re.fullmatch(r"[A-Za-z0-9_ ./+-]+", file) is not None
+    path = f"dataset.path={file}" if plain else 'dataset.path="{}"'.format(file.replace('"', '\\"'))
+    method = [] if any(override.startswith("method=") for override in overrides) else ["method=lora"]
+    return shlex.join(["python", "-m", "src.train", path, *method, *overrides])
+
+
+def check(config: Config, console: Console) -> None:
+    """Print everything about the file of a configuration.
+
+    Raises:
+        UserError: it cannot be trained on.
+    """
+    from src.data import sources
+    from src.data.records import read_file
+
+    path = config.dataset.files()["dataset.path"]
+    checked = read_file(path)
+    contexts = list(dict.fromkeys(record["context"] for record in checked.records))
+    titles = {record["title"] for record in checked.records if record["title"]}
+    _show(console, _counts(path, checked, len(contexts), len(titles)))
+
+    sets = sources.load(config.dataset)
+    from src.model.backbone import load_tokenizer  # imports torch: not before the file is known to be of use
+
+    tokenizer = load_tokenizer(config.model)
+    table, unknown = _length_table(config.model.name, tokenizer, checked.records, contexts)
+    of = "articles" if titles else "passages"
+    sides = {"training": sets.train, "validation": sets.validation}
+    groups = {name: len({sources.group(record) for record in side}) for name, side in sides.items()}
+    split = ", ".join(f"{len(side):,} for {name} ({groups[name]:,} {of})" for name, side in sides.items())
+    _show(console, [("split", split), ("windows", _windows(config, tokenizer, sets))])
+    console.print()
+    console.print(table, soft_wrap=False)
+
+    warnings = _warnings(config, contexts, unknown, groups["validation"], of)
+    console.print()
+    _show(console, [*(("note", note) for note in sets.notes), *(("WARNING", warning) for warning in warnings)])
+
+
+def _counts(path: Path, checked: Checked, contexts: int, titles: int) -> list[tuple[str, str]]:
+    """How many records there are of each kind, as name and text of the rows to show."""
+    from src.data.notes import counted, listed
+
+    records = checked.records
+    silent = sum(not record["answers"]["text"] for record in records)
+    seen: set[tuple[str, str]] = set()
+    again = []
+    for record in records:
+        asked = (record["question"], record["context"])
+        if asked in seen:
+            again.append(checked.names[record["id"]])
+        seen.add(asked)
+    rows = [
+        ("file", str(path)),
+        ("rows", f"{len(records) + len(checked.left_out):,} read, {len(records):,} of them usable"),
+        ("answers", f"{counted(len(records) - silent - checked.untrainable, 'question')} with one in the passage"),
+    ]
+    if checked.untrainable:
+        rows.append(("", f"{checked.untrainable:,} with none that can be located there: scored, not trained on"))
+    if silent:
+        rows.append(("", f"{silent:,} without any"))
+    rows.append(("passages", f"{contexts:,}, " + (f"under {counted(titles, 'title')}" if titles else "without titles")))
+    if again:
+        repeated = f"{counted(len(again), 'question')} asked before about the same passage ({listed(again)})"
+        rows.append(("repeated", repeated))
+    return rows
+
+
+def _warnings(config: Config, contexts: Sequence[str], unknown: float, groups: int, of: str) -> list[str]:
+    """What is likely to spoil the scores, or what they mean."""
+    from src.data import language
+
+    warnings = []
+    if groups < FEW_GROUPS:
+        warnings.append(
+            f"The validation questions are about {groups} {of} alone, and the scores may be quite different on others. "
+            f"More {of} with fewer questions each make them surer."
+        )
+    if unknown >= UNKNOWN_SHARE:
+        warnings.append(
+            f"{unknown:.0%} of the passages' tokens are unknown to the tokenizer of {config.model.name}; choose a "
+            "model that was made for such text with model.path=."
+        )
+    if found := language.remark(contexts):
+        default = " The default model, minilm, learnt from English text." if config.model.name == "minilm" else ""
+        warnings.append(f"{found}{default} Choose a model of that language with model.path=.")
+    return warnings
+
+
+def _show(console: Console, rows: Sequence[tuple[str, str]]) -> None:
+    """Name and text of each row; a long text stays in its column."""
+    styles = {"note": "dim", "WARNING": "bold yellow"}
+    for name, text in rows:
+        lines = textwrap.wrap(text, max(40, console.width - 10), break_long_words=False, break_on_hyphens=False)
+        console.print(f"[{styles.get(name, 'bold')}]{name:<8}[/]  " + escape(("\n" + " " * 10).join(lines)))
+
+
+def _length_table(
+    name: str, tokenizer: Any, records: Sequence[dict[str, Any]], contexts: Sequence[str]
+) -> tuple[Table, float]:
+    """The lengths of the texts in tokens, and the share of the passages' tokens that the tokenizer does not know."""
+    texts = {
+        "question": [record["question"] for record in records],
+        "passage": contexts,
+        "answer": [text for record in records for text in record["answers"]["text"]],
+    }
+    table = Table(title=f"Tokens of {escape(name)}", title_justify="left", title_style="bold")
+    table.add_column("")
+    for heading in ("median", "95th percentile", "longest"):
+        table.add_column(heading, justify="right")
+    unknown = 0.0
+    for kind, some in texts.items():
+        encoded = tokenizer(some, add_special_tokens=False, verbose=False)["input_ids"] if some else []
+        lengths = [len(ids) for ids in encoded] or [0]
+        table.add_row(kind, *(f"{value:,}" for value in np.quantile(lengths, (0.5, 0.95, 1), method="inverted_cdf")))
+        if kind == "passage":
+            unknown = sum(ids.count(tokenizer.unk_token_id) for ids in encoded) / max(1, sum(lengths))
+    return table, unknown
+
+
+def _windows(config: Config, tokenizer: Any, sets: QuestionSets) -> str:
+    """How many windows the questions take; adds the notes about labels to those of `sets`."""
+    from src.data.features import make_windows
+    from src.data.notes import counted
+
+    counts = []
+    for side in (sets.train, sets.validation):
+        windows, notes = make_windows(side, tokenizer, config.model, config.dataset.answer)
+        sets.notes += notes
+        counts.append(np.bincount(windows["question"][:], minlength=len(side)))
+    each = np.concatenate(counts)
+    line = f"{(each == 1).sum():,} of {counted(len(each), 'question')} fit into one of {config.model.max_length} tokens"
+    return line + (f", the others take up to {each.max()}" if each.max() > 1 else "")
+
+
+if __name__ == "__main__":
+    main()
