@@ -67,6 +67,7 @@ def load_run(
     from mlflow.exceptions import MlflowException
 
     from src.model import backbone, base, method
+    from src.runs.keep import KEPT
     from src.runs.store import connect
     from src.training import hardware
 
@@ -77,6 +78,12 @@ def load_run(
         found = "no run" if not matches else f"{len(matches)} runs"
         raise UserError(f"run={run}: {found} of the store has an id that starts so; python -m src.ui shows the ids.")
     run_id = matches[0].info.run_id
+    if matches[0].data.tags.get(KEPT) == "false":
+        raise UserError(
+            f"run={run}: this run's model was not kept (tracking.keep_model="
+            f"{matches[0].data.params.get('tracking.keep_model')}); choose another run, or train this one again with "
+            "rerun=true tracking.keep_model=all."
+        )
     with tempfile.TemporaryDirectory() as temporary:
         try:
             stored: Any = OmegaConf.load(client.download_artifacts(run_id, "config.yaml", temporary))
