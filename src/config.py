@@ -17,9 +17,8 @@ from typing import Any
 from src.credentials import without_secrets
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGE = Path(__file__).resolve().parent
-# The folder of conf/ and experiments/: the root of a checkout, the package itself where it is installed.
-SETTINGS = PACKAGE if (PACKAGE / "conf").is_dir() else ROOT
+# The folder of conf/ and experiments/: the root of a checkout, the package where it is installed.
+SETTINGS = ROOT / "src" if (ROOT / "src" / "conf").is_dir() else ROOT
 MISSING: Any = "???"  # what OmegaConf takes for a value that must be given
 
 
@@ -122,6 +121,7 @@ class TrackingConfig:
     folder: str = "mlruns"
     uri: str | None = None  # null: SQLite in `folder`
     experiment: str = "tuneoff"
+    keep_model: str = "all"  # all | best (of each method in a sweep, by validation F1) | none
 
     def __post_init__(self) -> None:
         self.uri = without_secrets(self.uri) if self.uri else None  # `tracking.uri=` is none as well
@@ -188,6 +188,7 @@ def problems(config: Config) -> list[str]:
     choice("hardware.precision", hardware.precision, ("auto", "fp32", "bf16", "fp16"))
     choice("train.scheduler", train.scheduler, ("linear", "cosine", "constant"))
     choice("train.keep", train.keep, ("last", "best"))
+    choice("tracking.keep_model", config.tracking.keep_model, ("all", "best", "none"))
 
     for key, value in {
         "train.epochs": train.epochs,

@@ -28,6 +28,7 @@ from src.model.method import ParameterCounts
 from src.report.figures import loss_curve
 from src.report.terminal import Terminal
 from src.runs import origin
+from src.runs.keep import model_folder
 from src.runs.store import next_commands
 from src.runs.tracking import RunLog, recorded, run_name
 from src.training import hardware
@@ -214,7 +215,7 @@ def run(config: Config, on_score: Callable[[int, float], None] | None = None) ->
         examples = example_rows(data.sets.validation, reported.answers)
         start = base.identify(config.model, bare.config.model_type, config.train.seed)
         try:
-            with log.folder("model") as temporary:
+            with model_folder(log) as temporary:
                 metrics["storage/checkpoint_mb"] = method.save(accelerator.unwrap_model(model), temporary, start)
                 tokenizer.save_pretrained(temporary)
                 card.write(temporary, config, start, metrics, log.run_id)

@@ -68,6 +68,7 @@ def load_run(
     from mlflow.exceptions import MlflowException
 
     from src.model import backbone, base, method
+    from src.runs.keep import KEPT
     from src.runs.origin import read_config
     from src.runs.results import resolve_run
     from src.runs.store import connect
@@ -78,6 +79,12 @@ def load_run(
     if note:
         print(note, file=sys.stderr)
     run_id = chosen.info.run_id
+    if chosen.data.tags.get(KEPT) == "false":
+        raise UserError(
+            f"run={run}: this run's model was not kept (tracking.keep_model="
+            f"{chosen.data.params.get('tracking.keep_model')}); choose another run, or train this one again with "
+            "rerun=true tracking.keep_model=all."
+        )
     with tempfile.TemporaryDirectory() as temporary:
         try:
             text = Path(client.download_artifacts(run_id, "config.yaml", temporary)).read_text(encoding="utf-8")

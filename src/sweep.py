@@ -121,9 +121,12 @@ class Sweep:
     def end(self, interrupted: bool = False) -> int:
         """End the parent run and show the table; the exit status."""
         from src.reporting import report
+        from src.runs.keep import drop_worse_models
         from src.runs.store import next_commands, ui_command
 
         members = self.parent.members()
+        if sentence := drop_worse_models(self.parent.client, self.parent.run_id, members):
+            self.terminal.warning(sentence)
         failed = [run for run in members if run.info.status == "FAILED"]
         finished = {run.data.tags["config_hash"] for run in members if run.info.status == "FINISHED"}
         missing = len(set(self.hashes) - finished)
@@ -248,6 +251,7 @@ def run_isolated(config: Config, number: int, launcher: str) -> float | None:
 def _run_isolated(config: Config, number: int, launcher: str) -> float | None:
     from src.report.terminal import Terminal, run_line
     from src.runs.isolation import call, start_server
+    from src.runs.keep import drop_worse_models
     from src.runs.parent import ParentRun
     from src.runs.tracking import RunLog, run_name
 
@@ -266,7 +270,7 @@ def _run_isolated(config: Config, number: int, launcher: str) -> float | None:
         return None
     output = output_folder(config) / f"{log.hashes.present}.log"
     terminal.line(f"{title}  runs, see {output}")
-    outcome = call(train, config, output)
+    outcome = call(train_on_a_free_gpu if launcher == "joblib" else train, config, output)
     if outcome.error == "AlreadyRunning":
         terminal.line(f"{title}  left alone: {outcome.reason}")
         return None
@@ -276,6 +280,7 @@ def _run_isolated(config: Config, number: int, launcher: str) -> float | None:
     [*_, own] = [run for run in members if run.data.tags["config_hash"] == log.hashes.present]
     parent.client.set_tag(own.info.run_id, "output", str(output))
     parent.client.set_tag(own.info.run_id, "launcher", launcher)
+    drop_worse_models(parent.client, parent.run_id, members)
     ending = run_line(own.data.metrics) if outcome.reason is None else f"{own.info.status}: {outcome.reason}"
     terminal.line(f"{title}  {ending}")
     terminal.line(_progress(parent, members))
@@ -302,6 +307,14 @@ def _progress(parent: ParentRun, members: Sequence[Run]) -> str:
 
 def _status(run: Run) -> str:
     return PRUNED if run.info.status == "KILLED" and "stopped" in run.data.tags else str(run.info.status)
+
+
+def train_on_a_free_gpu(config: Config) -> float:
+    """`train`, for a launcher that starts several runs at once and gives them no GPU each, as joblib does."""
+    from src.training.gpus import free_gpu, visible_gpus
+
+    with free_gpu(Path(config.tracking.folder), [] if config.hardware.device == "cpu" else visible_gpus()):
+        return train(config)
 
 
 def train(config: Config) -> float:

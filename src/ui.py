@@ -13,12 +13,25 @@ import signal
 import socket
 import subprocess
 import sys
+from contextlib import suppress
+
+import psutil
 
 from src.compose import explain, key_values
 from src.config import TrackingConfig, UserError
 from src.console import begin
 
 KEYS = ("port", "tracking.folder", "tracking.uri")
+
+
+def end_with_children(process: subprocess.Popen[bytes]) -> None:
+    """End a process and all that it has started, on every system."""
+    with suppress(psutil.NoSuchProcess):
+        for child in psutil.Process(process.pid).children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                child.terminate()
+    process.terminate()
+    process.wait()
 
 
 def main() -> None:
@@ -56,14 +69,13 @@ def main() -> None:
         ]
         # Its workers for evaluations of language models are eight processes that nobody needs here.
         environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-        # A session of its own, so that the workers that it starts can be ended with it.
+        # A session of its own where there are such: Ctrl-C is for this process, which ends the workers as well.
         ui = subprocess.Popen(command, env=environment, start_new_session=True)
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             sys.exit(ui.wait())
         except KeyboardInterrupt:
-            os.killpg(ui.pid, signal.SIGTERM)
-            ui.wait()
+            end_with_children(ui)
     except (UserError, OSError) as error:
         print(f"Error: {explain(error)}", file=sys.stderr)
         sys.exit(1)

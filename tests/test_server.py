@@ -19,6 +19,7 @@ from mlflow import MlflowClient
 from src import compare
 from src.config import ROOT, TrackingConfig, UserError
 from src.credentials import DATABASES, PASSWORD, USERNAME
+from src.runs.keep import drop_worse_models
 from src.runs.store import connect
 from tests.test_sweep import SMALL
 
@@ -169,6 +170,23 @@ def test_two_machines_share_a_server_on_postgresql(server_uri, tmp_path, monkeyp
     assert len(stored) > 40
     assert [path for path in stored if b"s3cret" in path.read_bytes()] == []
     assert "s3cret" not in everything
+
+
+def test_worse_models_are_deleted_from_a_server(server_uri, tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    client = MlflowClient(server_uri)
+    experiment = client.create_experiment("keep the best")
+    runs = []
+    for f1 in (50.0, 60.0):
+        run = client.create_run(experiment, tags={"method": "full", "sweep": "s"}).info.run_id
+        client.log_param(run, "tracking.keep_model", "best")
+        client.log_metric(run, "quality/f1", f1)
+        client.log_artifact(run, str(tmp_path / "model.safetensors"), "model")
+        client.set_terminated(run)
+        runs.append(run)
+    assert drop_worse_models(client, "s", [client.get_run(run) for run in runs]) is None
+    assert [len(client.list_artifacts(run, "model")) for run in runs] == [0, 1]
+    assert [client.get_run(run).data.tags.get("model_kept") for run in runs] == ["false", None]
 
 
 def test_a_databases_password_is_used_and_not_recorded(postgres, server_uri, monkeypatch):

@@ -184,6 +184,8 @@ def alive(tags: Mapping[str, str]) -> bool:
         # The boot time that start times count from is known to a second.
         same = abs(process.create_time() - float(tags["process_start"])) < 2
         return same and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.AccessDenied:  # another user's, which the system says no more about
+        return True
     except (KeyError, ValueError, psutil.NoSuchProcess):
         return False
 

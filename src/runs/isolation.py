@@ -1,7 +1,8 @@
 """A function in a process of its own, forked from a server that has paid for the imports.
 
 Whatever happens to that process (a segmentation fault, the kernel's out-of-memory killer), the caller goes on, and
-the memory that it uses is its own. Where the system cannot fork, a new process is started, which is slower.
+the memory that it uses is its own. Where the system cannot fork (Windows), or not safely (macOS), a new process is
+started, which is slower.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import faulthandler
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import traceback
 from collections.abc import Callable
@@ -22,8 +24,15 @@ from typing import Any
 from src.compose import MISTAKES, explain
 from src.console import tolerate_any_encoding
 
-FORKSERVER = "forkserver" in multiprocessing.get_all_start_methods()
-METHOD = "forkserver" if FORKSERVER else "spawn"
+
+def start_method() -> str:
+    """Of new processes on this system, as multiprocessing calls it."""
+    # macOS's own libraries may crash in a forked process.
+    forks = "forkserver" in multiprocessing.get_all_start_methods() and sys.platform != "darwin"
+    return "forkserver" if forks else "spawn"
+
+
+METHOD = start_method()
 CONTEXT: Any = multiprocessing.get_context(METHOD)
 STOP_SECONDS = 60.0  # what an interrupted process has to put its things in order
 POLL_SECONDS = 1.0
@@ -43,7 +52,7 @@ def start_server(modules: list[str]) -> None:
     """Start importing `modules` in the background; every later process has them."""
     # What a killed process leaves behind is cleaned up; there is no need to warn of it.
     os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker:UserWarning")
-    if FORKSERVER:
+    if METHOD == "forkserver":
         CONTEXT.set_forkserver_preload(modules)
         from multiprocessing import forkserver
 
@@ -104,7 +113,8 @@ def _receive(receiver: Any) -> Outcome | None:
 def _death(exit_code: int) -> str:
     if exit_code >= 0:
         return f"The process ended with exit status {exit_code}."
-    name = signal.Signals(-exit_code).name
+    known = {number.value: number.name for number in signal.Signals}
+    name = known.get(-exit_code, f"signal {-exit_code}")
     hint = "; most often because memory ran out" if name == "SIGKILL" else ""
     return f"The process was killed by {name}{hint}."
 
@@ -146,4 +156,4 @@ def _end_with_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         connection.wait([parent.sentinel])
-        os.kill(os.getpid(), signal.SIGKILL)
+        os._exit(1)  # at once, and on every system

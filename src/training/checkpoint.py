@@ -171,8 +171,11 @@ def _set_random_states(states: Mapping[str, Any]) -> None:
 
 def _to_disk(folder: Path) -> None:
     """Wait until the files are on the disk: a machine that loses its power must not keep the name alone."""
-    for path in [*folder.iterdir(), folder]:
-        handle = os.open(path, os.O_RDONLY)
+    for path in folder.iterdir():
+        with path.open("rb+") as file:  # Windows does so only for a file that may be written
+            os.fsync(file.fileno())
+    if hasattr(os, "O_DIRECTORY"):  # elsewhere (Windows) a folder cannot be opened
+        handle = os.open(folder, os.O_RDONLY)
         os.fsync(handle)
         os.close(handle)
 

@@ -72,8 +72,9 @@ def _fast_precision(use_cpu: bool) -> str:
     """bf16 where the hardware multiplies it, which is not everywhere torch accepts it."""
     if not use_cpu:
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    x86_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return "bf16" if x86_bf16 else "fp32"
+    # Private to torch, and of no use on other processors than x86: a build may lack them.
+    asked = [getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")]
+    return "bf16" if any(supported is not None and supported() for supported in asked) else "fp32"
 
 
 def precision(accelerator: Accelerator) -> torch.dtype:

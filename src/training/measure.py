@@ -124,7 +124,7 @@ def _waited_seconds() -> float:
     """Seconds that the threads of this process were ready to run and had no core; 0 where the system does not tell."""
     nanoseconds = 0
     for file in TASKS.glob("*/schedstat"):  # time on a core, time of waiting for one, turns
-        with suppress(OSError):  # the thread has ended
+        with suppress(OSError, IndexError, ValueError):  # the thread has ended, or the kernel keeps no such record
             nanoseconds += int(file.read_text().split()[1])
     return nanoseconds / 1e9
 
@@ -146,15 +146,22 @@ class _KernelPeak:
     """Linux keeps the peak itself; writing 5 to clear_refs sets it back to the present size."""
 
     def __init__(self) -> None:
+        """
+        Raises:
+            OSError: the system has no such record.
+        """
         CLEAR_REFS.write_text("5")
+        if not _status_mb("VmHWM"):
+            raise OSError(f"{STATUS} says nothing of the peak")
 
     def stop(self) -> float:
         return _status_mb("VmHWM") - _shared_files_mb()
 
 
 def _status_mb(name: str) -> float:
-    line = next(line for line in STATUS.read_text().splitlines() if line.startswith(name + ":"))
-    return int(line.split()[1]) * 1024 / MB
+    """A size of this process as Linux tells it; 0 where the kernel leaves it out."""
+    lines = [line for line in STATUS.read_text().splitlines() if line.startswith(name + ":")]
+    return int(lines[0].split()[1]) * 1024 / MB if lines else 0.0
 
 
 def _shared_files_mb() -> float:
@@ -162,7 +169,7 @@ def _shared_files_mb() -> float:
 
     Asking for it takes some 10 ms, so it is asked only when the resident size of all files has changed.
     """
-    if not STATUS.exists():
+    if not STATUS.exists() or not _status_mb("RssFile"):
         return 0.0
     return _shared_files_mb_at(round(_status_mb("RssFile")))
 
@@ -190,4 +197,4 @@ class _SampledPeak:
     def stop(self) -> float:
         self.done.set()
         self.thread.join()
-        return max(self.peak, self.process.memory_info().rss) / MB
+        return max(self.peak, self.process.memory_info().rss) / MB - _shared_files_mb()

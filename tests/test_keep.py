@@ -1,0 +1,113 @@
+"""Which models a store keeps, and what is said of those that it does not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
+
+from src import predict
+from src.config import UserError, problems
+from src.pipeline import run
+from src.runs import isolation
+from src.runs.keep import drop_worse_models
+from src.runs.parent import ParentRun
+from src.sweep import run_isolated
+from tests.conftest import TINY
+from tests.test_run import client_of, runs_of
+
+QUICK = [*TINY, "train.epochs=1", "method=head"]
+
+
+def models(folder: Path) -> dict[str, bool]:
+    """Whether each run of a store holds a model."""
+    client = client_of(folder)
+    return {
+        found.info.run_id: any(item.path == "model" for item in client.list_artifacts(found.info.run_id))
+        for found in runs_of(folder)
+        if found.data.tags.get("kind") != "sweep"
+    }
+
+
+def test_no_model_is_kept_and_its_size_is_measured(configure, tmp_path):
+    kept = run(configure(*QUICK, f"tracking.folder={tmp_path}"))
+    config = configure(*QUICK, f"tracking.folder={tmp_path}", "tracking.keep_model=none", "rerun=true")
+    result = run(config)
+    assert models(tmp_path) == {kept.run_id: True, result.run_id: False}
+    assert result.metrics["storage/checkpoint_mb"] == kept.metrics["storage/checkpoint_mb"] > 0
+    assert client_of(tmp_path).get_run(result.run_id).data.tags["model_kept"] == "false"
+    with pytest.raises(UserError, match=r"model was not kept \(tracking.keep_model=none\); choose another run"):
+        predict.load_run(result.run_id, config.tracking)
+
+
+def test_a_sweep_keeps_the_best_model_of_each_method(configure, monkeypatch, tmp_path):
+    # The runs are real; a process for each of them would take its time and change nothing here.
+    monkeypatch.setattr(isolation, "start_server", lambda modules: None)
+    monkeypatch.setattr(isolation, "call", lambda function, config, output: isolation.Outcome(value=function(config)))
+    settings = [*TINY, "train.epochs=1", f"tracking.folder={tmp_path}", "tracking.keep_model=best"]
+    configs = [
+        configure(*settings, f"method={method}", f"train.learning_rate={rate}")
+        for method, rate in (("full", 1e-7), ("full", 1e-2), ("full", 1e-6), ("head", 1e-2))
+    ]
+    parent = ParentRun.begin(configs[0].tracking, None, "sweep", "identity", "command", planned=4, fresh=False)
+    parent.started(0)
+    for number, config in enumerate(configs):
+        config.sweep.parent = parent.run_id
+        assert run_isolated(config, number, "basic") is not None
+    members = parent.members()
+    f1 = {member.info.run_id: member.data.metrics["quality/f1"] for member in members}
+    full = [member.info.run_id for member in members if member.data.tags["method"] == "full"]
+    best = max(full, key=lambda run_id: (f1[run_id], -full.index(run_id)))
+    assert len(set(f1.values())) > 1
+    assert models(tmp_path) == {run_id: run_id not in full or run_id == best for run_id in f1}
+    worse = next(run_id for run_id in full if run_id != best)
+    with pytest.raises(UserError, match=r"model was not kept \(tracking.keep_model=best\)"):
+        predict.load_run(worse, configs[0].tracking)
+
+
+@pytest.fixture
+def members(tmp_path):
+    """Three runs of a sweep, each with a model: one of 50 F1, one of 60, and one of 40."""
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "model.safetensors").write_bytes(b"weights")
+    client = client_of(tmp_path)
+    experiment = client.create_experiment("tuneoff", (tmp_path / "artifacts").as_uri())
+    for f1 in (50.0, 60.0, 40.0):
+        run_id = client.create_run(experiment, tags={"method": "full", "sweep": "s"}).info.run_id
+        client.log_param(run_id, "tracking.keep_model", "best")
+        client.log_metric(run_id, "quality/f1", f1)
+        client.log_artifacts(run_id, str(tmp_path / "model"), "model")
+        client.set_terminated(run_id)
+    return client, lambda: runs_of(tmp_path)
+
+
+def test_models_that_others_need_stay(members, tmp_path):
+    client, found = members
+    one, _, three = (member.info.run_id for member in found())
+    client.set_tag(one, "sweep", "s another")  # part of another sweep as well
+    client.set_tag(three, "dataset", "other")  # the best of its data set
+    assert drop_worse_models(client, "s", found()) is None
+    assert set(models(tmp_path).values()) == {True}
+    client.set_tag(one, "sweep", "s")
+    assert drop_worse_models(client, "s", found()) is None
+    assert [run_id for run_id, there in models(tmp_path).items() if not there] == [one]
+
+
+def test_a_store_that_deletes_nothing_says_so(members, monkeypatch, tmp_path):
+    def refuse(self, artifact_path=None):
+        raise NotImplementedError("no deletion here")
+
+    monkeypatch.setattr(LocalArtifactRepository, "delete_artifacts", refuse)
+    client, found = members
+    sentence = drop_worse_models(client, "s", found())
+    assert sentence is not None and "does not delete artifacts, all models stay (no deletion here)" in sentence
+    assert set(models(tmp_path).values()) == {True}
+    assert not any("model_kept" in member.data.tags for member in found())
+
+
+def test_there_are_three_ways_to_keep(configure):
+    assert configure().tracking.keep_model == "all"
+    assert "keep_model=bset is none of all, best, none (did you mean 'best'?)" in "".join(
+        problems(configure("tracking.keep_model=bset"))
+    )
