@@ -47,13 +47,19 @@ def start_server(modules: list[str]) -> None:
         forkserver.ensure_running()
 
 
-def call(function: Callable[[Any], Any], argument: Any, output: Path | None = None) -> Outcome:
+def call(
+    function: Callable[[Any], Any],
+    argument: Any,
+    output: Path | None = None,
+    while_waiting: Callable[[], None] | None = None,
+) -> Outcome:
     """Run `function(argument)` in a new process and wait for it.
 
     Args:
         function: of an importable module; it raises UserError for what the user can mend.
         argument: what pickle can carry; the value as well.
         output: file that all output is appended to; None: it goes where this process's goes.
+        while_waiting: called every second until the function has returned.
 
     Raises:
         KeyboardInterrupt: this process was interrupted; the other one was as well, and is gone.
@@ -67,6 +73,8 @@ def call(function: Callable[[Any], Any], argument: Any, output: Path | None = No
     process.start()
     sender.close()
     try:
+        while while_waiting is not None and not receiver.poll(1.0):
+            while_waiting()
         process.join()
     except KeyboardInterrupt:
         process.terminate()
