@@ -134,6 +134,9 @@ class SweepConfig:
     name: str | None = None  # null: after what the sweep varies
     fail_fast: bool = False  # start no more runs after one has failed
     parent: str | None = None  # run id of the sweep's parent run, set by the sweep itself
+    varied: list[str] = field(
+        default_factory=list
+    )  # keys that its runs differ in, set by the sweep: their names say so
     # Set by the Optuna sweeper: the number of the run's trial, its study, and from which trial on to prune.
     trial: int | None = None
     study: str | None = None

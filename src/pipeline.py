@@ -29,8 +29,9 @@ from src.report.figures import loss_curve
 from src.report.terminal import Terminal
 from src.runs import origin
 from src.runs.keep import model_folder
+from src.runs.naming import run_name
 from src.runs.store import next_commands
-from src.runs.tracking import RunLog, recorded, run_name
+from src.runs.tracking import RunLog, recorded
 from src.training import hardware
 from src.training.checkpoint import Checkpoints
 from src.training.encoded import EncodedBatches, take_encoded
@@ -119,7 +120,9 @@ class Record:
         self.validation_losses = state["validation_losses"]
 
 
-def run(config: Config, on_score: Callable[[int, float], None] | None = None) -> RunResult | None:
+def run(
+    config: Config, on_score: Callable[[int, float], None] | None = None, progress_file: Path | None = None
+) -> RunResult | None:
     """Train, evaluate and log one run, or find that it is done; None in the processes that only help the first one.
 
     An interrupted run goes on from its last checkpoint, in the same run of MLflow.
@@ -127,6 +130,7 @@ def run(config: Config, on_score: Callable[[int, float], None] | None = None) ->
     Args:
         config: of the run.
         on_score: called with each epoch and its F1; what it raises ends the run.
+        progress_file: where the progress is left for a process that waits for this one.
 
     Raises:
         AlreadyRunning: another process works on it.
@@ -135,7 +139,7 @@ def run(config: Config, on_score: Callable[[int, float], None] | None = None) ->
     validate(config)
     config = deepcopy(config)  # `prepare` settles what was left open
     accelerator = hardware.start(config.hardware)
-    terminal = Terminal(quiet=not accelerator.is_main_process)
+    terminal = Terminal(quiet=not accelerator.is_main_process, progress_file=progress_file)
     log = together(lambda: RunLog(config, accelerator.is_main_process, terminal.warning))
     [done] = broadcast_object_list([together(lambda: _done(log))])
     if done is not None:

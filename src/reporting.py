@@ -74,7 +74,7 @@ def report(
             for path in written:  # and nothing else that lies in the folder, which may be any
                 selection.client.log_artifact(parent, str(path), f"report{'' if alone else '-' + name}{view}")
             if alone and not view:
-                selection.client.set_tag(parent, "mlflow.note.content", tables.as_markdown(comparison)[:8000])
+                selection.client.set_tag(parent, "mlflow.note.content", tables.as_note(comparison))
     terminal = Terminal()
     for note in selection.notes:
         terminal.note(note)

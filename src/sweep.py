@@ -10,17 +10,21 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shlex
 import sys
 import time
 import traceback
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, open_dict, read_write
 
@@ -56,7 +60,8 @@ class SweepCallback(Callback):
             traceback.print_exc()
             sys.exit(1)
         with read_write(config.hydra):  # so every run knows its parent, under every launcher
-            config.hydra.overrides.task.append(f"sweep.parent={_sweep.parent.run_id}")
+            varied = f"sweep.varied=[{','.join(_sweep.varied)}]"
+            config.hydra.overrides.task.extend([f"sweep.parent={_sweep.parent.run_id}", varied])
 
 
 class Sweep:
@@ -67,7 +72,7 @@ class Sweep:
         Raises:
             UserError: a run that cannot be; the same sweep is running already.
         """
-        given = [override for override in composed.hydra.overrides.task if not override.startswith("sweep.parent=")]
+        given = [o for o in composed.hydra.overrides.task if not o.startswith(("sweep.parent=", "sweep.varied="))]
         settings = from_hydra(without_hydra(composed), given)
         searches = "n_trials" in composed.hydra.sweeper  # a sweeper that decides as it goes
         configs, notes = ([], []) if searches else plan(composed, given)
@@ -97,6 +102,8 @@ class Sweep:
             fresh=settings.rerun,
         )
         self.tracking = settings.tracking
+        keys = [o.get_key_element().lstrip("+") for o in _parsed(composed, given) if o.is_sweep_override()]
+        self.varied = [key for key in keys if re.fullmatch(r"[\w.]+", key)]  # groups of Hydra's own have a slash
         client, experiment = self.parent.client, self.parent.experiment
         if searches:
             done = [run for run in self.parent.members() if run.info.status == "FINISHED"]
@@ -188,12 +195,17 @@ def _varies(override: str) -> bool:
         return False
 
 
+def _parsed(composed: DictConfig, given: Sequence[str]) -> list[Override]:
+    """The overrides of the sweeper's configuration and those that were given."""
+    loader = GlobalHydra.instance().config_loader()
+    params = [f"{key}={value}" for key, value in (composed.hydra.sweeper.get("params") or {}).items()]
+    return list(OverridesParser.create(config_loader=loader).parse_overrides([*params, *given]))
+
+
 def plan(composed: DictConfig, given: Sequence[str]) -> tuple[list[Config], list[str]]:
     """The configurations of all runs, checked before the first begins, and notes on what was left out of them."""
     loader = GlobalHydra.instance().config_loader()
-    params = [f"{key}={value}" for key, value in (composed.hydra.sweeper.get("params") or {}).items()]
-    parsed = OverridesParser.create(config_loader=loader).parse_overrides([*params, *given])
-    runs = grid(parsed, lambda chosen: loader.load_sweep_config(composed, list(chosen)))
+    runs = grid(_parsed(composed, given), lambda chosen: loader.load_sweep_config(composed, list(chosen)))
     configs = []
     for overrides in runs.jobs:
         job = loader.load_sweep_config(composed, list(overrides))
@@ -252,8 +264,9 @@ def _run_isolated(config: Config, number: int, launcher: str) -> float | None:
     from src.report.terminal import Terminal, run_line
     from src.runs.isolation import call, start_server
     from src.runs.keep import drop_worse_models
+    from src.runs.naming import run_name
     from src.runs.parent import ParentRun
-    from src.runs.tracking import RunLog, run_name
+    from src.runs.tracking import RunLog
 
     start_server(PRELOADED)
     parent = ParentRun.of(config.tracking, str(config.sweep.parent))
@@ -270,7 +283,12 @@ def _run_isolated(config: Config, number: int, launcher: str) -> float | None:
         return None
     output = output_folder(config) / f"{log.hashes.present}.log"
     terminal.line(f"{title}  runs, see {output}")
-    outcome = call(train_on_a_free_gpu if launcher == "joblib" else train, config, output)
+    work: Callable[[Config], float] = train_on_a_free_gpu if launcher == "joblib" else train
+    alone = launcher == "basic"  # the lines of several runs at once would overwrite each other
+    with terminal.following(title, output.with_suffix(".progress")) if alone else nullcontext() as look:
+        if look is not None:
+            work = partial(train, progress_file=output.with_suffix(".progress"))
+        outcome = call(work, config, output, look)
     if outcome.error == "AlreadyRunning":
         terminal.line(f"{title}  left alone: {outcome.reason}")
         return None
@@ -317,8 +335,8 @@ def train_on_a_free_gpu(config: Config) -> float:
         return train(config)
 
 
-def train(config: Config) -> float:
-    """What happens in a process of its own: the F1 of a run."""
+def train(config: Config, progress_file: Path | None = None) -> float:
+    """What happens in a process of its own: the F1 of a run, whose progress is left in a file on the way."""
     from src.pipeline import run
 
     on_score = None
@@ -326,6 +344,6 @@ def train(config: Config) -> float:
         from src.runs.search import reporter
 
         on_score = reporter(config.sweep)
-    result = run(config, on_score)
+    result = run(config, on_score, progress_file)
     assert result is not None  # one process a run
     return result.metrics["quality/f1"]

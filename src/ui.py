@@ -1,9 +1,10 @@
 """Open the MLflow UI on the store that runs are logged to, for this machine alone.
 
     python -m src.ui
-    python -m src.ui port=5001 tracking.folder=mlruns
+    python -m src.ui port=5001 tracking.folder=mlruns tracking.experiment=tuneoff
 
-`port=` is 5000 unless given; with tracking.uri= the UI is the server's own.
+`port=` is 5000 unless given; with tracking.uri= the UI is the server's own. The address that is printed shows the runs
+of the experiment, the best F1 first.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from src.compose import explain, key_values
 from src.config import TrackingConfig, UserError
 from src.console import begin
 
-KEYS = ("port", "tracking.folder", "tracking.uri")
+KEYS = ("port", "tracking.folder", "tracking.uri", "tracking.experiment")
 
 
 def end_with_children(process: subprocess.Popen[bytes]) -> None:
@@ -43,16 +44,18 @@ def main() -> None:
         if not port.isdecimal() or not 0 < int(port) < 65536:
             raise UserError(f"port={port} is no port; give a number from 1 to 65535.")
         from src.runs.store import connect
+        from src.runs.view import address
 
         tracking = TrackingConfig(folder=given.get("tracking.folder", "mlruns"), uri=given.get("tracking.uri"))
-        _, uri = connect(tracking, create=False)
+        experiment = given.get("tracking.experiment", tracking.experiment)
+        client, uri = connect(tracking, create=False)
         if not uri.startswith("sqlite"):
-            print(f"The store is a server; open {uri}")
+            print(f"The store is a server; open {address(uri, client, experiment)}")
             return
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", int(port))) == 0:
                 raise UserError(f"port={port} is taken; choose another, such as port={int(port) + 1}.")
-        print(f"http://127.0.0.1:{port}  (Ctrl-C ends it)", flush=True)
+        print(f"{address(f'http://127.0.0.1:{port}', client, experiment)}  (Ctrl-C ends it)", flush=True)
         command = [
             sys.executable,
             "-m",

@@ -78,7 +78,7 @@ def test_every_combination_runs_under_one_parent(whole, tmp_path):
     assert float(rows[0]["f1"]) == round(children[0].data.metrics["quality/f1"], 2)
     report = artifact(client, parent.info.run_id, "report/report.md", tmp_path).read_text()
     assert "    python -m src.train -m model=tiny" in report and "| settings tried | 2 | 2 (1.00x) |" in report
-    assert parent.data.tags["mlflow.note.content"] == report
+    assert parent.data.tags["mlflow.note.content"].endswith("in the artifacts: report/report.html.\n")
     assert shown.stderr == ""
 
 
@@ -213,7 +213,7 @@ def test_the_mlflow_ui_compares_the_runs(whole, browser):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "src.ui", f"port={port}", f"tracking.folder={whole[0]}"]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    quiet = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
     ui = subprocess.Popen(command, cwd=ROOT, **quiet)
     try:
         _, children = parents_and_children(whole[0])
@@ -222,6 +222,7 @@ def test_the_mlflow_ui_compares_the_runs(whole, browser):
         address = (
             f"http://127.0.0.1:{port}/#/compare-runs?runs={json.dumps(ids)}&experiments={json.dumps([experiment])}"
         )
+        printed = ui.stdout.readline().split()[0]
         page = browser.new_page()
         for _ in range(120):
             with suppress(Exception):
@@ -234,6 +235,25 @@ def test_the_mlflow_ui_compares_the_runs(whole, browser):
         for child in children[:2]:
             assert child.info.run_name in lines
             assert round(child.data.metrics["eval/f1"], 2) in numbers
+        # The address that is printed: the best F1 first, the sweep's runs in sight, its columns and its charts.
+        best = sorted(children, key=lambda child: -child.data.metrics["quality/f1"])
+        page.goto(printed)
+        page.get_by_role("link", name=best[0].info.run_name).first.wait_for(timeout=60_000)
+        page.wait_for_function("document.querySelectorAll('.ag-header-cell').length > 5")
+        # In the order in which they are seen, which is not that of the document.
+        in_order = (
+            "(cells, side) => cells.sort((a, b) => a.getBoundingClientRect()[side] - b.getBoundingClientRect()[side])"
+        )
+        texts = f"(cells, side) => ({in_order})(cells, side).map(cell => cell.innerText.trim())"
+        headings = page.locator(".ag-header-cell").evaluate_all(texts, "left")
+        start = headings.index("method")
+        assert headings[start : start + 3] == ["method", "quality/f1", "quality/exact_match"]
+        cells = page.locator(".ag-row [col-id='metrics.`quality/f1`']").evaluate_all(texts, "top")
+        shown = [float(cell) for cell in cells if re.fullmatch(r"[\d.]+", cell)]
+        expected = [child.data.metrics["quality/f1"] for child in best]
+        assert shown == pytest.approx(expected, abs=0.01)
+        page.goto(f"{printed}&compareRunsMode=CHART")
+        page.get_by_text("F1 and its costs (6)").wait_for(timeout=60_000)
         second = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         assert second.returncode == 1
         assert second.stderr.startswith(f"Error: port={port} is taken")

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 
 from src.report.arms import Arm, Result
 from src.report.comparison import Comparison
+from src.report.terminal import MAIN_ROWS
 from src.report.verdict import ratio, verdict
 
 NOTHING = "–"
+LONGEST_NOTE = 4000  # characters
 
 
 @dataclass(frozen=True)
@@ -185,6 +187,24 @@ def as_markdown(comparison: Comparison) -> str:
     lines += ["", _markdown_row(["", *table.arms]), "|---|" + "---:|" * len(table.arms)]
     lines += [_markdown_row([label, *map(str, cells)]) for label, cells in table.rows]
     return "\n".join(lines) + "\n"
+
+
+def as_note(comparison: Comparison) -> str:
+    """Verdict, warnings and the main figures, a row a method, for the narrow column that MLflow's UI shows them in."""
+    table = side_by_side(comparison)
+    by_label = dict(table.rows)
+    shown = {heading: by_label[label] for label, heading in MAIN_ROWS.items() if label in by_label}
+    lines = []
+    for finding, *details in verdict(comparison):
+        lines += [f"**{_plain(finding)}** {_plain(' '.join(details))}".strip(), ""]
+    lines += [f"- **Warning:** {_plain(warning)}" for warning in comparison.warnings]
+    lines += ["", _markdown_row(["", *shown]), "|---|" + "---:|" * len(shown)]
+    lines += [
+        _markdown_row([arm, *(cells[column].text for cells in shown.values())]) for column, arm in enumerate(table.arms)
+    ]
+    while len("\n".join(lines)) > LONGEST_NOTE:  # whole lines, so that nothing is left open
+        lines.pop()
+    return "\n".join([*lines, "", "Everything else is in the artifacts: report/report.html."]) + "\n"
 
 
 def _markdown_row(cells: Sequence[str]) -> str:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.live import Live
 from rich.markup import escape
 from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 # What the result table shows, in this order, of the final metrics.
 RESULT_ROWS = (
@@ -33,6 +38,7 @@ RESULT_PAIRS = {
 
 
 FILE_WIDTH = 200
+PROGRESS_SECONDS = 1.0
 # A run's figures in one line of a sweep, and the columns of a sweep's table.
 SWEEP_COLUMNS = (
     ("quality/exact_match", "EM", "{:.1f}"),
@@ -58,12 +64,20 @@ MAIN_ROWS = {
 class Terminal:
     """Rich on a terminal; plain lines where the output is a file or a pipe, and nothing for `quiet`."""
 
-    def __init__(self, quiet: bool = False) -> None:
+    def __init__(self, quiet: bool = False, progress_file: Path | None = None) -> None:
+        """
+        Args:
+            quiet: show nothing.
+            progress_file: where `step` leaves its line, at most once a second, for a process that waits for this one.
+        """
         # Off a terminal there is no width to keep to.
         width = None if sys.stdout.isatty() else FILE_WIDTH
         self.console = Console(quiet=quiet, highlight=False, soft_wrap=True, width=width)
         self.progress: Progress | None = None
         self.last_quarter = 0
+        self.progress_file = progress_file
+        self.progress_written = 0.0
+        self.first_step: tuple[int, float] | None = None  # its number, and when it was shown
 
     def note(self, line: str) -> None:
         """Something about the data or the run that should be known."""
@@ -80,26 +94,66 @@ class Terminal:
         self.console.print()
 
     def step(self, number: int, of: int, loss: float, examples_per_second: float) -> None:
-        """Move the progress bar; off a terminal a line at each quarter of the way. No speed is known (0) in warm-up."""
+        """Move the progress bar; off a terminal a line at each quarter of the way, with the time left.
+
+        No speed is known (0) in warm-up.
+        """
         speed = f"{examples_per_second:.1f} examples/s" if examples_per_second else ""
+        now = time.monotonic()
+        first, since = self.first_step = self.first_step or (number, now)
+        line = f"step {number}/{of}  loss {loss:.3f}  {speed}".rstrip()
+        if first < number < of:
+            line += f"  about {duration((now - since) / (number - first) * (of - number))} left"
+        if self.progress_file is not None and now - self.progress_written >= PROGRESS_SECONDS:
+            self.progress_written = now
+            with suppress(OSError):  # a disk that is full, say: a line less to look at
+                self.progress_file.write_text(line, encoding="utf-8")
         if self.console.is_terminal:
-            if self.progress is None:
-                self.progress = Progress(
-                    TextColumn("training"),
-                    BarColumn(),
-                    MofNCompleteColumn(),
-                    TextColumn("loss {task.fields[loss]:.3f}  {task.fields[speed]}"),
-                    TimeRemainingColumn(),
-                    TextColumn("left"),
-                    console=self.console,
-                    transient=True,
-                )
-                self.progress.add_task("training", total=of, loss=loss, speed=speed)
-                self.progress.start()
-            self.progress.update(self.progress.task_ids[0], completed=number, loss=loss, speed=speed)
+            self._move_bar(number, of, loss, speed)
         elif (quarter := 4 * number // of) > self.last_quarter:
             self.last_quarter = quarter
-            self.console.print(f"step {number}/{of}  loss {loss:.3f}  {speed}")
+            self.console.print(line)
+
+    def _move_bar(self, number: int, of: int, loss: float, speed: str) -> None:
+        if self.progress is None:
+            self.progress = Progress(
+                TextColumn("training"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("loss {task.fields[loss]:.3f}  {task.fields[speed]}"),
+                TimeRemainingColumn(),
+                TextColumn("left"),
+                console=self.console,
+                transient=True,
+            )
+            self.progress.add_task("training", total=of, loss=loss, speed=speed)
+            self.progress.start()
+        self.progress.update(self.progress.task_ids[0], completed=number, loss=loss, speed=speed)
+
+    @contextmanager
+    def following(self, title: str, file: Path) -> Iterator[Callable[[], None] | None]:
+        """Show on one line, while a run goes on in another process, the progress that this one leaves in `file`.
+
+        Yields:
+            what looks at the file once, to be called every second; None where nothing is shown, off a terminal.
+        """
+        if not self.console.is_terminal:
+            yield None
+            return
+        file.unlink(missing_ok=True)  # of an earlier attempt
+        with Live(
+            console=self.console, transient=True, auto_refresh=False, redirect_stdout=False, redirect_stderr=False
+        ) as live:
+
+            def look() -> None:
+                with suppress(OSError):  # nothing there yet
+                    line = f"{title}  {file.read_text(encoding='utf-8')}"
+                    live.update(Text(line, no_wrap=True, overflow="ellipsis"), refresh=True)
+
+            try:
+                yield look
+            finally:
+                file.unlink(missing_ok=True)
 
     def epoch(self, number: int, figures: Mapping[str, float]) -> None:
         """One line with the scores after an epoch; 0 is the untrained model."""

@@ -63,7 +63,7 @@ def call(
     function: Callable[[Any], Any],
     argument: Any,
     output: Path | None = None,
-    while_waiting: Callable[[], None] = lambda: None,
+    while_waiting: Callable[[], None] | None = None,
 ) -> Outcome:
     """Run `function(argument)` in a new process and wait for it.
 
@@ -87,7 +87,8 @@ def call(
     try:
         # Received before it is joined: a process with much to say cannot end before someone has listened.
         while not (ready := connection.wait([receiver, process.sentinel], POLL_SECONDS)):
-            while_waiting()
+            if while_waiting is not None:
+                while_waiting()
         outcome = _receive(receiver) if receiver in ready or receiver.poll() else None
         process.join(STOP_SECONDS)
         process.kill()  # it has answered, and hangs while it ends

@@ -25,8 +25,7 @@ from src.credentials import DATABASES, hidden, with_secrets
 from src.runs.identity import HEARTBEAT_SECONDS, Hashes, alive
 
 EXPERIMENT_TAGS = {
-    "mlflow.note.content": "Columns to compare by: method, train.learning_rate, quality/f1, quality/exact_match, "
-    "params/trainable, time/train_seconds, memory/peak_train_mb, storage/checkpoint_mb. README.md says what each is.",
+    "mlflow.note.content": "`python -m src.compare` puts the methods side by side; README.md says what each metric is.",
 }
 
 

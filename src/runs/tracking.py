@@ -25,6 +25,7 @@ from mlflow.exceptions import MlflowException
 
 from src.config import Config, UserError
 from src.runs.identity import alive, hashes, holder, who
+from src.runs.naming import run_name
 from src.runs.provenance import environment, git_commit
 from src.runs.store import (
     AlreadyRunning,
@@ -63,12 +64,6 @@ def recorded(config: Config) -> dict[str, Any]:
     values = dataclasses.asdict(config)
     del values["sweep"], values["rerun"], values["from_run"]
     return values
-
-
-def run_name(config: Config) -> str:
-    """Method, rate, epochs and seed, as the runs are told apart in the UI."""
-    train = config.train
-    return f"{config.method.name} lr={train.learning_rate:g} epochs={train.epochs} seed={train.seed}"
 
 
 class _Nothing:

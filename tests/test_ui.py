@@ -1,0 +1,97 @@
+"""What MLflow's UI shows: run names, descriptions, and the view that `python -m src.ui` leads to."""
+
+from __future__ import annotations
+
+import json
+
+from hydra import compose, initialize_config_dir
+from mlflow import MlflowClient
+
+from src import sweep, ui
+from src.config import ROOT
+from src.report.comparison import compare_runs
+from src.report.tables import LONGEST_NOTE, as_note
+from src.runs.naming import run_name
+from src.runs.results import select
+from src.runs.view import TAG, address
+from tests.stored import Store
+
+
+def test_a_run_is_called_by_what_its_sweep_varies(configure):
+    assert run_name(configure("model=tiny", "train.seed=3")) == "lora lr=0.001 epochs=3 seed=3"
+    several = "method,model,train.learning_rate,method.peft.r,dataset.train_size,train.weight_decay,hardware,no.such"
+    chosen = ["model=tiny", "dataset.train_size=250", "method.peft.r=4", "train.weight_decay=1e-5"]
+    assert run_name(configure(*chosen, f"sweep.varied=[{several}]")) == (
+        "tiny lora lr=0.001 epochs=3 seed=0 r=4 train_size=250 weight_decay=1e-05 hardware=auto"
+    )
+    files = ["dataset=file", "dataset.path=/data/new_wiki.json", "model.path=/models/mine", "model.model_type=bert"]
+    named = configure(*files, "sweep.varied=[dataset.path,model.path]")
+    assert run_name(named) == "mine new_wiki lora lr=0.001 epochs=3 seed=0"
+
+
+def test_a_sweep_tells_its_runs_what_it_varies(server, tmp_path, monkeypatch):
+    store = f"tracking.folder={tmp_path}"
+    with initialize_config_dir(config_dir=str(ROOT / "conf"), version_base="1.3"):
+        composed = compose("config", ["experiments=demo", store], return_hydra_config=True)  # it varies the method
+        given = ["model=tiny,minilm", "train.seed=range(0,2)", "++train.weight_decay=0,0.1", "train.epochs=1", store]
+        composed.hydra.overrides.task = ["experiments=demo", *given]
+        monkeypatch.setattr(sweep, "_sweep", None)
+        sweep.SweepCallback().on_multirun_start(composed)
+    sweep._sweep.parent.end("KILLED", [])
+    *kept, parent, varied = composed.hydra.overrides.task
+    assert kept == ["experiments=demo", *given] and parent == f"sweep.parent={sweep._sweep.parent.run_id}"
+    assert varied == "sweep.varied=[method,model,train.seed,train.weight_decay]"
+
+
+def test_a_description_is_short_and_holds_no_markup(tmp_path):
+    store = Store(tmp_path)
+    for number in range(40):
+        store.run(f"lora_{number}<img src=x>", 1e-3, 0.5, questions=40)
+    store.run("full", 1e-4, 0.5, questions=40)
+    selection = select(store.tracking)
+    note = as_note(compare_runs("many", selection.results))
+    assert "**lora_0&lt;img" in note and "<" not in note
+    assert len(note) < LONGEST_NOTE + 100
+    assert note.endswith("Everything else is in the artifacts: report/report.html.\n")
+
+
+def test_the_note_of_two_methods_holds_the_verdict_and_a_row_a_method(tmp_path):
+    store = Store(tmp_path)
+    store.run("full", 1e-4, 0.6)
+    store.run("lora", 1e-3, 0.5)
+    lines = as_note(compare_runs("two", select(store.tracking).results)).splitlines()
+    assert lines[0].startswith("**lora (rate 0.001) against full (rate 0.0001): ")
+    heading = lines.index("|  | seeds | EM | F1 | rate | trained | seconds | peak MB |")
+    assert lines[heading + 2].startswith("| full | 1 | ") and lines[heading + 3].endswith(
+        " | 0.001 | 1,370 | 70.0 | 430 |"
+    )
+
+
+def test_the_address_leads_to_the_view_of_the_experiment(tmp_path):
+    store = Store(tmp_path)
+    expected = f"http://host/#/experiments/{store.experiment}/runs?workflowType=machine_learning"
+    assert address("http://host", store.client, "tuneoff") == expected + "&viewStateShareKey=tuneoff"
+    kept = json.loads(store.client.get_experiment(store.experiment).tags[TAG])
+    assert (kept["orderByKey"], kept["orderByAsc"]) == ("metrics.`quality/f1`", False)
+    assert kept["selectedColumns"][:2] == ["tags.`method`", "metrics.`quality/f1`"]
+    sections = {section["uuid"] for section in kept["compareRunSections"]}
+    assert {chart["metricSectionId"] for chart in kept["compareRunCharts"]} < sections
+    assert address("http://host", store.client, "none such") == "http://host"
+
+
+def test_a_store_that_cannot_be_written_to_is_left_as_it_is(tmp_path):
+    store = Store(tmp_path)
+    before = (tmp_path / "mlflow.db").read_bytes()
+    readable = MlflowClient(f"sqlite:///file:{tmp_path / 'mlflow.db'}?mode=ro&uri=true")
+    expected = f"http://host/#/experiments/{store.experiment}/runs?workflowType=machine_learning"
+    assert address("http://host", readable, "tuneoff") == expected
+    assert (tmp_path / "mlflow.db").read_bytes() == before
+
+
+def test_the_ui_of_a_server_is_the_servers_own(tmp_path, monkeypatch, capsys):
+    store = Store(tmp_path)
+    monkeypatch.setattr("src.runs.store.connect", lambda *_, **__: (store.client, "http://server:5000"))
+    monkeypatch.setattr("sys.argv", ["ui", "tracking.uri=http://server:5000"])
+    ui.main()
+    shown = capsys.readouterr().out
+    assert shown.startswith(f"The store is a server; open http://server:5000/#/experiments/{store.experiment}/runs?")
