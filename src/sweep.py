@@ -27,6 +27,7 @@ from omegaconf import DictConfig, open_dict, read_write
 
 from src.compose import MISTAKES, fail, from_hydra
 from src.config import Config, UserError, problems
+from src.credentials import without_secrets
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -57,6 +58,10 @@ class SweepCallback(Callback):
             sys.exit(1)
         with read_write(config.hydra):  # so every run knows its parent, under every launcher
             config.hydra.overrides.task.append(f"sweep.parent={_sweep.parent.run_id}")
+            if config.hydra.sweeper.get("storage"):
+                config.hydra.sweeper.storage = without_secrets(config.hydra.sweeper.storage)
+        with read_write(config.tracking):  # Hydra writes all this to multirun.yaml
+            config.tracking.uri = _sweep.tracking.uri
 
 
 class Sweep:
