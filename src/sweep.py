@@ -30,6 +30,7 @@ from omegaconf import DictConfig, open_dict, read_write
 
 from src.compose import MISTAKES, fail, from_hydra
 from src.config import Config, UserError, problems
+from src.credentials import without_secrets
 from src.grid import grid
 
 if TYPE_CHECKING:
@@ -62,6 +63,10 @@ class SweepCallback(Callback):
         with read_write(config.hydra):  # so every run knows its parent, under every launcher
             varied = f"sweep.varied=[{','.join(_sweep.varied)}]"
             config.hydra.overrides.task.extend([f"sweep.parent={_sweep.parent.run_id}", varied])
+            if config.hydra.sweeper.get("storage"):
+                config.hydra.sweeper.storage = without_secrets(config.hydra.sweeper.storage)
+        with read_write(config.tracking):  # Hydra writes all this to multirun.yaml
+            config.tracking.uri = _sweep.tracking.uri
 
 
 class Sweep:

@@ -21,11 +21,12 @@ from omegaconf import DictConfig
 from src import sweep
 from src.compose import MISTAKES, Primary, check_method_keys, completed, fail, from_hydra, register
 from src.config import UserError, validate
-from src.console import begin
+from src.console import begin, tolerate_any_encoding
 
 
 def job(composed: DictConfig) -> float | None:
     """What Hydra calls for each run; the F1 is what a sweeper maximises."""
+    tolerate_any_encoding()  # a launcher may have started this process
     hydra_config = HydraConfig.get()
     try:
         config = from_hydra(composed, hydra_config.overrides.task)

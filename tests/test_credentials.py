@@ -7,11 +7,15 @@ import os
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from types import SimpleNamespace
 
 import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf, read_write
 
-from src import compare, credentials
-from src.config import SweepConfig, TrackingConfig, UserError
+from src import compare, credentials, sweep
+from src.compose import register
+from src.config import ROOT, SweepConfig, TrackingConfig, UserError
 from src.console import begin
 from src.credentials import DATABASES, PASSWORD, TOKEN, USERNAME, hidden, with_secrets, without_secrets
 from src.runs.store import connect, ui_command
@@ -90,6 +94,37 @@ def test_every_command_cleans_its_arguments(monkeypatch, capsys):
         arguments[-1],
     ]
     assert capsys.readouterr().err.count("Warning") == 2, "once for each kind"
+
+
+def test_hydras_own_record_of_a_sweep_is_clean(monkeypatch):
+    """Addresses in a file of conf/ or experiments/, which no argument holds; Hydra writes them to multirun.yaml."""
+    register()
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        overrides = ["hydra/sweeper=optuna", "hydra.mode=MULTIRUN"]
+        config = compose("config", overrides, return_hydra_config=True)
+    with read_write(config.hydra):
+        config.hydra.sweeper.storage = "postgresql://ada:s3cret@host/db"
+    config.tracking.uri = "http://ada:s3cret@host"
+    planned = SimpleNamespace(parent=SimpleNamespace(run_id="1"), tracking=TrackingConfig(uri=config.tracking.uri))
+    monkeypatch.setattr(sweep, "_sweep", None)
+    monkeypatch.setattr(sweep, "Sweep", lambda config: planned)
+    sweep.SweepCallback().on_multirun_start(config)
+    assert config.tracking.uri == "http://host"
+    assert config.hydra.sweeper.storage == "postgresql://ada:***@host/db"
+    assert "s3cret" not in OmegaConf.to_yaml(config)
+
+
+def test_a_study_is_opened_with_its_password(monkeypatch):
+    from src.runs import search
+
+    monkeypatch.setattr(search.optuna, "create_study", lambda storage, **more: storage)
+    address = "postgresql://ada:s3cret@host/study"
+    settings = search.Settings("study", without_secrets(address), None)
+    assert search._open(settings) == address
+    assert "s3cret" not in str(settings)
+    monkeypatch.setenv(DATABASES, "")
+    with pytest.raises(UserError, match="put the whole address into TUNEOFF_DATABASE_URIS"):
+        search._open(settings)
 
 
 def test_the_server_still_gets_the_password():

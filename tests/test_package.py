@@ -10,6 +10,7 @@ import subprocess
 import sys
 import zipfile
 from email.parser import Parser
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from mlflow import MlflowClient
 
 from src import cli
 from src.config import ROOT
+from src.runs import provenance
 from tests.conftest import question, squad_json
 
 if sys.version_info >= (3, 11):
@@ -93,8 +95,8 @@ def test_the_wheel_holds_every_module_and_every_setting(wheel):
 def test_the_wheel_declares_what_pyproject_says(wheel):
     held = contents(wheel)
     folder = f"tuneoff-{PROJECT['version']}.dist-info"
-    metadata = Parser().parsestr(held[f"{folder}/METADATA"].decode())
-    required = {line for line in metadata.get_all("Requires-Dist", []) if "extra ==" not in line}
+    declared = Parser().parsestr(held[f"{folder}/METADATA"].decode())
+    required = {line for line in declared.get_all("Requires-Dist", []) if "extra ==" not in line}
     expected = {(re.split(r"[<>=]", line)[0], tuple(sorted(re.findall(r"[<>=][^,]*", line)))) for line in required}
     assert expected == {
         (re.split(r"[<>=]", line)[0], tuple(sorted(re.findall(r"[<>=][^,]*", line))))
@@ -140,6 +142,20 @@ def test_the_installed_package_has_its_experiments(installed):
 def test_the_installed_command_says_its_version(installed):
     shown = installed("SITE/bin/tuneoff", "--version")
     assert shown.stdout == f"tuneoff {PROJECT['version']}\n"
+
+
+def test_the_commit_is_that_of_the_code_and_of_no_repository_around_it(tmp_path, monkeypatch):
+    assert re.match(r"[0-9a-f]{40}(-dirty)?$", provenance.git_commit.__wrapped__())
+    for command in (
+        ["init", "-q"],
+        ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "x", "--allow-empty"],
+    ):
+        subprocess.run(["git", *command], cwd=tmp_path, check=True)
+    (tmp_path / "site-packages").mkdir()
+    monkeypatch.setattr(provenance, "ROOT", tmp_path / "site-packages")
+    assert provenance.git_commit.__wrapped__() == provenance.package_version()
+    monkeypatch.setattr(provenance, "version", lambda name: metadata.version("no such package"))
+    assert provenance.git_commit.__wrapped__() == "unknown"
 
 
 # The command `tuneoff`

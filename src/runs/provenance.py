@@ -9,13 +9,13 @@ import subprocess
 from importlib.metadata import PackageNotFoundError, distributions, version
 from pathlib import Path
 
-from src.config import ROOT, SETTINGS
+from src.config import ROOT
 
 
 @functools.cache
 def git_commit() -> str:
-    """The commit of the code, with "-dirty" where it was changed since; of an installed package its version."""
-    if SETTINGS != ROOT:  # whatever repository it is installed in is another project's
+    """The commit of the code, with "-dirty" where it was changed since; outside its repository the version."""
+    if not (ROOT / ".git").exists():  # a repository further up is another project's
         return package_version()
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
