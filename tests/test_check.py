@@ -35,17 +35,18 @@ def shown(*arguments):
 def test_a_spreadsheet(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     rows = [["Why?", "Nobody knows.", ""], ["", "x", "y"], ["What?", "In Rome.", "Paris"]]
-    own_csv(tmp_path / "own.csv", rows=[*rows, ["Where?", "In Paris.", "paris"], ["Where?", "In Paris.", "Paris"]])
+    rows += [["Where?", "In Paris.", "paris"], ["Where?", "In Paris.", "Paris"], ["When?", "In the 1990s.", "1990"]]
+    own_csv(tmp_path / "own.csv", rows=rows)
     before = sorted(tmp_path.iterdir())
     text, named = shown("own.csv")
     assert all(len(line) <= 80 for line in text.splitlines())
     assert named["file"] == "own.csv"
-    assert named["rows"] == "305 read, 304 of them usable"
+    assert named["rows"] == "306 read, 305 of them usable"
     assert named["answers"] == (
-        "302 questions with one in the passage 1 with none that can be located there: scored, not trained on "
+        "303 questions with one in the passage 1 with none that can be located there: scored, not trained on "
         "1 without any"
     )
-    assert named["passages"] == "73, without titles"
+    assert named["passages"] == "74, without titles"
     assert named["repeated"] == "1 question asked before about the same passage (row 305)"
     sets = sources.load(configure(["own.csv"])[0].dataset)
     sizes = [
@@ -57,6 +58,7 @@ def test_a_spreadsheet(tmp_path, monkeypatch):
     assert named["split"] == "{0} for training ({2} passages), {1} for validation ({3} passages)".format(*sizes)
     assert named["windows"] == f"{sizes[0] + sizes[1]} of {sizes[0] + sizes[1]} questions fit into one of 384 tokens"
     assert all(note in " ".join(text.split()) for note in sets.notes)
+    assert "1 of 61 answers begin or end inside a token (id 306)" in " ".join(text.split())
     assert "WARNING" not in text
     assert sorted(tmp_path.iterdir()) == before
 

@@ -211,7 +211,9 @@ def test_a_spreadsheet_of_another_country(tmp_path):
         'What name?;"The bridge, ""Old Mary"", is long.";"""Old Mary""";\r\n'
     )
     path.write_bytes(text.encode("utf-8-sig"))
-    one, two = read_file(path).records
+    checked = read_file(path)
+    one, two = checked.records
+    assert checked.left_out == []  # a row of nothing but separators is no row
     context = 'The bridge, "Old Mary";\r\nis 3,5 km long; it opened in 1990.'
     answers = {"text": ["3,5 km"], "answer_start": [context.index("3,5")]}
     assert one == {"id": "1", "title": "", "context": context, "question": "How long?", "answers": answers}
@@ -244,6 +246,19 @@ def test_an_answer_is_located_in_its_passage(tmp_path, answer, context, expected
     answers = checked.records[0]["answers"]
     assert list(zip(answers["text"], answers["answer_start"], strict=True)) == expected
     assert checked.not_found == (["1"] if expected and expected[0][1] == NOT_FOUND else [])
+
+
+@pytest.mark.parametrize("ending", ["\n", "\r\n", "\r"])
+def test_lines_may_end_in_any_way(tmp_path, ending):
+    path = tmp_path / "own.csv"
+    path.write_bytes(ending.join(["question,context,answer", "Q?,In Rome.,Rome", "Who?,Ada did.,Ada"]).encode())
+    assert [record["question"] for record in read_file(path).records] == ["Q?", "Who?"]
+
+
+def test_keys_of_json_may_be_written_in_capitals(tmp_path):
+    path = tmp_path / "own.jsonl"
+    path.write_text(json.dumps({"Question": "Q?", " CONTEXT ": "In Rome.", "Answer": "Rome"}))
+    assert read_file(path).records[0]["answers"] == {"text": ["Rome"], "answer_start": [3]}
 
 
 def test_given_ids_titles_and_places_are_kept(tmp_path):
