@@ -276,7 +276,7 @@ def _run_isolated(config: Config, number: int, launcher: str) -> float | None:
     output = output_folder(config) / f"{log.config_hash}.log"
     terminal.line(f"{title}  runs, see {output}")
     alone = launcher == "basic"  # the lines of several runs at once would overwrite each other
-    with terminal.following(title, output.with_suffix(".progress")) if alone else nullcontext() as look:
+    with terminal.following(output.with_suffix(".progress")) if alone else nullcontext() as look:
         work = partial(train, progress_file=output.with_suffix(".progress")) if look is not None else train
         outcome = call(work, config, output, look)
     if outcome.error == "AlreadyRunning":
