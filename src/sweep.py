@@ -290,7 +290,7 @@ def _run_isolated(config: Config, number: int, launcher: str) -> float | None:
     terminal.line(f"{title}  runs, see {output}")
     work: Callable[[Config], float] = train_on_a_free_gpu if launcher == "joblib" else train
     alone = launcher == "basic"  # the lines of several runs at once would overwrite each other
-    with terminal.following(title, output.with_suffix(".progress")) if alone else nullcontext() as look:
+    with terminal.following(output.with_suffix(".progress")) if alone else nullcontext() as look:
         if look is not None:
             work = partial(train, progress_file=output.with_suffix(".progress"))
         outcome = call(work, config, output, look)

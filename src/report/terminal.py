@@ -131,7 +131,7 @@ class Terminal:
         self.progress.update(self.progress.task_ids[0], completed=number, loss=loss, speed=speed)
 
     @contextmanager
-    def following(self, title: str, file: Path) -> Iterator[Callable[[], None] | None]:
+    def following(self, file: Path) -> Iterator[Callable[[], None] | None]:
         """Show on one line, while a run goes on in another process, the progress that this one leaves in `file`.
 
         Yields:
@@ -147,8 +147,8 @@ class Terminal:
 
             def look() -> None:
                 with suppress(OSError):  # nothing there yet
-                    line = f"{title}  {file.read_text(encoding='utf-8')}"
-                    live.update(Text(line, no_wrap=True, overflow="ellipsis"), refresh=True)
+                    line = file.read_text(encoding="utf-8")
+                    live.update(Text(" " * 8 + line, no_wrap=True, overflow="ellipsis"), refresh=True)
 
             try:
                 yield look
