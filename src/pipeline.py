@@ -143,6 +143,7 @@ def run(config: Config, on_score: Callable[[int, float], None] | None = None) ->
         bare = backbone.load_model(
             config.model, config.train.hidden_dropout, config.train.attention_dropout, config.train.seed
         )
+        start = base.identify(config.model, bare.config.model_type, config.train.seed)
         model = method.apply(bare, config.method)
         counts = method.count(model)
         if not meter.memory_is_own:
@@ -198,7 +199,6 @@ def run(config: Config, on_score: Callable[[int, float], None] | None = None) ->
         metrics["train/reported_epoch"] = epoch
         metrics |= moved(config, accelerator, bare, tokenizer, data.sets)
         examples = example_rows(data.sets.validation, reported.answers)
-        start = base.identify(config.model, bare.config.model_type, config.train.seed)
         try:
             with model_folder(log) as temporary:
                 metrics["storage/checkpoint_mb"] = method.save(accelerator.unwrap_model(model), temporary, start)
