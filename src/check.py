@@ -24,8 +24,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from src.compose import MISTAKES, fail, from_hydra, quiet_libraries, register
-from src.config import ROOT, Config, UserError, validate
+from src.compose import MISTAKES, Primary, fail, from_hydra, register
+from src.config import Config, UserError, validate
+from src.console import begin
 
 if TYPE_CHECKING:
     from src.data.records import Checked
@@ -37,12 +38,12 @@ UNKNOWN_SHARE = 0.01  # so many unknown tokens in the passages come with a warni
 
 def main() -> None:
     """The command line: a file, and KEY=VALUE as for src.train."""
+    begin()
     arguments = sys.argv[1:] or ["--help"]
     if {"-h", "--help"} & set(arguments):
         print(__doc__)
         return
     register()
-    quiet_libraries()
     try:
         config, overrides = configure(arguments)
         from src.report.terminal import Terminal
@@ -66,7 +67,7 @@ def configure(arguments: Sequence[str]) -> tuple[Config, list[str]]:
     overrides = [argument for argument in overrides if not argument.startswith((prefix, "dataset="))]
     if len(files) != 1:
         raise UserError(f"src.check takes one file, not {len(files)}: python -m src.check FILE")
-    with initialize_config_dir(config_dir=str(ROOT / "conf"), version_base="1.3"):
+    with initialize_config_dir(config_dir=Primary().folder, version_base="1.3"):
         config = from_hydra(compose("config", overrides=["dataset=file", *overrides]), overrides)
     # Set here and not as an override, so that it may hold any character.
     config.dataset.path, config.dataset.name = files[0], Path(files[0]).stem

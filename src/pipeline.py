@@ -162,6 +162,7 @@ def run(
         meter = Meter(accelerator.device)
         dropout = config.train.hidden_dropout, config.train.attention_dropout
         bare = together(lambda: backbone.load_model(config.model, *dropout, config.train.seed))
+        start = together(lambda: base.identify(config.model, bare.config.model_type, config.train.seed))
         model = method.apply(bare, config.method)
         counts = method.count(model)
         if not meter.memory_is_own:
@@ -217,7 +218,6 @@ def run(
         metrics["train/reported_epoch"] = epoch
         metrics |= moved(config, accelerator, bare, tokenizer, data.sets)
         examples = example_rows(data.sets.validation, reported.answers)
-        start = base.identify(config.model, bare.config.model_type, config.train.seed)
         try:
             with model_folder(log) as temporary:
                 metrics["storage/checkpoint_mb"] = method.save(accelerator.unwrap_model(model), temporary, start)
