@@ -32,8 +32,9 @@ def cached(name: str, make: Callable[[Path], object]) -> tuple[Dataset, list[str
     folder = Path(datasets.config.HF_DATASETS_CACHE) / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / name
-    if not file.exists() or not _is_whole(file):
-        if file.exists():
+    there = file.exists()
+    if not (there and _is_whole(file)):
+        if there:
             notes.append(f"The cached file {file} is damaged; it is made again.")
         with tempfile.TemporaryDirectory(dir=folder) as temporary:  # another process may be making the same file
             made = Path(temporary) / name
