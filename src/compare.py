@@ -1,8 +1,8 @@
 """Turn finished runs into an answer: which method, how sure, at what cost.
 
     python -m src.compare                                    # the newest sweep
-    python -m src.compare sweep=NAME                         # or [NAME,NAME]: several sweeps as one
-    python -m src.compare runs=[RUN,RUN,...]                 # a run: the beginning of its id, its name, or best
+    python -m src.compare sweep=NAME                         # or 'sweep=[NAME,NAME]': several sweeps as one
+    python -m src.compare 'runs=[RUN,RUN,...]'               # a run: the beginning of its id, its name, or best
     python -m src.compare where="params.model.name = 'minilm'"
 
 The table and the verdict are shown, and written with a page of figures (report.html), Markdown and CSV under
