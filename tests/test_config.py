@@ -202,3 +202,8 @@ def test_a_sweep_leaves_out_what_a_method_does_not_know():
     ]
     with pytest.raises(UserError, match=r"method=full, ia3 has no key method.peft.r"):
         combinations("method=full,ia3", "method.peft.r=4,16")
+
+
+def test_an_empty_tracking_uri_is_none(configure):
+    assert configure("tracking.uri=").tracking.uri is None
+    assert configure("tracking.uri=''").tracking.uri is None
