@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -19,6 +20,7 @@ from scipy.stats import permutation_test
 from src.config import TrackingConfig, UserError
 from src.report.arms import SCORES
 from src.report.comparison import compare_runs
+from src.report.fairness import learned
 from src.report.page import differing_most, render, wrong_answers
 from src.report.plots import pareto_front, plots
 from src.report.question_plots import kind_of_question
@@ -255,6 +257,14 @@ def test_what_has_learned_nothing_is_neither_better_nor_worse(store):
     assert reason.startswith("head has learned next to nothing (F1 7.0, 0.0 before training). Train on more questions")
     assert meanwhile == "As the runs stand: this run of head is worse in F1."
     assert of_lora.startswith("lora (rate 0.001) against full (rate 0.0001): ") and "yet" not in of_lora
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "enough"), [(5, 14, False), (5, 15, True), (80, 81, False), (80, 85, True)]
+)
+def test_what_counts_as_learning_depends_on_what_was_missing(before, after, enough):
+    best = SimpleNamespace(untrained=lambda score: before, average=lambda metric: after)
+    assert learned(SimpleNamespace(best=best)) == enough
 
 
 @pytest.mark.parametrize(("other", "told"), [(0.888, False), (0.88, True)])

@@ -11,7 +11,8 @@ from src.report.arms import Arm
 SHARING = ("joblib", "ray", "submitit_local")  # launchers that run several at once on one machine
 # Share of its time that a run's threads waited for a core, above which it is said: one that waits holds up the others.
 WAITED = 0.05
-LEARNED = 10.0  # points of F1 over the untrained model's that show that something was learned
+# Share of the F1 that the untrained model lacked (to 100) that training must have gained to count as learning.
+LEARNED = 0.1
 
 
 def warnings(arms: Sequence[Arm], pairs: Sequence[tuple[Arm, Arm]], empty: dict[str, str]) -> list[str]:
@@ -64,9 +65,9 @@ def warnings(arms: Sequence[Arm], pairs: Sequence[tuple[Arm, Arm]], empty: dict[
 
 
 def learned(arm: Arm) -> bool:
-    """Whether its best setting gained LEARNED points of F1 by training; true where it was not scored before."""
+    """Whether training gained the share LEARNED of the missing F1 at the best setting; true where it is not known."""
     before, after = arm.best.untrained("f1"), arm.best.average("quality/f1")
-    return before is None or after is None or after >= before + LEARNED
+    return before is None or after is None or after - before >= LEARNED * (100 - before)
 
 
 def before_and_after(arm: Arm) -> str:
