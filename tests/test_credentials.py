@@ -73,7 +73,9 @@ def test_two_databases_are_told_apart():
 def test_a_password_never_reaches_a_configuration():
     assert TrackingConfig(uri="http://ada:s3cret@host").uri == "http://host"
     assert SweepConfig(storage="postgresql://ada:s3cret@host/x").storage == "postgresql://ada:***@host/x"
-    assert ui_command(TrackingConfig(uri="postgresql://ada:s3cret@h/x")).endswith("uri=postgresql://ada:***@h/x")
+    assert ui_command(TrackingConfig(uri="postgresql://ada:s3cret@h/x")).endswith(
+        "'tracking.uri=postgresql://ada:***@h/x'"
+    )
 
 
 def test_every_command_cleans_its_arguments(monkeypatch, capsys):
@@ -105,7 +107,8 @@ def test_hydras_own_record_of_a_sweep_is_clean(monkeypatch):
     with read_write(config.hydra):
         config.hydra.sweeper.storage = "postgresql://ada:s3cret@host/db"
     config.tracking.uri = "http://ada:s3cret@host"
-    planned = SimpleNamespace(parent=SimpleNamespace(run_id="1"), tracking=TrackingConfig(uri=config.tracking.uri))
+    tracking = TrackingConfig(uri=config.tracking.uri)
+    planned = SimpleNamespace(parent=SimpleNamespace(run_id="1"), varied=[], tracking=tracking)
     monkeypatch.setattr(sweep, "_sweep", None)
     monkeypatch.setattr(sweep, "Sweep", lambda config: planned)
     sweep.SweepCallback().on_multirun_start(config)

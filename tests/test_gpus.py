@@ -100,7 +100,7 @@ def test_joblib_alone_is_given_gpus(configure, tmp_path, monkeypatch, launcher, 
 
     called = []
 
-    def call(function, config, output):
+    def call(function, config, output, while_waiting):
         called.append(function)
         return isolation.Outcome(reason="The process was killed by SIGKILL.", error="Death")
 

@@ -44,7 +44,7 @@ def test_no_model_is_kept_and_its_size_is_measured(configure, tmp_path):
 def test_a_sweep_keeps_the_best_model_of_each_method(configure, monkeypatch, tmp_path):
     # The runs are real; a process for each of them would take its time and change nothing here.
     monkeypatch.setattr(isolation, "start_server", lambda modules: None)
-    monkeypatch.setattr(isolation, "call", lambda function, config, output: isolation.Outcome(value=function(config)))
+    monkeypatch.setattr(isolation, "call", lambda function, config, *more: isolation.Outcome(value=function(config)))
     settings = [*TINY, "train.epochs=1", f"tracking.folder={tmp_path}", "tracking.keep_model=best"]
     configs = [
         configure(*settings, f"method={method}", f"train.learning_rate={rate}")

@@ -267,8 +267,9 @@ def test_hashes_last(configure):
         ("method=full", "train.seed=3"): ("202d84e863c8", "3a2ebfda85df"),
         ("model=tiny", "method=lora", "dataset.train_size=64"): ("572065f5cb3f", "83d84dd789c1"),
     }
+    sizes = ["dataset.train_size=1000", "dataset.validation_size=250"]  # whatever the files of conf/ say
     for overrides, expected in golden.items():
-        config = configure(*overrides)
+        config = configure(*sizes, *overrides)
         assert (config_hash(config), previous_hash(config)) == expected
 
 
