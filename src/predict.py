@@ -57,7 +57,7 @@ def load_run(
     """Load the model that a run stored, on the hardware that its configuration names.
 
     Args:
-        run: the first characters of its id.
+        run: its name or the beginning of its id, or `best`; see `src.runs.results.resolve_run`.
         tracking: the store.
         trust_remote_code: run Python code that the model brings along; what the run itself says does not count.
         base_path: of the model that an adapter belongs on; None: what the run was trained from.

@@ -27,7 +27,7 @@ from src.model.base import Base
 # Initialisations that take something out of the base weights; see `save`.
 CHANGES_BASE = ("pissa", "olora", "corda")
 
-ADAPTER = "adapter_config.json"  # of peft, beside adapter_model.safetensors
+ADAPTER = "adapter_config.json"  # of peft, with its adapter_model.safetensors
 TRAINED = "trained.safetensors"  # the trained parameters, by their names in the model
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
 
@@ -208,7 +208,7 @@ def save(model: Any, folder: Path, base: Base) -> float:
     Args:
         model: that was trained.
         folder: to write to.
-        base: that the method started from; it is named beside what is stored.
+        base: that the method started from; `base.json` names it.
 
     Returns:
         The size of the weights in MB (10^6 bytes).
@@ -279,7 +279,8 @@ def _with_adapter(model: PreTrainedModel, folder: Path) -> torch.nn.Module:
 
 
 def refuse_pickles(folder: Path) -> None:
-    """
+    """Look for pickles in the folder of a stored model.
+
     Raises:
         UserError: a file of a stored model is of a kind that can run code when it is loaded.
     """
