@@ -298,7 +298,7 @@ def test_from_one_right_answer_no_interval_is_made(store):
     scored(store, "lora", one, one)
     found = compared(store)
     assert found.contrasts[0].differences == {}
-    assert "no difference is computed (only 1 of 200 questions have a score above 0" in verdict(found)[0][0]
+    assert "no difference is computed (either method scores above 0 on only 1 of 200 questions" in verdict(found)[0][0]
     assert "interval" not in " ".join(verdict(found)[0])
     assert "differences" not in {plot.name for plot in plots(found)}
 
@@ -317,7 +317,7 @@ def test_an_exact_match_that_is_hardly_ever_made_has_no_interval(store):
     found = compared(store)
     assert list(found.contrasts[0].differences) == ["f1"]
     figures = verdict(found)[0][1]
-    assert "exact match without an interval (only 1 of 200 questions have a score above 0 with either" in figures
+    assert "exact match without an interval (either method scores above 0 on only 1 of 200 questions" in figures
     [plot] = [plot for plot in plots(found) if plot.name == "differences"]
     assert [list(line.y) for line in plot.figure.data] == [["lora, F1"], []]
 

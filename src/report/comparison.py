@@ -206,7 +206,7 @@ def _too_little(first: np.ndarray, second: np.ndarray, difference: Difference) -
     questions = first.shape[1]
     scored = int(((first > 0).any(0) | (second > 0).any(0)).sum())
     if scored < FEWEST_SCORED:
-        return f"only {scored} of {questions:,} questions have a score above 0 with either method"
+        return f"either method scores above 0 on only {scored} of {questions:,} questions"
     if round(difference.low, 1) == round(difference.high, 1):
         apart = int((first.mean(0) != second.mean(0)).sum())
         return f"the two methods score differently on only {apart} of {questions:,} questions"

@@ -26,6 +26,7 @@ def warnings(arms: Sequence[Arm], pairs: Sequence[tuple[Arm, Arm]], empty: dict[
     found = [f"{name or 'What failed first'} has no finished run ({reason})." for name, reason in empty.items()]
     if any(arm.best.runs[0].params.get("dataset.source") == "sample" for arm in arms):
         found.append("The questions are generated: what wins on them says nothing about real ones.")
+    anybody = any(learned(arm) for arm in arms)
     for arm in arms:
         if arm.failed:
             failed = count(len(arm.failed), "run")
@@ -37,7 +38,7 @@ def warnings(arms: Sequence[Arm], pairs: Sequence[tuple[Arm, Arm]], empty: dict[
         ]
         found += _rate_warnings(arm) + _fewer_seeds(arm)
         best = arm.best.runs[0]
-        if not learned(arm):
+        if not learned(arm) and anybody:  # where nobody has, the verdict begins with it
             found.append(
                 f"{arm.name} has learned next to nothing ({before_and_after(arm)}): train it longer, at a higher rate "
                 "or on more questions before comparing it."

@@ -42,10 +42,11 @@ def _findings(comparison: Comparison) -> list[list[str]]:
     if not comparison.contrasts:
         return [["No two of these methods were run in the same place: there is nothing to compare."]]
     several = len([contrast for contrast in comparison.contrasts if contrast.differences]) > 1
-    return [_sentences(contrast, several, comparison.varied) for contrast in comparison.contrasts]
+    nobody = not any(learned(arm) for arm in comparison.arms)
+    return [_sentences(contrast, several, comparison.varied, nobody) for contrast in comparison.contrasts]
 
 
-def _sentences(contrast: Contrast, several: bool, varied: Sequence[str]) -> list[str]:
+def _sentences(contrast: Contrast, several: bool, varied: Sequence[str], nobody: bool) -> list[str]:
     arm, base = contrast.arm, contrast.base
     opening = f"{_named(arm, varied)} against {_named(base, varied)}: "
     if not contrast.differences:
@@ -65,7 +66,9 @@ def _sentences(contrast: Contrast, several: bool, varied: Sequence[str]) -> list
     sentences = [opening + found, figures]
     if untaught := [a for a in (base, arm) if not learned(a)]:
         reasons = "; ".join(f"{a.name} has learned next to nothing ({before_and_after(a)})" for a in untaught)
-        sentences = [f"{opening}no answer yet.", f"{reasons}. {TRY}", f"As the runs stand: {found}", figures]
+        # Where none has learned, the headline says all this.
+        advice = [] if nobody else [f"{reasons}. {TRY}"]
+        sentences = [f"{opening}no answer yet.", *advice, f"As the runs stand: {found}", figures]
     if not shown:
         sentences.append(f"A true difference of {f1.unseen:.1f} F1 would be found four times out of five.")
     if seeds[0] == 1 < seeds[-1]:
