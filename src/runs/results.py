@@ -214,7 +214,8 @@ def resolve_run(
 
 def _best(parents: Sequence[Run], finished: Sequence[Run], key: str) -> tuple[Run, str]:
     """The finished run of the first parent, or of all, with the highest F1; both the newest first."""
-    where = f"the sweep {parents[0].info.run_name}" if parents else "the store"
+    name = str(parents[0].info.run_name).removeprefix("sweep ") if parents else ""  # as unnamed ones begin
+    where = f"the sweep {name}" if parents else "the store"
     if parents:
         finished = [run for run in finished if parents[0].info.run_id in run.data.tags.get("sweep", "").split()]
     scored = [run for run in finished if "quality/f1" in run.data.metrics]
