@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shlex
 import signal
 import subprocess
@@ -281,6 +282,21 @@ def test_a_loss_that_is_no_number_fails_the_run(configure, tmp_path):
     [found] = runs_of(tmp_path)
     assert found.info.status == "FAILED"
     assert "The loss is nan" in found.data.tags["error"]
+
+
+def without_a_reader(config):
+    """A run whose output goes to a pipe that nobody reads any more, as after `| head`."""
+    reader, writer = os.pipe()
+    os.dup2(writer, 1)
+    os.close(reader)
+    return run(config).run_id
+
+
+def test_a_run_outlives_the_reader_of_its_output(configure, server, tmp_path):
+    outcome = call(without_a_reader, configure(*TINY, "train.epochs=1", f"tracking.folder={tmp_path}"))
+    assert outcome.reason is None
+    [found] = runs_of(tmp_path)
+    assert (found.info.run_id, found.info.status) == (outcome.value, "FINISHED")
 
 
 def test_divergence_in_the_last_step_fails_the_run(configure, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -61,6 +62,17 @@ MAIN_ROWS = {
 }
 
 
+class _Console(Console):
+    """A console whose reader may leave (`| head`, a lost connection): the work goes on without it."""
+
+    def on_broken_pipe(self) -> None:
+        """Say nothing more; rich itself would end the process."""
+        self.quiet = True
+        silence = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(silence, sys.stdout.fileno())
+        os.close(silence)
+
+
 class Terminal:
     """Rich on a terminal; plain lines where the output is a file or a pipe, and nothing for `quiet`."""
 
@@ -72,7 +84,7 @@ class Terminal:
         """
         # Off a terminal there is no width to keep to.
         width = None if sys.stdout.isatty() else FILE_WIDTH
-        self.console = Console(quiet=quiet, highlight=False, soft_wrap=True, width=width)
+        self.console = _Console(quiet=quiet, highlight=False, soft_wrap=True, width=width)
         self.progress: Progress | None = None
         self.last_quarter = 0
         self.progress_file = progress_file
