@@ -64,8 +64,8 @@ def _sentences(contrast: Contrast, several: bool, varied: Sequence[str], nobody:
     exact = _interval(em) if em is not None else f"without an interval ({contrast.left_out['exact_match']})"
     figures = f"F1 {_interval(f1)}, p {_p(p)}{adjusted}; exact match {exact}; {size}."
     sentences = [opening + found, figures]
-    if untaught := [a for a in (base, arm) if not learned(a)]:
-        reasons = "; ".join(f"{a.name} has learned next to nothing ({before_and_after(a)})" for a in untaught)
+    if not_learned := [a for a in (base, arm) if not learned(a)]:
+        reasons = "; ".join(f"{a.name} has learned next to nothing ({before_and_after(a)})" for a in not_learned)
         # Where none has learned, the headline says all this.
         advice = [] if nobody else [f"{reasons}. {TRY}"]
         sentences = [f"{opening}no answer yet.", *advice, f"As the runs stand: {found}", figures]
