@@ -180,8 +180,9 @@ def test_a_damaged_or_tampered_checkpoint_is_one_sentence(configure, tmp_path, m
 
 
 def test_what_could_not_be_sent_is_in_the_checkpoint_and_arrives_later(configure, tmp_path, monkeypatch):
+    monkeypatch.setattr("src.runs.tracking.FLUSH_SECONDS", 1e9)  # nothing is sent before the end
     config = configure(*SETTINGS, f"tracking.folder={tmp_path}")
-    interrupted_at(23, config, monkeypatch)  # before the ten seconds after which metrics are sent
+    interrupted_at(23, config, monkeypatch)
     [killed] = runs_of(tmp_path)
     client = client_of(tmp_path)
     assert client.get_metric_history(killed.info.run_id, "train/loss") == []
