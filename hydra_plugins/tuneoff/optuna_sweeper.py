@@ -15,9 +15,8 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from src.grid import MethodKeys
-
 from src.credentials import without_secrets
+from src.grid import MethodKeys
 
 
 class OptunaSweeper(Sweeper):
@@ -68,7 +67,6 @@ class OptunaSweeper(Sweeper):
             jobs = [[o for o in job if o not in self.methods.unknown(job)] for job in jobs]
             for trial, job in zip(trials, self.launcher.launch(jobs, initial_job_idx=begun), strict=True):
                 failed += not search.tell(study, trial, job.return_value)
-
 
     @staticmethod
     def _candidates(parsed: list[Override], fixed: list[str]) -> list[list[str]]:
