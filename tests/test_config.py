@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from src.compose import Primary, check_method_keys, completed, explain
 from src.config import ROOT, UserError, nearest, problems, validate
-from src.grid import grid
+from src.grid import MethodKeys, grid
 from tests.conftest import question, squad_json
 
 OPTIONS = [(path.parent.name, path.stem) for path in sorted((ROOT / "conf").glob("*/*.yaml"))]
@@ -202,6 +202,20 @@ def test_a_sweep_leaves_out_what_a_method_does_not_know():
     ]
     with pytest.raises(UserError, match=r"method=full, ia3 has no key method.peft.r"):
         combinations("method=full,ia3", "method.peft.r=4,16")
+
+
+def test_a_search_over_methods_knows_their_keys():
+    pytest.importorskip("optuna")
+    from hydra_plugins.tuneoff.optuna_sweeper import OptunaSweeper
+
+    overrides = ["train.seed=1", "method=full,lora", "method.learning_rate=interval(0.1,1)", "method.peft.r=4,16"]
+    with initialize_config_dir(config_dir=str(ROOT / "conf"), version_base="1.3"):
+        parsed = OverridesParser.create(GlobalHydra.instance().config_loader()).parse_overrides(overrides)
+        candidates = OptunaSweeper._candidates(parsed, ["train.seed=1"])
+        assert candidates == [["train.seed=1", "method.peft.r=", f"method={name}"] for name in ("full", "lora")]
+        methods = MethodKeys(lambda chosen: compose(config_name="config", overrides=list(chosen)))
+        methods.check(candidates)
+        assert [methods.unknown(job) for job in candidates] == [["method.peft.r="], []]
 
 
 def test_an_empty_tracking_uri_is_none(configure):

@@ -16,7 +16,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from src.credentials import without_secrets
-from src.grid import MethodKeys
+from src.grid import BLOCK, MethodKeys, key_of
 
 
 class OptunaSweeper(Sweeper):
@@ -70,9 +70,9 @@ class OptunaSweeper(Sweeper):
 
     @staticmethod
     def _candidates(parsed: list[Override], fixed: list[str]) -> list[list[str]]:
-        """A job for each method of the search, with every key of it that varies."""
+        """A job for each method of the search, with every key of `method.peft` that varies."""
         varied = [o for o in parsed if o.is_sweep_override()]
-        keys = [f"{o.get_key_element()}=" for o in varied if o.get_key_element() != "method"]
+        keys = [f"{o.get_key_element()}=" for o in varied if key_of(o.get_key_element()).startswith(BLOCK)]
         methods = [str(c) for o in varied if o.get_key_element() == "method" for c in o.sweep_string_iterator()]
         chosen = [[f"method={name}"] for name in methods] or [[]]
         return [[*fixed, *keys, *method] for method in chosen]
