@@ -55,7 +55,11 @@ def completed(arguments: Sequence[str]) -> list[str]:
     """The arguments with what they mean besides: `dataset.path=FILE` alone is `dataset=file dataset.path=FILE`."""
     given = {key_of(argument) for argument in arguments}
     means_file = "dataset.path" in given and not given & {"dataset", "experiments", "from_run"}
-    return [*arguments, *(["dataset=file"] if means_file else [])]
+    if not means_file:
+        return list(arguments)
+    # Next to the path: Hydra's parser takes no override behind an option such as --cfg.
+    place = [key_of(argument) for argument in arguments].index("dataset.path")
+    return [*arguments[:place], "dataset=file", *arguments[place:]]
 
 
 def check_method_keys(arguments: Sequence[str], primary: Primary) -> None:

@@ -153,6 +153,7 @@ def test_a_path_means_a_file(configure, tmp_path):
     assert any("add dataset=file" in sentence for sentence in problems(generated))
     published = configure("dataset=squad", f"dataset.validation_path={file}")
     assert any("needs dataset=file" in sentence for sentence in problems(published))
+    assert completed(["dataset.path=x", "--cfg", "job"]) == ["dataset=file", "dataset.path=x", "--cfg", "job"]
     assert completed(["experiments=article_5k", "dataset.path=x"]) == ["experiments=article_5k", "dataset.path=x"]
 
 

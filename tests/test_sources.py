@@ -9,7 +9,7 @@ import pytest
 
 from src.config import DatasetConfig, UserError
 from src.data import notes, sample
-from src.data.sources import load, training_answer
+from src.data.sources import group, load, training_answer
 from tests.conftest import own_csv, question, squad_json
 
 
@@ -320,3 +320,7 @@ def test_nothing_to_train_on_is_said(tmp_path):
     path.write_text("question,context,answer\n" + "".join(f"Q?,Passage {i}.,nowhere\n" for i in range(10)))
     with pytest.raises(UserError, match="nothing to train on: none of 8 training questions has an answer that can be"):
         load(file_config(path))
+
+
+def test_passages_that_differ_in_white_space_alone_are_one_group():
+    assert group({"title": "", "context": "Ada  wrote\nit. "}) == group({"title": "", "context": "Ada wrote it."})

@@ -225,8 +225,11 @@ def _wanted_validation(total: int, config: DatasetConfig) -> int:
 
 
 def group(record: dict[str, Any]) -> str:
-    """What keeps questions on one side of a split by article: the title, or the passage where there is none."""
-    return record["title"] or record["context"]
+    """What keeps questions on one side of a split by article: the title, or the passage where there is none.
+
+    Passages that differ in white space alone are one.
+    """
+    return record["title"] or " ".join(record["context"].split())
 
 
 def _split_by_article(records: Records, config: DatasetConfig, said: list[str]) -> tuple[Records, Records]:
