@@ -25,11 +25,13 @@ import numpy as np
 import torch
 
 from src.config import HardwareConfig, MethodConfig, ModelConfig, TrainConfig
+from src.evaluation.evaluate import predict
 from src.model import backbone, kernels, method
 from src.training import hardware
 from src.training.checkpoint import Checkpoints
-from src.training.fit import fit, predict
-from src.training.measure import Meter
+from src.training.fit import fit
+from src.training.meter import Meter
+from src.training.step import Step
 
 MB = 1e6
 MAX_LENGTH = 384
@@ -54,6 +56,8 @@ METHODS = {
 
 class TextBatches:
     """Windows made of the words of a SQuAD file, in the shape of `src.data.features.Batches`."""
+
+    windows: Any = None  # these are no questions
 
     def __init__(self, data: Path, count: int) -> None:
         self.windows: list[tuple[list[int], int]] = []
@@ -108,42 +112,42 @@ class TextBatches:
 
 
 def build(shape: tuple[str, dict[str, Any]], chosen: str, device: str, precision: str, fast: bool) -> Any:
-    """A model as `src.pipeline` prepares it, and its accelerator."""
+    """A model as `src.run` prepares it, and what it runs on."""
     model_type, config = shape
-    settings = HardwareConfig(device, device=device, precision=precision, fast_kernels=fast)
-    accelerator = hardware.start(settings)
-    meter = Meter(accelerator.device)
+    runtime = hardware.start(HardwareConfig(device, device=device, precision=precision, fast_kernels=fast))
+    meter = Meter(runtime.device)
     wanted = ModelConfig(model_type, pretrained=False, model_type=model_type, config=config, max_length=MAX_LENGTH)
     bare = backbone.load_model(
         wanted, hidden_dropout=0.0 if precision == "fp32" else 0.1, attention_dropout=0.0, seed=0
     )
     model = method.apply(bare, METHODS[chosen])
-    if hardware.uses_fast_kernels(settings, TrainConfig(), accelerator):
-        kernels.speed_up(model, hardware.precision(accelerator), accelerator.device.type)
-    model = accelerator.prepare_model(model)
-    return SimpleNamespace(model=model, accelerator=accelerator, meter=meter, settings=settings)
+    if runtime.fast_kernels:
+        kernels.speed_up(model, runtime.dtype, runtime.device.type)
+    return SimpleNamespace(model=runtime.accelerator.prepare_model(model), runtime=runtime, meter=meter)
+
+
+class Losses:
+    """Callbacks of the loop that keep the loss of each step."""
+
+    def __init__(self) -> None:
+        self.values: list[float] = []
+
+    def on_steps(self, steps: list[Step]) -> None:
+        self.values += [step.loss for step in steps]
+
+    def on_epoch(self, epoch: int) -> float:
+        return 0.0
 
 
 def losses(built: Any, batches: TextBatches, chosen: str) -> tuple[list[float], float]:
     """The loss of each step of one epoch, and examples a second after the warm-up."""
-    found: list[float] = []
+    kept = Losses()
     rate = METHODS[chosen].learning_rate
     settings = TrainConfig(epochs=1, learning_rate=rate, batch_size=BATCH, scheduler="constant", warmup_ratio=0.0)
     with tempfile.TemporaryDirectory() as folder:
-        checkpoints = Checkpoints(built.accelerator, Path(folder), 1e9, False, print)
-        tokens = hardware.tokens_per_pass(built.settings, built.accelerator)
-        fit(
-            built.accelerator,
-            built.model,
-            batches,
-            settings,
-            built.meter,
-            lambda epoch: 0.0,
-            lambda steps: found.extend(step.loss for step in steps),
-            checkpoints,
-            tokens_per_pass=tokens,
-        )
-    return found, built.meter.train.examples_per_second
+        checkpoints = Checkpoints(built.runtime.accelerator, Path(folder), 1e9, False, print)
+        fit(built.runtime, built.model, batches, settings, built.meter, checkpoints, kept)
+    return kept.values, built.meter.train.examples_per_second
 
 
 def components(built: Any, peak_mb: float) -> dict[str, float]:
@@ -233,7 +237,7 @@ def main() -> None:
 
 
 def predict_with(built: Any, batches: TextBatches) -> list[np.ndarray]:
-    start, end = predict(built.accelerator, built.model, batches, BATCH)
+    start, end = predict(built.runtime, built.model, batches, BATCH)
     return [*start, *end]
 
 

@@ -320,13 +320,13 @@ class Enough(Exception):
 
 
 def ours(job: Any, rows: Any, variant: str, clock: Clock | None, epochs: int, stop_after: int | None = None) -> Any:
-    """Train as `src.pipeline` does; gives the model, the accelerator and the peak memory in MB."""
+    """Train as `src.run` does; gives the model, the accelerator and the peak memory in MB."""
     from src.data.features import Batches
     from src.model import backbone, kernels, method
     from src.training import hardware
     from src.training.checkpoint import Checkpoints
     from src.training.fit import fit
-    from src.training.measure import Meter
+    from src.training.meter import Meter
 
     config = job.config
     accelerator = hardware.start(config.hardware)
@@ -370,7 +370,7 @@ def stock(job: Any, rows: Any, variant: str, clock: Clock | None, epochs: int) -
     from transformers.utils import logging
 
     from src.model.backbone import locate
-    from src.training.measure import Meter
+    from src.training.meter import Meter
 
     logging.set_verbosity_error()
     best = variant == "trainer"

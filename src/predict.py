@@ -36,19 +36,20 @@ class StoredRun:
     config: Config
     tokenizer: Any
     model: Any
-    accelerator: Any
+    runtime: Any
 
     def answer(self, questions: Sequence[Mapping[str, Any]]) -> list[Any]:
         """Answers (`src.evaluation.spans.Answer`), one each, to records with `id`, `question` and `context`."""
-        from src.data.features import Batches, make_windows
+        from src.data.batches import Batches
+        from src.data.features import make_windows
         from src.data.sources import to_dataset
-        from src.pipeline import predict_answers
+        from src.evaluation.evaluate import Evaluator
 
         records = [{"title": "", "answers": {"text": [], "answer_start": []}, **question} for question in questions]
         windows, _ = make_windows(to_dataset(records), self.tokenizer, self.config.model, self.config.dataset.answer)
         batches = Batches(windows, self.tokenizer.pad_token_id, self.config.model.max_length)
-        answers, _ = predict_answers(self.config, self.accelerator, self.model, records, batches)
-        return answers
+        unanswerable = bool(self.config.dataset.unanswerable)
+        return Evaluator(self.runtime, self.model, self.config.evaluation, unanswerable).answer(records, batches)
 
 
 def load_run(
@@ -111,8 +112,8 @@ def load_run(
         model: Any = backbone.load_model(start, hidden_dropout=0.0, attention_dropout=0.0, seed=config.train.seed)
         if not whole:
             model = method.put_on_base(model, Path(folder))
-    accelerator = hardware.start(replace(config.hardware, processes=None))
-    return StoredRun(config, tokenizer, accelerator.prepare_model(model, evaluation_mode=True), accelerator)
+    runtime = hardware.start(replace(config.hardware, processes=None))
+    return StoredRun(config, tokenizer, runtime.accelerator.prepare_model(model, evaluation_mode=True), runtime)
 
 
 def main() -> None:

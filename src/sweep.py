@@ -342,7 +342,7 @@ def train_on_a_free_gpu(config: Config) -> float:
 
 def train(config: Config, progress_file: Path | None = None) -> float:
     """What happens in a process of its own: the F1 of a run, whose progress is left in a file on the way."""
-    from src.pipeline import run
+    from src.run import run
 
     on_score = None
     if config.sweep.trial is not None:

@@ -34,7 +34,7 @@ def job(composed: DictConfig) -> float | None:
         if config.sweep.parent is not None:
             return sweep.run_isolated(config, hydra_config.job.num, hydra_config.runtime.choices["hydra/launcher"])
         if "WORLD_SIZE" in os.environ:  # one of several processes that a launcher has started
-            from src.pipeline import run
+            from src.run import run
 
             result = run(config)
             return None if result is None else result.metrics["quality/f1"]

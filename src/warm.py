@@ -11,7 +11,7 @@ import sqlalchemy.orm
 import transformers.models.bert.modeling_bert
 import transformers.models.distilbert.modeling_distilbert
 
-import src.pipeline
+import src.run
 import src.sweep
 from src.compose import quiet_libraries
 from src.runs.provenance import environment, git_commit

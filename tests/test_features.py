@@ -18,8 +18,9 @@ from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
 from src.config import ModelConfig, UserError
 from src.data import features, sample
+from src.data.batches import Batches, batch_order
 from src.data.cache import cached
-from src.data.features import Batches, batch_order, labelled_windows, make_windows
+from src.data.features import labelled_windows, make_windows
 from src.data.shorten import shorten_questions
 from src.data.sources import to_dataset
 

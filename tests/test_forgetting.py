@@ -8,7 +8,7 @@ from transformers import BertConfig, BertForMaskedLM
 
 from src.config import ModelConfig
 from src.model.backbone import load_masked_lm
-from src.pipeline import run
+from src.run import run
 from src.runs.store import connect
 from src.training.forgetting import linear_cka, make_probe
 from tests.conftest import TINY

@@ -9,7 +9,7 @@ from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 
 from src import predict
 from src.config import UserError, problems
-from src.pipeline import run
+from src.run import run
 from src.runs import isolation
 from src.runs.keep import drop_worse_models
 from src.runs.parent import ParentRun

@@ -10,7 +10,7 @@ from mlflow import MlflowClient
 from werkzeug.serving import make_server
 
 from src.config import UserError
-from src.pipeline import run
+from src.run import run
 from tests.conftest import TINY
 
 

@@ -8,7 +8,7 @@ from hydra import compose, initialize_config_dir
 
 from src.compose import from_hydra
 from src.config import UserError, validate
-from src.pipeline import run
+from src.run import run
 from src.runs.origin import begin_from
 from tests.conftest import TINY
 from tests.test_run import artifact, client_of, runs_of

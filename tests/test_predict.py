@@ -18,7 +18,7 @@ from src import predict
 from src.config import TrackingConfig, UserError
 from src.data import sources
 from src.model import backbone
-from src.pipeline import run
+from src.run import run
 from tests.conftest import TINY
 
 SIZES = [override for override in TINY if not override.startswith(("model=", "train.epochs"))]

@@ -12,10 +12,11 @@ import torch
 from safetensors.numpy import load_file
 
 from src.config import Config, TrackingConfig, TrainConfig, UserError
-from src.pipeline import Record, run
 from src.report.comparison import compare_runs
 from src.report.plots import plots
+from src.run import run
 from src.runs import identity
+from src.runs.history import History
 from src.runs.identity import alive, config_hash, holder, previous_hash
 from src.runs.parent import ParentRun
 from src.runs.results import select
@@ -50,7 +51,7 @@ def interrupted_at(step: int, config, monkeypatch):
     class Killed(BaseException):
         pass
 
-    original = Record.on_steps
+    original = History.on_steps
 
     def on_steps(self, stretch):
         original(self, stretch)
@@ -58,7 +59,7 @@ def interrupted_at(step: int, config, monkeypatch):
             raise Killed  # what was logged since the last flush is lost with the process
 
     with monkeypatch.context() as patch:
-        patch.setattr(Record, "on_steps", on_steps)
+        patch.setattr(History, "on_steps", on_steps)
         patch.setattr("src.runs.tracking.RunLog.__exit__", lambda self, *error: self.ended.set())
         with pytest.raises(Killed):
             run(config)
@@ -140,7 +141,7 @@ def test_a_run_killed_after_its_last_artifact_is_only_marked(configure, tmp_path
     client.update_run(first.run_id, status="RUNNING")
     client.set_tag(first.run_id, "process_start", "0.0")
     with monkeypatch.context() as patch:
-        patch.setattr("src.pipeline.fit", lambda *arguments, **more: 1 / 0)
+        patch.setattr("src.run.fit", lambda *arguments, **more: 1 / 0)
         again = run(configure(*settings))
     assert again == first
     [found] = runs_of(tmp_path)

@@ -19,10 +19,10 @@ from mlflow import MlflowClient
 from src import compare, predict
 from src.compose import key_values
 from src.config import ROOT, TrackingConfig, UserError
-from src.data import sources
+from src.data import batches, sources
 from src.evaluation.score import score
 from src.model import backbone
-from src.pipeline import prepare, run
+from src.run import run
 from src.runs.isolation import call
 from src.runs.store import next_commands, ui_command
 from src.runs.tracking import flatten
@@ -320,7 +320,7 @@ def test_a_validation_set_without_a_known_place_has_no_loss(configure, tmp_path,
 
 
 def test_an_unexpected_error_fails_the_run(configure, tmp_path, monkeypatch):
-    monkeypatch.setattr("src.pipeline.method.count", lambda model: 1 / 0)
+    monkeypatch.setattr("src.run.method.count", lambda model: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run(configure(*TINY, f"tracking.folder={tmp_path}"))
     [found] = runs_of(tmp_path)
@@ -378,7 +378,7 @@ def test_a_question_without_a_label_is_not_trained_on(configure, tmp_path):
     rows = [["Which?", f"In\u200b\u200b {i}.", "\u200b\u200b"] for i in range(20)]
     path = own_csv(tmp_path / "own.csv", 40, rows=rows)
     config = configure("model=tiny", "dataset=file", f"dataset.path={path}", "dataset.split=random")
-    data = prepare(config, backbone.load_tokenizer(config.model))
+    data = batches.load(config.dataset, config.model, backbone.load_tokenizer(config.model))
     trained = {data.sets.train[int(row)]["id"] for row in data.train.windows["question"][:]}
     assert max(map(int, trained)) <= 40 < max(map(int, data.sets.train["id"]))
     assert data.train.windows["labelled"][:].all()

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from src.pipeline import run
+from src.run import run
 from src.runs.isolation import call
 from tests.conftest import TINY
 from tests.test_run import client_of, runs_of

@@ -22,14 +22,15 @@ import torch
 from src import ui
 from src.config import HardwareConfig
 from src.runs import identity, isolation, provenance
-from src.training import checkpoint, hardware, measure
+from src.training import checkpoint, hardware
+from src.training import meter as measuring
 
 
 @pytest.fixture
 def no_proc(monkeypatch):
     """As on macOS and Windows."""
     for name in ("STATUS", "CLEAR_REFS", "TASKS"):
-        monkeypatch.setattr(measure, name, Path("/nowhere") / name)
+        monkeypatch.setattr(measuring, name, Path("/nowhere") / name)
 
 
 @pytest.fixture
@@ -43,17 +44,17 @@ def no_glibc(monkeypatch):
 
 
 def test_memory_and_time_are_measured_without_proc_and_glibc(no_proc, no_glibc):
-    meter = measure.Meter(torch.device("cpu"))
+    meter = measuring.Meter(torch.device("cpu"))
     # Not from the allocator, which may have as much to spare.
     with meter.phase(meter.train), mmap.mmap(-1, 150_000_000) as block:
         for page in range(0, len(block), mmap.PAGESIZE):
             block[page] = 1
         time.sleep(0.1)  # ten samples
-    assert isinstance(measure._cpu_peak(), measure._SampledPeak)
+    assert isinstance(measuring._cpu_peak(), measuring._SampledPeak)
     assert meter.train.peak_mb > 140
     assert meter.train.seconds > 0
     assert meter.train.waited_seconds == 0
-    assert measure._shared_files_mb() == 0
+    assert measuring._shared_files_mb() == 0
 
 
 def test_a_kernel_that_tells_less_than_linux(monkeypatch, tmp_path):
@@ -61,19 +62,19 @@ def test_a_kernel_that_tells_less_than_linux(monkeypatch, tmp_path):
     (tmp_path / "status").write_text("Name:\tpython\nVmRSS:\t  1000 kB\n")
     (tmp_path / "1").mkdir()
     (tmp_path / "1" / "schedstat").write_text("")
-    monkeypatch.setattr(measure, "STATUS", tmp_path / "status")
-    monkeypatch.setattr(measure, "CLEAR_REFS", tmp_path / "clear_refs")
-    monkeypatch.setattr(measure, "TASKS", tmp_path)
-    assert isinstance(measure._cpu_peak(), measure._SampledPeak)
-    assert measure._shared_files_mb() == 0
-    assert measure._waited_seconds() == 0
+    monkeypatch.setattr(measuring, "STATUS", tmp_path / "status")
+    monkeypatch.setattr(measuring, "CLEAR_REFS", tmp_path / "clear_refs")
+    monkeypatch.setattr(measuring, "TASKS", tmp_path)
+    assert isinstance(measuring._cpu_peak(), measuring._SampledPeak)
+    assert measuring._shared_files_mb() == 0
+    assert measuring._waited_seconds() == 0
 
 
 def test_sampled_memory_is_counted_from_the_same_baseline(monkeypatch):
     """Where the kernel lets nobody reset its peak, shared files are left out on both sides."""
-    monkeypatch.setattr(measure, "_shared_files_mb", lambda: 1000.0)
-    resident = psutil.Process().memory_info().rss / measure.MB
-    assert measure._SampledPeak().stop() == pytest.approx(resident - 1000, abs=20)
+    monkeypatch.setattr(measuring, "_shared_files_mb", lambda: 1000.0)
+    resident = psutil.Process().memory_info().rss / measuring.MB
+    assert measuring._SampledPeak().stop() == pytest.approx(resident - 1000, abs=20)
 
 
 def test_threads_and_precision_on_a_system_that_tells_nothing(monkeypatch, no_glibc):
@@ -83,8 +84,8 @@ def test_threads_and_precision_on_a_system_that_tells_nothing(monkeypatch, no_gl
     for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
         monkeypatch.delattr(torch.cpu, name)
     try:
-        accelerator = hardware.start(HardwareConfig(name="cpu", device="cpu", threads=3))
-        assert hardware.describe(accelerator) == "CPU, 3 threads, fp32"
+        runtime = hardware.start(HardwareConfig(name="cpu", device="cpu", threads=3))
+        assert str(runtime) == "CPU, 3 threads, fp32"
     finally:
         torch.set_num_threads(threads)
 

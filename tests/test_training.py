@@ -19,14 +19,17 @@ import torch
 
 from src.config import ROOT, HardwareConfig, ModelConfig, TrainConfig, UserError
 from src.data import sample
-from src.data.features import Batches, make_windows
+from src.data.batches import Batches
+from src.data.features import make_windows
 from src.data.sources import to_dataset
+from src.evaluation.evaluate import predict
 from src.model import backbone, method
 from src.training import encoded, hardware
 from src.training.checkpoint import Checkpoints
 from src.training.encoded import EncodedBatches, take_encoded
-from src.training.fit import _optimizer, fit, passes, predict
-from src.training.measure import MB, Meter, Usage, _SampledPeak, _shared_files_mb
+from src.training.fit import fit
+from src.training.meter import MB, Meter, Usage, _SampledPeak, _shared_files_mb
+from src.training.step import make_optimizer, micro_batches
 from tests.test_model import SMALL
 
 MODEL = ModelConfig(
@@ -52,34 +55,33 @@ def lora(configure):
     return configure("method=lora").method
 
 
-def train(batches, config=TRAIN, chosen=None, precision="fp32", scores=None, tokens_per_pass=None):
-    """A model trained from the same start; the steps, the evaluated epochs, the meter, what was kept."""
-    accelerator = hardware.start(HardwareConfig(name="cpu", device="cpu", precision=precision))
+class Watched:
+    """Callbacks that keep what they are given; the F1 of an epoch is that of `scores`, or its number."""
+
+    def __init__(self, scores=None):
+        self.scores, self.steps, self.evaluated = scores, [], []
+
+    def on_steps(self, steps):
+        self.steps += steps
+
+    def on_epoch(self, epoch):
+        self.evaluated.append(epoch)
+        return self.scores[epoch] if self.scores else float(epoch)
+
+
+def train(batches, config=TRAIN, chosen=None, precision="fp32", scores=None, tokens=None):
+    """A model trained from the same start; the steps, the evaluated epochs, the meter, what was kept, the runtime."""
+    hardware_config = HardwareConfig(name="cpu", device="cpu", precision=precision, tokens_per_pass=tokens)
+    runtime = hardware.start(hardware_config)
     model = backbone.load_model(MODEL, config.hidden_dropout, config.attention_dropout, seed=0)
     if chosen is not None:
         model = method.apply(model, chosen)
-    model = accelerator.prepare_model(model)
-    meter = Meter(accelerator.device)
-    steps, evaluated = [], []
-
-    def evaluate(epoch):
-        evaluated.append(epoch)
-        return scores[epoch] if scores else float(epoch)
-
+    model = runtime.accelerator.prepare_model(model)
+    meter, watched = Meter(runtime.device), Watched(scores)
     with tempfile.TemporaryDirectory() as folder:
-        checkpoints = Checkpoints(accelerator, Path(folder), 10.0, False, pytest.fail)
-        kept = fit(
-            accelerator,
-            model,
-            batches,
-            config,
-            meter,
-            evaluate,
-            steps.extend,
-            checkpoints,
-            tokens_per_pass=tokens_per_pass,
-        )
-    return model, steps, evaluated, meter, kept, accelerator
+        checkpoints = Checkpoints(runtime.accelerator, Path(folder), 10.0, False, pytest.fail)
+        kept = fit(runtime, model, batches, config, meter, checkpoints, watched)
+    return model, watched.steps, watched.evaluated, meter, kept, runtime
 
 
 def weights(model):
@@ -89,10 +91,10 @@ def weights(model):
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_the_same_seed_gives_the_same_run_to_the_bit(batches, lora, precision):
     config = replace(TRAIN, epochs=2, hidden_dropout=0.1, attention_dropout=0.1)
-    (one, steps, *_, accelerator), (two, again, *_) = (train(batches, config, lora, precision) for _ in range(2))
+    (one, steps, *_, runtime), (two, again, *_) = (train(batches, config, lora, precision) for _ in range(2))
     assert [step.loss for step in steps] == [step.loss for step in again]
     assert all(torch.equal(value, weights(two)[name]) for name, value in weights(one).items())
-    for first, second in zip(*(predict(accelerator, m, batches, 8)[0] for m in (one, two)), strict=True):
+    for first, second in zip(*(predict(runtime, m, batches, 8)[0] for m in (one, two)), strict=True):
         assert np.array_equal(first, second)
     _, other, *_ = train(batches, replace(config, seed=1), lora, precision)
     assert [step.loss for step in other] != [step.loss for step in steps]
@@ -112,25 +114,24 @@ def test_accumulated_batches_are_one_large_batch(batches):
 
 
 @pytest.mark.parametrize("tokens", [64, 200])
-def test_a_batch_in_several_passes_is_the_same_batch(batches, tokens):
-    assert len(passes(range(8), batches.lengths, tokens)) > 1
-    whole, one, *_ = train(batches)
-    _, several, *_ = train(batches, tokens_per_pass=tokens)
+def test_a_batch_in_several_micro_batches_is_the_same_batch(batches, tokens):
+    assert len(micro_batches(range(8), batches.lengths, tokens)) > 1
+    whole, one, *_, runtime = train(batches, tokens=10_000)
+    _, several, *_, in_parts = train(batches, tokens=tokens)
     assert [step.loss for step in several] == pytest.approx([step.loss for step in one], rel=1e-4)
     assert several[0].grad_norm == pytest.approx(one[0].grad_norm, rel=1e-4)
-    accelerator = hardware.start(HardwareConfig(name="cpu", device="cpu", precision="fp32"))
     for first, second in zip(
-        predict(accelerator, whole, batches, 8)[0], predict(accelerator, whole, batches, 8, tokens)[0], strict=True
+        predict(runtime, whole, batches, 8)[0], predict(in_parts, whole, batches, 8)[0], strict=True
     ):
         np.testing.assert_allclose(first, second, atol=1e-5)
 
 
-def test_passes_hold_every_window_once_and_as_few_as_can_be():
+def test_micro_batches_hold_every_window_once_and_as_few_as_can_be():
     lengths = np.array([10, 20, 30, 40, 50])
-    assert passes([0, 1, 2, 3, 4], lengths, None) == [[0, 1, 2, 3, 4]]
-    assert passes([0, 1, 2, 3, 4], lengths, 100) == [[0, 1], [2, 3], [4]]
-    assert passes([4], lengths, 10) == [[4]]
-    assert passes([], lengths, 10) == []
+    assert micro_batches([0, 1, 2, 3, 4], lengths, None) == [[0, 1, 2, 3, 4]]
+    assert micro_batches([0, 1, 2, 3, 4], lengths, 100) == [[0, 1], [2, 3], [4]]
+    assert micro_batches([4], lengths, 10) == [[4]]
+    assert micro_batches([], lengths, 10) == []
 
 
 @pytest.mark.parametrize("model_type", ["bert", "distilbert", "roberta"])
@@ -139,18 +140,17 @@ def test_the_encoders_output_computed_once_trains_the_same_head(batches, tmp_pat
     shape = replace(MODEL, model_type=model_type, config=SMALL[model_type])
     results = []
     for cached in (False, True):
-        accelerator = hardware.start(HardwareConfig(name="cpu", device="cpu", precision="fp32"))
+        runtime = hardware.start(HardwareConfig(name="cpu", device="cpu", precision="fp32"))
         model = method.apply(backbone.load_model(shape, 0.0, 0.0, seed=0), chosen)
         used = batches
         if cached:
             take_encoded(model)
-            used = EncodedBatches(accelerator, model, batches, tmp_path / "states", 500)
+            used = EncodedBatches(runtime.accelerator, model, batches, tmp_path / "states", 500)
             (tmp_path / "states").unlink()
-        model, steps = accelerator.prepare_model(model), []
-        checkpoints = Checkpoints(accelerator, tmp_path / str(cached), 10.0, False, pytest.fail)
-        config, meter = replace(TRAIN, epochs=2), Meter(accelerator.device)
-        fit(accelerator, model, used, config, meter, float, steps.extend, checkpoints)
-        results.append(([step.loss for step in steps], predict(accelerator, model, used, 8)[0]))
+        model, watched = runtime.accelerator.prepare_model(model), Watched()
+        checkpoints = Checkpoints(runtime.accelerator, tmp_path / str(cached), 10.0, False, pytest.fail)
+        fit(runtime, model, used, replace(TRAIN, epochs=2), Meter(runtime.device), checkpoints, watched)
+        results.append(([step.loss for step in watched.steps], predict(runtime, model, used, 8)[0]))
     (losses, logits), (cached_losses, cached_logits) = results
     assert cached_losses == pytest.approx(losses, rel=1e-4)
     for one, other in zip(logits, cached_logits, strict=True):
@@ -215,7 +215,7 @@ def test_biases_and_norms_are_not_decayed(batches):
 
 def test_what_changes_nothing_at_one_is_not_drawn_to_zero(configure):
     model = method.apply(backbone.load_model(MODEL, 0.0, 0.0, seed=0), configure("method=ia3").method)
-    groups = _optimizer(model, TRAIN).param_groups
+    groups = make_optimizer(model, TRAIN).param_groups
     [factors] = [group for group in groups if any(parameter.shape == (32, 1) for parameter in group["params"])]
     assert factors["weight_decay"] == 0 and {group["weight_decay"] for group in groups} == {0, TRAIN.weight_decay}
 
@@ -248,10 +248,10 @@ def test_keep_best_gives_the_best_epochs_weights_back(batches):
 
 
 def test_predictions_come_in_the_windows_order_whatever_the_batches(batches):
-    model, *_, accelerator = train(batches)
-    starts, ends = predict(accelerator, model, batches, 4)
+    model, *_, runtime = train(batches)
+    starts, ends = predict(runtime, model, batches, 4)
     assert [len(row) for row in starts] == [len(row) for row in ends] == batches.lengths.tolist()
-    for one, other in zip(starts, predict(accelerator, model, batches, 64)[0], strict=True):
+    for one, other in zip(starts, predict(runtime, model, batches, 64)[0], strict=True):
         np.testing.assert_allclose(one, other, atol=1e-4)
 
 
@@ -296,13 +296,13 @@ def test_cpu_memory_is_the_peak_over_the_baseline_of_each_phase():
 
 AFTER_READING = """
 import torch
-from src.training import hardware, measure
+from src.training import hardware, meter
 hardware._keep_freed_memory()
 read = [bytearray(60_000) for _ in range(5000)]
 kept = read[::50]
 del read
-meter, usage = measure.Meter(torch.device("cpu")), measure.Usage()
-with meter.phase(usage):
+clock, usage = meter.Meter(torch.device("cpu")), meter.Usage()
+with clock.phase(usage):
     block = torch.ones(25_000_000)
 print(usage.peak_mb)
 """
@@ -315,13 +315,13 @@ def test_what_reading_the_data_has_freed_is_not_in_the_baseline():
 
 BESIDE_OTHER_WORK = """
 import os, time, torch
-from src.training import measure
+from src.training import meter
 os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 other = os.fork()
 while not other:
     pass
-meter, usage = measure.Meter(torch.device("cpu")), measure.Usage()
-with meter.phase(usage):
+clock, usage = meter.Meter(torch.device("cpu")), meter.Usage()
+with clock.phase(usage):
     end = time.process_time() + 0.5
     while time.process_time() < end:
         pass

@@ -45,7 +45,7 @@ class Hashes(NamedTuple):
 
 
 def hashes(config: Config) -> Hashes:
-    """Both hashes of a run; to be taken before `dataset.unanswerable` is settled."""
+    """Both hashes of a run, as its configuration was given."""
     return Hashes(config_hash(config), previous_hash(config))
 
 

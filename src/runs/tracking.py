@@ -122,6 +122,14 @@ class RunLog:
         """Where the run's checkpoints lie, on this machine."""
         return Path(self.config.tracking.folder).resolve() / "checkpoints" / self.run_id
 
+    def begin(self, config: Config) -> RunLog:
+        """The log, to be entered, of a run whose configuration is recorded as `config`.
+
+        That is the one it is known by, with what its data have settled.
+        """
+        self.config = config
+        return self
+
     def __enter__(self) -> RunLog:
         """
         Raises:

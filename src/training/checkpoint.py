@@ -45,10 +45,17 @@ class Checkpoints:
         minutes: a checkpoint is due after so long.
         keep: keep the older ones.
         warn: is called once with the reason that none can be written; training goes on without.
+        parts: what a checkpoint holds by name, besides what `register` adds.
     """
 
     def __init__(
-        self, accelerator: Accelerator, folder: Path, minutes: float, keep: bool, warn: Callable[[str], None]
+        self,
+        accelerator: Accelerator,
+        folder: Path,
+        minutes: float,
+        keep: bool,
+        warn: Callable[[str], None],
+        parts: Mapping[str, Stateful] | None = None,
     ) -> None:
         self.accelerator = accelerator
         self.folder = folder
@@ -57,12 +64,12 @@ class Checkpoints:
         self.warn: Callable[[str], None] | None = warn
         self.saved_at = time.monotonic()
         self.model: Any = None
-        self.parts: dict[str, Stateful] = {}
+        self.parts: dict[str, Stateful] = dict(parts or {})
 
     def register(self, model: torch.nn.Module, parts: Mapping[str, Stateful]) -> None:
-        """Name the model, and what a checkpoint holds besides its trained weights and the random states."""
+        """Name the model, and what else a checkpoint holds besides its trained weights and the random states."""
         self.model = self.accelerator.unwrap_model(model)
-        self.parts = dict(parts)
+        self.parts |= parts
         if self.accelerator.scaler is not None:  # of fp16
             self.parts["scaler"] = self.accelerator.scaler
 

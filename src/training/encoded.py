@@ -20,7 +20,8 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
 from src.config import UserError
-from src.training.fit import Batches, known_inputs, passes
+from src.data.batches import AnyBatches
+from src.training.step import known_inputs, micro_batches
 
 
 class EncodedBatches:
@@ -31,21 +32,21 @@ class EncodedBatches:
         model: whose encoder is run, once over every window.
         batches: the windows.
         file: where the hidden states are kept; it can be deleted once this object is made.
-        tokens_per_pass: see `src.training.fit.passes`.
+        tokens_per_pass: see `src.training.step.micro_batches`.
 
     Raises:
         UserError: the disk has no room for them.
     """
 
     def __init__(
-        self, accelerator: Accelerator, model: Any, batches: Batches, file: Path, tokens_per_pass: int | None
+        self, accelerator: Accelerator, model: Any, batches: AnyBatches, file: Path, tokens_per_pass: int | None
     ) -> None:
         self.batches = batches
         self.windows = getattr(batches, "windows", None)
         self.lengths = batches.lengths
         self.starts = np.concatenate([[0], np.cumsum(self.lengths)])
         self.states: torch.Tensor | None = None
-        order = [part for rows in batches.evaluation(32) for part in passes(rows, self.lengths, tokens_per_pass)]
+        order = [part for rows in batches.evaluation(32) for part in micro_batches(rows, self.lengths, tokens_per_pass)]
         encoder = model.base_model.eval()
         with torch.inference_mode():
             for part in order:

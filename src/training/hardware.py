@@ -1,4 +1,4 @@
-"""Which device, precision and number of threads a run uses, as accelerate's Accelerator."""
+"""What a run computes on: device, precision, threads, kernels and micro-batch, settled once and handed down."""
 
 from __future__ import annotations
 
@@ -6,22 +6,68 @@ import ctypes
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import psutil
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
-from src.config import HardwareConfig, TrainConfig, UserError
+from src.config import HardwareConfig, UserError
 
 ACCELERATE_NAMES = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # On a CPU more at once is no faster, and what is kept for the backward pass grows with it.
-CPU_TOKENS_PER_PASS = 1536
+CPU_MICRO_BATCH_TOKENS = 1536
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # glibc's malloc.h
 
 
-def start(config: HardwareConfig) -> Accelerator:
+@dataclass(frozen=True)
+class Runtime:
+    """What a run computes on. Made by `start`; nothing below it asks `hardware.*` again."""
+
+    accelerator: Accelerator
+    precision: str  # of the matrix products: fp32 | bf16 | fp16
+    threads: int  # of a CPU
+    micro_batch_tokens: int | None  # that go through the model at once, padding counted; None: a whole batch
+    fast_kernels: bool  # whether our own kernels compute the model
+    compile: bool  # whether torch.compile does
+
+    @property
+    def device(self) -> torch.device:
+        device: torch.device = self.accelerator.device
+        return device
+
+    @property
+    def on_cpu(self) -> bool:
+        return self.device.type == "cpu"
+
+    @property
+    def is_main_process(self) -> bool:
+        """Whether this process logs and reports: the first of those that a launcher has started."""
+        return bool(self.accelerator.is_main_process)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the matrix products."""
+        return DTYPES[self.precision]
+
+    def __str__(self) -> str:
+        """`CPU, 2 threads, bf16`; with the number of processes where there are several."""
+        if self.device.type == "cuda":
+            device = torch.cuda.get_device_name(self.device)
+        else:
+            device = f"CPU, {self.threads} thread{'s' if self.threads != 1 else ''}"
+        count = self.accelerator.num_processes
+        return f"{device}, {self.precision}" + (f", {count} processes" if count > 1 else "")
+
+
+def start(config: HardwareConfig, encoder_runs_once: bool = False) -> Runtime:
     """Choose device and precision, set the threads, join the other processes of a launcher.
+
+    Args:
+        config: what was asked for.
+        encoder_runs_once: its output is kept (`train.cache_encoder`), which our kernels for a GPU do not serve.
 
     Raises:
         UserError: a GPU that is not there, a precision the device lacks, or another number of processes than started.
@@ -41,18 +87,32 @@ def start(config: HardwareConfig) -> Accelerator:
     precision = config.precision if config.precision != "auto" else _fast_precision(use_cpu)
     if precision == "fp16" and use_cpu:
         raise UserError("hardware.precision=fp16 needs a GPU; on a CPU use bf16 or fp32.")
-    # Hyper-threads share the units that matrix products keep busy. joblib and ray say by OMP_NUM_THREADS what share of
-    # the machine is this run's; torchrun sets it to 1 for want of anything better.
-    share = os.environ.get("OMP_NUM_THREADS", "") if started == 1 else ""
-    cores = psutil.cpu_count(logical=False) or torch.get_num_threads()
-    threads = config.threads or (int(share) if share.isdigit() and int(share) else max(1, cores // started))
-    torch.set_num_threads(min(threads, len(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else threads)
+    _set_threads(config.threads, started)
     if use_cpu:
         _keep_freed_memory()
         # One a shape and kind of product, half a MB each: with a dozen lengths they would be more than the adapters.
         os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "32")
     AcceleratorState._reset_state()  # runs of one process may differ in precision
-    return Accelerator(cpu=use_cpu, mixed_precision=ACCELERATE_NAMES[precision])
+    accelerator = Accelerator(cpu=use_cpu, mixed_precision=ACCELERATE_NAMES[precision])
+    on_cpu = accelerator.device.type == "cpu"
+    return Runtime(
+        accelerator,
+        precision,
+        threads=torch.get_num_threads(),
+        micro_batch_tokens=config.tokens_per_pass or (CPU_MICRO_BATCH_TOKENS if on_cpu else None),
+        fast_kernels=config.fast_kernels and not config.compile and (on_cpu or not encoder_runs_once),
+        compile=config.compile,
+    )
+
+
+def _set_threads(wanted: int | None, processes: int) -> None:
+    """Give torch as many threads as asked for, or as there are physical cores for each of the processes."""
+    # Hyper-threads share the units that matrix products keep busy. joblib and ray say by OMP_NUM_THREADS what share of
+    # the machine is this run's; torchrun sets it to 1 for want of anything better.
+    share = os.environ.get("OMP_NUM_THREADS", "") if processes == 1 else ""
+    cores = psutil.cpu_count(logical=False) or torch.get_num_threads()
+    threads = wanted or (int(share) if share.isdigit() and int(share) else max(1, cores // processes))
+    torch.set_num_threads(min(threads, len(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else threads)
 
 
 def _keep_freed_memory() -> None:
@@ -77,22 +137,6 @@ def _fast_precision(use_cpu: bool) -> str:
     return "bf16" if any(supported is not None and supported() for supported in asked) else "fp32"
 
 
-def precision(accelerator: Accelerator) -> torch.dtype:
-    """Of the products."""
-    return {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[accelerator.mixed_precision]
-
-
-def tokens_per_pass(config: HardwareConfig, accelerator: Accelerator) -> int | None:
-    """Tokens that go through the model at once, padding counted; None: as many as a batch has."""
-    return config.tokens_per_pass or (CPU_TOKENS_PER_PASS if accelerator.device.type == "cpu" else None)
-
-
-def uses_fast_kernels(config: HardwareConfig, train: TrainConfig, accelerator: Accelerator) -> bool:
-    """Whether `src.model.kernels` computes the model: not for torch.compile, nor where a GPU runs the encoder once."""
-    plain = config.compile or (train.cache_encoder and accelerator.device.type != "cpu")
-    return config.fast_kernels and not plain
-
-
 @contextmanager
 def full_memory_explained() -> Iterator[None]:
     """Turn torch's message about a full GPU into one that says what to change."""
@@ -103,15 +147,3 @@ def full_memory_explained() -> Iterator[None]:
             f"The GPU's memory is full ({str(error).partition('. ')[0]}); lower train.batch_size (and raise "
             "train.gradient_accumulation_steps by as much), evaluation.batch_size or model.max_length."
         ) from error
-
-
-def describe(accelerator: Accelerator) -> str:
-    """Device, precision, threads and processes in a few words."""
-    precision = {v: k for k, v in ACCELERATE_NAMES.items()}[accelerator.mixed_precision]
-    if accelerator.device.type == "cuda":
-        device = torch.cuda.get_device_name(accelerator.device)
-    else:
-        threads = torch.get_num_threads()
-        device = f"CPU, {threads} thread{'s' if threads != 1 else ''}"
-    processes = f", {accelerator.num_processes} processes" if accelerator.num_processes > 1 else ""
-    return f"{device}, {precision}{processes}"

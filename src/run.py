@@ -1,0 +1,310 @@
+"""One run from its configuration to its result: the stages of `src/`, put together.
+
+`python -m src.train` makes a run, or many of them.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import broadcast_object_list
+from omegaconf import OmegaConf
+from transformers import PreTrainedModel
+
+from src.config import Config, validate
+from src.data import batches
+from src.data.batches import AnyBatches, RunData
+from src.evaluation.evaluate import Evaluation, Evaluator
+from src.model import backbone, base, card, kernels, method
+from src.model.base import Base
+from src.model.method import ParameterCounts
+from src.report.figures import loss_curve
+from src.report.terminal import Terminal
+from src.runs import origin
+from src.runs.final import example_rows, final_metrics
+from src.runs.history import History
+from src.runs.keep import model_folder
+from src.runs.naming import run_name
+from src.runs.store import next_commands
+from src.runs.tracking import RunLog, recorded
+from src.training import hardware
+from src.training.checkpoint import Checkpoints
+from src.training.encoded import EncodedBatches, take_encoded
+from src.training.fit import fit
+from src.training.forgetting import forgetting, make_probe
+from src.training.hardware import Runtime
+from src.training.meter import Meter
+from src.training.together import main_process_first, together
+
+EXAMPLES_SHOWN = 4
+EXAMPLES_LOGGED = 200
+
+OnScore = Callable[[int, float], None]
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A finished run: its id in MLflow, the epoch whose weights are reported and stored, and the final metrics."""
+
+    run_id: str
+    epoch: int
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run that is ready to train."""
+
+    config: Config  # with what the data have settled
+    runtime: Runtime
+    log: RunLog
+    terminal: Terminal
+    tokenizer: Any
+    data: RunData
+    meter: Meter
+    base: Base  # that the method started from
+    bare: PreTrainedModel  # what the method was applied to
+    counts: ParameterCounts
+    model: torch.nn.Module  # that trains: `bare`, or what the method and the accelerator have put around it
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training has brought out."""
+
+    epoch: int  # that is reported: the last or the best one
+    validation: Evaluation  # of that epoch
+    extra: dict[str, Evaluation]
+    history: History
+    checkpoints: Checkpoints
+
+
+def run(config: Config, on_score: OnScore | None = None, progress_file: Path | None = None) -> RunResult | None:
+    """Train, evaluate and log one run, or find that it is done; None in the processes that only help the first one.
+
+    An interrupted run goes on from its last checkpoint, in the same run of MLflow.
+
+    Args:
+        config: of the run.
+        on_score: called with each epoch and its F1; what it raises ends the run.
+        progress_file: where the progress is left for a process that waits for this one.
+
+    Raises:
+        AlreadyRunning: another process works on it.
+        UserError: anything in the configuration, the data or the surroundings that the user can mend.
+    """
+    validate(config)
+    runtime = hardware.start(config.hardware, config.train.cache_encoder)
+    terminal = Terminal(quiet=not runtime.is_main_process, progress_file=progress_file)
+    log = together(lambda: RunLog(config, runtime.is_main_process, terminal.warning))
+    [done] = broadcast_object_list([together(lambda: _done(log))])
+    if done is not None:
+        terminal.line(f"{run_name(config)} is done already (rerun=true runs it again):")
+        terminal.result(done.metrics, f"{run_name(config)}, run {done.run_id}")
+        terminal.header(next_commands(config.tracking, done.run_id))
+        return done
+    tokenizer = together(lambda: backbone.load_tokenizer(config.model))
+    # The other processes find the windows in the cache.
+    data = main_process_first(lambda: batches.load(config.dataset, config.model, tokenizer))
+    with ExitStack() as stack:
+        settled = replace(config, dataset=replace(config.dataset, unanswerable=data.sets.unanswerable))
+        together(lambda: stack.enter_context(log.begin(settled)))
+        stack.enter_context(terminal)
+        stack.enter_context(hardware.full_memory_explained())
+        [whole] = broadcast_object_list([log.result])
+        if whole is not None:  # killed after its last artifact
+            log.final(whole["metrics"])
+            return RunResult(**whole)
+        prepared = prepare(settled, runtime, log, terminal, tokenizer, data)
+        trained = train(prepared, on_score)
+        if not runtime.is_main_process:
+            return None
+        result = record(prepared, trained)
+    if config.from_run is not None and (scores := origin.scores(log.client, config.from_run)):
+        terminal.line(f"The run that this one reproduces had {scores}.")
+    terminal.header(next_commands(config.tracking, result.run_id))
+    return result
+
+
+def _done(log: RunLog) -> RunResult | None:
+    """The result of the run of MLflow that has done this already."""
+    found = log.finished()
+    if found is None:
+        return None
+    metrics: dict[str, float] = found.data.metrics
+    return RunResult(found.info.run_id, int(metrics["train/reported_epoch"]), metrics)
+
+
+def prepare(
+    config: Config, runtime: Runtime, log: RunLog, terminal: Terminal, tokenizer: Any, data: RunData
+) -> Prepared:
+    """Load the model, apply the method, say what is about to run, and make the model ready to train.
+
+    Raises:
+        UserError: a model that cannot be loaded, or that the method does not fit.
+    """
+    meter = Meter(runtime.device)
+    dropout = config.train.hidden_dropout, config.train.attention_dropout
+    bare = together(lambda: backbone.load_model(config.model, *dropout, config.train.seed))
+    start = together(lambda: base.identify(config.model, bare.config.model_type, config.train.seed))
+    model: Any = method.apply(bare, config.method)
+    counts = method.count(model)
+    if not meter.memory_is_own:
+        data.sets.notes.append("An earlier run of this process has left memory behind: memory is not reported.")
+    prepared = Prepared(config, runtime, log, terminal, tokenizer, data, meter, start, bare, counts, model)
+    announce(prepared)
+    if config.train.gradient_checkpointing:
+        backbone.checkpoint_gradients(bare)
+    if runtime.fast_kernels:
+        kernels.speed_up(model, runtime.dtype, runtime.device.type)
+    model = runtime.accelerator.prepare_model(model)
+    if config.train.cache_encoder:
+        data = encode(data, runtime, bare, meter)
+    if runtime.compile:
+        model.compile(dynamic=True)
+    return replace(prepared, data=data, model=model)
+
+
+def announce(job: Prepared) -> None:
+    """Say, and log, what is about to run."""
+    config, counts, sets, log, terminal = job.config, job.counts, job.data.sets, job.log, job.terminal
+    resumed = ", goes on from its last checkpoint" if log.resumed else ""
+    terminal.header(
+        {
+            "model": f"{config.model.name}, {counts.total:,} parameters",
+            "method": f"{config.method.name}, learning rate {config.train.learning_rate:g}",
+            "trains": f"{counts.trainable:,} parameters ({counts.trainable_percent:.2f} %): adapters "
+            f"{counts.adapter:,}, head {counts.head:,}, backbone {counts.backbone:,}",
+            "data": f"{config.dataset.name}, {len(sets.train):,} training questions in "
+            f"{len(job.data.train.lengths):,} windows, {len(sets.validation):,} for validation",
+            "device": str(job.runtime),
+            "run": f"{run_name(config)}, {log.run_id}{resumed}",
+        }
+    )
+    for note in sets.notes:
+        terminal.note(note)
+    if warning := method.untouched_backbone_warning(counts, config.method):
+        terminal.warning(warning)
+        log.tags({"warning": warning})
+    log.tags({"device": job.runtime.device.type, "hardware": str(job.runtime)})
+    digests = log.inputs({"train": sets.train, "validation": sets.validation}, config.dataset.name)
+    if config.from_run is not None and job.runtime.is_main_process:
+        differing = origin.differences(log.client, config.from_run, digests, str(job.runtime))
+        same = "" if differing is None or differing else ": data, code, packages and hardware are the same"
+        terminal.note(f"This run reproduces {config.from_run}{same}.")
+        for sentence in differing or []:
+            terminal.warning(sentence)
+
+
+def encode(data: RunData, runtime: Runtime, model: Any, meter: Meter) -> RunData:
+    """The batches of `data` as hidden states, computed once; the seconds for it count."""
+    with tempfile.TemporaryDirectory(prefix="tuneoff-encoded-") as folder:
+        encoded = {}
+        for name, usage in (("train", meter.train), ("validation", meter.evaluation)):
+            with meter.phase(usage):
+                file = Path(folder) / name
+                plain, tokens = getattr(data, name), runtime.micro_batch_tokens
+                encoded[name] = EncodedBatches(runtime.accelerator, model, plain, file, tokens)
+    take_encoded(model)
+    meter.train.counted_seconds += meter.train.seconds
+    return replace(data, train=encoded["train"], validation=encoded["validation"])
+
+
+def train(job: Prepared, on_score: OnScore | None = None) -> Trained:
+    """Train the model, scoring it on the way, and score the epoch that is reported.
+
+    Raises:
+        UserError: the loss is not finite any more, or a checkpoint cannot be read.
+    """
+    config, data, meter = job.config, job.data, job.meter
+    evaluator = Evaluator(job.runtime, job.model, config.evaluation, data.sets.unanswerable)
+
+    def evaluate(questions: Any, windows: AnyBatches) -> Evaluation:
+        with meter.phase(meter.evaluation):
+            evaluation = evaluator.score(questions.to_list(), windows)
+        meter.evaluation.windows += len(windows.lengths)
+        return evaluation
+
+    def validate_model() -> Evaluation:
+        return evaluate(data.sets.validation, data.validation)
+
+    history = History(job.log, job.terminal, meter, validate_model, on_score)
+    [folder] = broadcast_object_list([str(job.log.checkpoints)])
+    checkpoints = Checkpoints(
+        job.runtime.accelerator,
+        Path(folder),
+        config.train.checkpoint_minutes,
+        config.train.keep_checkpoints,
+        job.terminal.warning,
+        {"record": history, "log": job.log},  # in every stored checkpoint under these names
+    )
+    epoch = fit(job.runtime, job.model, data.train, config.train, meter, checkpoints, history)
+    # An epoch that was scored before an interruption is predicted again: the same weights give the same answers.
+    reported = history.evaluations.get(epoch) or validate_model()
+    extra = {name: evaluate(data.sets.extra[name], windows) for name, windows in data.extra.items()}
+    return Trained(epoch, reported, extra, history, checkpoints)
+
+
+def record(job: Prepared, trained: Trained) -> RunResult:
+    """Store the model and all that is known of the run, and show the result; in the main process."""
+    config, log, sets, validation = job.config, job.log, job.data.sets, trained.validation
+    steps, epoch = trained.history.steps, trained.epoch
+    metrics = final_metrics(sets, job.counts, job.meter, steps, validation, trained.extra)
+    metrics["train/reported_epoch"] = epoch
+    metrics |= forgotten(job)
+    examples = example_rows(sets.validation, validation.answers)
+    try:
+        with model_folder(log) as folder:
+            metrics["storage/checkpoint_mb"] = method.save(
+                job.runtime.accelerator.unwrap_model(job.model), folder, job.base
+            )
+            job.tokenizer.save_pretrained(folder)
+            card.write(folder, config, job.base, metrics, log.run_id)
+        log.text("config.yaml", OmegaConf.to_yaml(recorded(config)))
+        log.json("predictions.json", {answer.id: answer.best.text for answer in validation.answers})
+        log.json("nbest.json", {answer.id: [asdict(span) for span in answer.n_best] for answer in validation.answers})
+        log.table("examples.json", {key: [row[key] for row in examples[:EXAMPLES_LOGGED]] for key in examples[0]})
+        log.frame("questions.parquet", examples)
+        log.figure("loss_curve.svg", loss_curve(steps, trained.history.validation_losses, run_name(config)))
+        metrics["time/total_seconds"] = job.meter.total_seconds
+        result = RunResult(log.run_id, epoch, metrics)
+        log.flush()  # not whole before all of it has arrived
+        log.json("result.json", asdict(result))  # written last: where it is, the run is whole
+        trained.checkpoints.remove()
+    finally:  # a disk that is full takes no result away
+        log.final(metrics)
+        title = f"{run_name(config)}: {config.train.keep} epoch ({epoch}), whole validation set"
+        job.terminal.result(metrics, title)
+        job.terminal.examples(examples[:: max(1, len(examples) // EXAMPLES_SHOWN)][:EXAMPLES_SHOWN])
+    return result
+
+
+def forgotten(job: Prepared) -> dict[str, float]:
+    """The metrics `forgetting/*` of the trained model; none where there is nothing to probe with.
+
+    It leaves the model with the stock attention.
+    """
+    config, runtime, sets = job.config, job.runtime, job.data.sets
+    probe = make_probe(job.tokenizer, sets.train["context"], sets.validation["context"])
+    if probe is None:
+        return {}
+    untouched: Any = backbone.load_model(
+        config.model, hidden_dropout=0.0, attention_dropout=0.0, seed=config.train.seed
+    )
+    # Both computed alike, so that they differ by what was learnt and not by rounding.
+    if runtime.fast_kernels:
+        kernels.speed_up(untouched, runtime.dtype, runtime.device.type)
+    for each in (job.bare, untouched):
+        if each._supports_sdpa:
+            each.set_attn_implementation("sdpa")  # packed attention belongs to training's forward
+    masked_lm: Any = backbone.load_masked_lm(config.model)
+    if masked_lm is not None:
+        masked_lm = masked_lm.to(runtime.device)
+    figures = forgetting(runtime.accelerator, job.bare, untouched.to(runtime.device), masked_lm, probe)
+    return {f"forgetting/{name}": value for name, value in figures.items()}

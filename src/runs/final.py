@@ -1,0 +1,86 @@
+"""What a run leaves at its end: its final metrics, and a row for each question."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from src.data.sources import QuestionSets
+from src.evaluation.evaluate import Evaluation
+from src.evaluation.score import per_question
+from src.evaluation.spans import Answer
+from src.model.method import ParameterCounts
+from src.training.meter import Meter
+from src.training.step import Step
+
+FINAL_LOSS_STEPS = 10  # train/final_loss is the mean over this many last steps
+
+
+def final_metrics(
+    sets: QuestionSets,
+    counts: ParameterCounts,
+    meter: Meter,
+    steps: Sequence[Step],
+    validation: Evaluation,
+    extra: Mapping[str, Evaluation],
+) -> dict[str, float]:
+    """The final metrics of `src.metrics`, but for those known only once the weights are stored.
+
+    Args:
+        sets: the questions of the run.
+        counts: its parameters.
+        meter: of its time and memory.
+        steps: all optimizer steps.
+        validation: of the reported epoch.
+        extra: of further sets, by name.
+    """
+    last = steps[-FINAL_LOSS_STEPS:]
+    metrics = {
+        **{f"quality/{key}": value for key, value in validation.figures.items() if key != "loss"},
+        **{f"extra/{name}/{key}": value for name, other in extra.items() for key, value in other.figures.items()},
+        "params/trainable": counts.trainable,
+        "params/total": counts.total,
+        "params/trainable_percent": counts.trainable_percent,
+        "params/adapter": counts.adapter,
+        "params/head": counts.head,
+        "params/backbone": counts.backbone,
+        "time/train_seconds": meter.train.seconds,
+        "time/eval_seconds": meter.evaluation.seconds,
+        "speed/eval_examples_per_second": meter.evaluation.windows / meter.evaluation.seconds,
+        "train/steps": steps[-1].number,
+        "train/initial_loss": steps[0].loss,
+        "train/final_loss": sum(step.loss for step in last) / len(last),
+        "data/realigned": sets.realigned,
+        "data/untrainable": sets.untrainable,
+    }
+    # What was not measured is left out: a wrong figure is worse than none.
+    if meter.train.counted_seconds:
+        metrics["speed/examples_per_second"] = meter.train.examples_per_second
+        metrics["speed/tokens_per_second"] = meter.train.tokens_per_second
+    if meter.train.waited_seconds:
+        metrics["time/waited_seconds"] = meter.train.waited_seconds
+    if meter.memory_is_own:
+        metrics["memory/peak_train_mb"] = meter.train.peak_mb
+        metrics["memory/peak_eval_mb"] = meter.evaluation.peak_mb
+        if meter.device.type == "cuda":
+            metrics["memory/reserved_train_mb"] = meter.train.reserved_mb
+    return metrics
+
+
+def example_rows(questions: Any, answers: Sequence[Answer]) -> list[dict[str, Any]]:
+    """Question, prediction, true answers and scores, a row a question."""
+    rows = []
+    for question, answer in zip(questions, answers, strict=True):
+        exact, f1 = per_question(question, answer)
+        rows.append(
+            {
+                "id": question["id"],
+                "question": question["question"],
+                "predicted": answer.best.text,
+                "answers": list(dict.fromkeys(question["answers"]["text"])),
+                "exact_match": exact,
+                "f1": f1,
+                "context": question["context"],
+            }
+        )
+    return rows

@@ -1,0 +1,69 @@
+"""What happens while a run trains: shown and logged at once, and kept for its end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from src.evaluation.evaluate import Evaluation
+from src.report.terminal import Terminal
+from src.runs.tracking import RunLog
+from src.training.meter import Meter
+from src.training.step import Step
+
+
+@dataclass
+class History:
+    """The callbacks of `src.training.fit.fit`.
+
+    Args:
+        log, terminal, meter: of the run.
+        evaluate: scores the model on the validation questions.
+        on_score: called with each epoch and its F1; what it raises ends the run.
+    """
+
+    log: RunLog
+    terminal: Terminal
+    meter: Meter
+    evaluate: Callable[[], Evaluation]
+    on_score: Callable[[int, float], None] | None = None
+    steps: list[Step] = field(default_factory=list)
+    validation_losses: list[tuple[int, float]] = field(default_factory=list)  # optimizer step, nats
+    evaluations: dict[int, Evaluation] = field(default_factory=dict)  # by epoch: the best one's and the last one's
+
+    def on_steps(self, steps: list[Step]) -> None:
+        last = steps[-1]
+        for step in steps:
+            values = {
+                "train/loss": step.loss,
+                "train/learning_rate": step.learning_rate,
+                "train/grad_norm": step.grad_norm,
+                # The meter goes on from the last checkpoint of an interrupted run; the clock counts the time between.
+                "time/trained_seconds": self.meter.train.seconds - (last.time - step.time),
+            }
+            self.log.metrics(values, step.number, step.time)
+        self.steps += steps
+        self.terminal.step(last.number, last.of, last.loss, self.meter.train.examples_per_second)
+
+    def on_epoch(self, epoch: int) -> float:
+        evaluation = self.evaluations[epoch] = self.evaluate()
+        best = max(self.evaluations, key=lambda e: (e > 0, self.evaluations[e].figures["f1"], -e))
+        self.evaluations = {e: kept for e, kept in self.evaluations.items() if e in (best, epoch)}
+        names = ("exact_match", "f1", "loss")
+        figures = {name: evaluation.figures[name] for name in names if name in evaluation.figures}
+        self.log.metrics({f"eval/{name}": value for name, value in figures.items()}, step=epoch)
+        if "loss" in figures:
+            self.validation_losses.append((self.steps[-1].number if self.steps else 0, figures["loss"]))
+        self.terminal.epoch(epoch, figures)
+        if self.on_score is not None:
+            self.on_score(epoch, figures["f1"])
+        return figures["f1"]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"steps": [asdict(step) for step in self.steps], "validation_losses": self.validation_losses}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from an earlier attempt; its answers are predicted again where they are needed."""
+        self.steps = [Step(**step) for step in state["steps"]]
+        self.validation_losses = state["validation_losses"]
