@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from src.data import batches, sources
 from src.evaluation.score import score
 from src.model import backbone
 from src.run import run
+from src.runs.identity import hashes
 from src.runs.isolation import call
 from src.runs.store import next_commands, ui_command
 from src.runs.tracking import flatten
@@ -240,6 +242,17 @@ def test_a_mistake_of_predicts_command_line_is_one_sentence(finished, monkeypatc
         predict.main()
     assert ended.value.code == 1
     assert expected in capsys.readouterr().err
+
+
+def test_a_run_leaves_its_configuration_as_it_was_given(configure, tmp_path):
+    config = configure(*TINY, "train.epochs=1", f"tracking.folder={tmp_path}")
+    before = deepcopy(config)
+    result = run(config)
+    assert config == before
+    assert config.dataset.unanswerable is None
+    stored = client_of(tmp_path).get_run(result.run_id).data
+    assert stored.params["dataset.unanswerable"] == "False", "what the data have settled is on record"
+    assert stored.tags["config_hash"] == hashes(before).present
 
 
 def test_the_same_command_shows_what_is_done(finished, configure, capsys):
