@@ -30,6 +30,7 @@ from hydra import compose, initialize_config_dir
 from src.compose import completed, from_hydra, register
 from src.config import ROOT, Config
 from src.data import sample
+from tests.forked import forked
 
 register()
 
@@ -91,8 +92,14 @@ def minilm_tokenizer(configure: Callable[..., Config]) -> Any:
 
 
 @pytest.fixture(scope="session")
-def command() -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run `python -m MODULE ARGUMENTS` in the repository."""
+def command(server: None) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run `python -m MODULE ARGUMENTS` in the repository, in a forked process (`tests.forked`)."""
+    return forked
+
+
+@pytest.fixture(scope="session")
+def fresh_command() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run `python -m MODULE ARGUMENTS` in the repository, in a fresh interpreter."""
 
     def run(module: str, *arguments: str, **kwargs: Any) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

@@ -64,10 +64,10 @@ def artifact(client, run_id, name, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def finished(command, configure, server, tmp_path_factory):
+def finished(fresh_command, configure, server, tmp_path_factory):
     """Two LoRA runs with one seed, the first as a user would start it, and a full one."""
     folder = tmp_path_factory.mktemp("store")
-    shown = command("src.train", *TINY, "method=lora", f"tracking.folder={folder}")
+    shown = fresh_command("src.train", *TINY, "method=lora", f"tracking.folder={folder}")
     assert shown.returncode == 0, shown.stderr
     for more in (["method=lora", "rerun=true"], ["method=full"]):
         config = configure(*TINY, *more, f"tracking.folder={folder}")
@@ -453,12 +453,16 @@ def test_a_place_that_cannot_be_written_is_one_sentence(configure, server, tmp_p
     assert "Traceback" not in (tmp_path / "log").read_text()
 
 
-def on_a_full_disk(config):
-    """A limit on the size of files stands for the full disk: it hits when the weights are stored."""
+def limit_the_size_of_files():
+    """Stands for a full disk: it hits when the weights are stored."""
     import resource  # no Windows has it
 
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2_500_000, 2_500_000))
+
+
+def on_a_full_disk(config):
+    limit_the_size_of_files()
     train(config)
 
 

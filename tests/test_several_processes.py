@@ -9,14 +9,16 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from src.run import run
+from src.runs.history import History
 from src.runs.isolation import call
 from tests.conftest import TINY
-from tests.test_run import client_of, runs_of
+from tests.test_run import BY_STEP, client_of, limit_the_size_of_files, runs_of
 
 
 def rank(job):
-    """What a launcher starts: one process of a run."""
-    config, number, port = job
+    """What a launcher starts: one process of a run, with what `before` does to it first."""
+    config, number, port, before = job
+    before(number)
     os.environ |= {
         "WORLD_SIZE": "2",
         "RANK": str(number),
@@ -29,16 +31,38 @@ def rank(job):
     return None if result is None else result.run_id
 
 
+def nothing(number):
+    """A process like any other."""
+
+
+def interrupted_in_the_second_epoch(number):
+    """As a launcher ends all processes of a run, after the same step in both: 8 of 64 questions make one, from 1."""
+    original = History.on_steps
+
+    def on_steps(history, steps):
+        original(history, steps)
+        if steps[-1].number == 11:
+            raise KeyboardInterrupt
+
+    History.on_steps = on_steps
+
+
+def a_disk_that_is_full_for_weights(number):
+    """A limit on the size of files stands for the full disk, in the process that stores."""
+    if number == 0:
+        limit_the_size_of_files()
+
+
 @pytest.fixture
 def two_processes(server, tmp_path):
-    def start(config):
-        """The outcomes of both processes, and what they have said."""
+    def start(config, before=nothing):
+        """The outcomes of both processes, and what they have said; each calls `before` with its number first."""
         with socket.socket() as listener:
             listener.bind(("127.0.0.1", 0))
             port = listener.getsockname()[1]
         outputs = [tmp_path / f"rank-{number}.log" for number in (0, 1)]
         with ThreadPoolExecutor(2) as pool:
-            ended = [pool.submit(call, rank, (config, n, port), output) for n, output in enumerate(outputs)]
+            ended = [pool.submit(call, rank, (config, n, port, before), output) for n, output in enumerate(outputs)]
             return [future.result(timeout=120) for future in ended], [output.read_text() for output in outputs]
 
     return start
@@ -78,3 +102,50 @@ def test_what_one_cannot_begin_ends_both(two_processes, configure, settings, tmp
     outcomes, _ = two_processes(config)
     assert "takes no run" in outcomes[0].reason
     assert outcomes[1].reason == f"Process 0: {outcomes[0].reason}"
+
+
+def curves(folder):
+    client = client_of(folder)
+    [run] = runs_of(folder)
+    return {
+        key: sorted((point.step, point.value) for point in client.get_metric_history(run.info.run_id, key))
+        for key in sorted(BY_STEP)
+    }
+
+
+def test_an_interrupted_run_goes_on_in_both(two_processes, configure, settings, tmp_path):
+    config = configure(*settings, "train.epochs=2", "train.hidden_dropout=0.1")
+    outcomes, _ = two_processes(config, interrupted_in_the_second_epoch)
+    assert [outcome.error for outcome in outcomes] == ["KeyboardInterrupt"] * 2
+    [stopped] = runs_of(tmp_path)
+    assert stopped.info.status == "KILLED"
+    again, (said, _) = two_processes(config)
+    assert [(outcome.value, outcome.reason) for outcome in again] == [(stopped.info.run_id, None), (None, None)]
+    assert "goes on from its last checkpoint" in said
+    [resumed] = runs_of(tmp_path)
+    assert (resumed.info.status, resumed.data.tags["resumed"]) == ("FINISHED", "1")
+
+    whole = tmp_path / "whole"
+    two_processes(configure(*settings, "train.epochs=2", "train.hidden_dropout=0.1", f"tracking.folder={whole}"))
+    assert curves(tmp_path) == curves(whole), "not the run that nobody interrupted, to the bit"
+
+
+def test_the_best_epoch_is_kept_in_both(two_processes, configure, settings, tmp_path):
+    outcomes, _ = two_processes(configure(*settings, "train.epochs=4", "train.keep=best", "train.learning_rate=3e-3"))
+    assert [outcome.reason for outcome in outcomes] == [None, None]
+    [run] = runs_of(tmp_path)
+    scored = dict(curves(tmp_path)["eval/f1"])
+    best = max((epoch for epoch in scored if epoch), key=lambda epoch: (scored[epoch], -epoch))
+    assert run.data.metrics["train/reported_epoch"] == best
+    assert run.data.metrics["quality/f1"] == scored[best]
+
+
+def test_a_full_disk_takes_no_result_away_from_both(two_processes, configure, settings, tmp_path):
+    (stored, helped), (said, _) = two_processes(configure(*settings, "method=full"), a_disk_that_is_full_for_weights)
+    assert "could not be stored" in stored.reason
+    assert (helped.value, helped.reason) == (None, None)
+    assert said.count("The checkpoint at step") == 1, "it is said once, and training goes on"
+    assert "Exact match" in said, "the result was not shown"
+    [run] = runs_of(tmp_path)
+    assert run.info.status == "FAILED"
+    assert "quality/f1" in run.data.metrics
