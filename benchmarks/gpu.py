@@ -25,12 +25,12 @@ import numpy as np
 import torch
 
 from src.config import HardwareConfig, MethodConfig, ModelConfig, TrainConfig
-from src.evaluation.evaluate import predict
 from src.model import backbone, kernels, method
 from src.training import hardware
 from src.training.checkpoint import Checkpoints
 from src.training.fit import fit
 from src.training.meter import Meter
+from src.training.predict import predict
 from src.training.step import Step
 
 MB = 1e6

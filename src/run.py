@@ -19,16 +19,16 @@ from transformers import PreTrainedModel
 
 from src.config import Config, validate
 from src.data import batches
-from src.data.batches import AnyBatches, RunData
-from src.evaluation.evaluate import Evaluation, Evaluator
+from src.data.batches import RunData
+from src.evaluate import Evaluation, Evaluator
+from src.final import example_rows, final_metrics
+from src.history import History
 from src.model import backbone, base, card, kernels, method
 from src.model.base import Base
 from src.model.method import ParameterCounts
 from src.report.figures import loss_curve
 from src.report.terminal import Terminal
 from src.runs import origin
-from src.runs.final import example_rows, final_metrics
-from src.runs.history import History
 from src.runs.keep import model_folder
 from src.runs.naming import run_name
 from src.runs.store import next_commands
@@ -40,6 +40,7 @@ from src.training.fit import fit
 from src.training.forgetting import forgetting, make_probe
 from src.training.hardware import Runtime
 from src.training.meter import Meter
+from src.training.step import Batches
 from src.training.together import main_process_first, together
 
 EXAMPLES_SHOWN = 4
@@ -225,7 +226,7 @@ def train(job: Prepared, on_score: OnScore | None = None) -> Trained:
     config, data, meter = job.config, job.data, job.meter
     evaluator = Evaluator(job.runtime, job.model, config.evaluation, data.sets.unanswerable)
 
-    def evaluate(questions: Any, windows: AnyBatches) -> Evaluation:
+    def evaluate(questions: Any, windows: Batches) -> Evaluation:
         with meter.phase(meter.evaluation):
             evaluation = evaluator.score(questions.to_list(), windows)
         meter.evaluation.windows += len(windows.lengths)

@@ -12,7 +12,6 @@ import runpy
 import subprocess
 import sys
 import tempfile
-import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -51,17 +50,4 @@ def _command(
     isolation.METHOD = "fork"
     isolation.CONTEXT = multiprocessing.get_context("fork")
     sys.argv = [module, *arguments]
-    status: Any = 0
-    try:
-        runpy.run_module(module, run_name="__main__", alter_sys=True)
-    except SystemExit as end:
-        status = end.code
-    except BaseException:
-        traceback.print_exc()
-        status = 1
-    if isinstance(status, str):
-        print(status, file=sys.stderr)
-        status = 1
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status or 0)
+    runpy.run_module(module, run_name="__main__", alter_sys=True)

@@ -12,11 +12,11 @@ import torch
 from safetensors.numpy import load_file
 
 from src.config import Config, TrackingConfig, TrainConfig, UserError
+from src.history import History
 from src.report.comparison import compare_runs
 from src.report.plots import plots
 from src.run import run
 from src.runs import identity
-from src.runs.history import History
 from src.runs.identity import alive, config_hash, holder, previous_hash
 from src.runs.parent import ParentRun
 from src.runs.results import select

@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from src.history import History
 from src.run import run
-from src.runs.history import History
 from src.runs.isolation import call
 from tests.conftest import TINY
 from tests.test_run import BY_STEP, client_of, limit_the_size_of_files, runs_of

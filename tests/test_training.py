@@ -22,13 +22,13 @@ from src.data import sample
 from src.data.batches import Batches
 from src.data.features import make_windows
 from src.data.sources import to_dataset
-from src.evaluation.evaluate import predict
 from src.model import backbone, method
 from src.training import encoded, hardware
 from src.training.checkpoint import Checkpoints
 from src.training.encoded import EncodedBatches, take_encoded
 from src.training.fit import fit
 from src.training.meter import MB, Meter, Usage, _SampledPeak, _shared_files_mb
+from src.training.predict import predict
 from src.training.step import make_optimizer, micro_batches
 from tests.test_model import SMALL
 

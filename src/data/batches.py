@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,24 +20,13 @@ from src.data.sources import QuestionSets
 LENGTH_MULTIPLE = 32
 
 
-class AnyBatches(Protocol):
-    """Batches of windows: of their tokens (`Batches`), or of hidden states (`src.training.encoded.EncodedBatches`)."""
-
-    windows: Any  # in `src.data.features.WINDOW_SCHEMA`
-    lengths: np.ndarray  # tokens of each window, shape (windows,)
-
-    def training(self, batch_size: int, seed: int, epoch: int) -> list[list[int]]: ...
-    def evaluation(self, batch_size: int) -> list[list[int]]: ...
-    def collate(self, rows: Sequence[int]) -> dict[str, torch.Tensor]: ...
-
-
 @dataclass(frozen=True)
 class RunData:
     """The questions of a run and their batches."""
 
     sets: QuestionSets
-    train: AnyBatches
-    validation: AnyBatches
+    train: Any  # `Batches`, or the same windows as hidden states (`src.training.encoded.EncodedBatches`)
+    validation: Any
     extra: dict[str, Batches]
 
 

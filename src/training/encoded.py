@@ -20,8 +20,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
 from src.config import UserError
-from src.data.batches import AnyBatches
-from src.training.step import known_inputs, micro_batches
+from src.training.step import Batches, known_inputs, micro_batches
 
 
 class EncodedBatches:
@@ -39,7 +38,7 @@ class EncodedBatches:
     """
 
     def __init__(
-        self, accelerator: Accelerator, model: Any, batches: AnyBatches, file: Path, tokens_per_pass: int | None
+        self, accelerator: Accelerator, model: Any, batches: Batches, file: Path, tokens_per_pass: int | None
     ) -> None:
         self.batches = batches
         self.windows = getattr(batches, "windows", None)

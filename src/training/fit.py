@@ -15,11 +15,10 @@ import torch
 from transformers import get_scheduler
 
 from src.config import TrainConfig, UserError
-from src.data.batches import AnyBatches
 from src.training.checkpoint import Checkpoints
 from src.training.hardware import Runtime
 from src.training.meter import Meter
-from src.training.step import Step, make_optimizer, optimizer_step
+from src.training.step import Batches, Step, make_optimizer, optimizer_step
 
 # Before this many steps are done, kernels are still being chosen and memory is still being asked for:
 # they count as training time, and not towards examples a second.
@@ -64,7 +63,7 @@ class Progress:
 def fit(
     runtime: Runtime,
     model: torch.nn.Module,
-    batches: AnyBatches,
+    batches: Batches,
     config: TrainConfig,
     meter: Meter,
     checkpoints: Checkpoints,
@@ -102,7 +101,7 @@ class _Loop:
 
     runtime: Runtime
     model: torch.nn.Module
-    batches: AnyBatches
+    batches: Batches
     config: TrainConfig
     meter: Meter
     checkpoints: Checkpoints

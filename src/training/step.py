@@ -7,17 +7,27 @@ import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
 from src.config import TrainConfig
-from src.data.batches import AnyBatches
 from src.training.hardware import Runtime
 
 LABELS = ("start_positions", "end_positions")
+
+
+class Batches(Protocol):
+    """What the loops need to know of the data; `src.data.batches.Batches` is one."""
+
+    windows: Any  # in `src.data.features.WINDOW_SCHEMA`; None where nothing is predicted from them
+    lengths: np.ndarray  # tokens of each window, shape (windows,)
+
+    def training(self, batch_size: int, seed: int, epoch: int) -> list[list[int]]: ...
+    def evaluation(self, batch_size: int) -> list[list[int]]: ...
+    def collate(self, rows: Sequence[int]) -> dict[str, torch.Tensor]: ...
 
 
 @dataclass(frozen=True)
@@ -52,7 +62,7 @@ def optimizer_step(
     model: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
     group: list[list[int]],
-    batches: AnyBatches,
+    batches: Batches,
     max_grad_norm: float,
 ) -> tuple[torch.Tensor, Any]:
     """One optimizer step over a group of batches; the gradient is that of one batch of all their windows.

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from src.data.sources import QuestionSets
-from src.evaluation.evaluate import Evaluation
+from src.evaluate import Evaluation
 from src.evaluation.score import per_question
 from src.evaluation.spans import Answer
 from src.model.method import ParameterCounts
