@@ -129,10 +129,11 @@ class Metric:
         """This metric as it is logged as `key`, with the name of an extra validation set in its labels; else None."""
         if key == self.key:
             return self
-        group, *name, figure = key.split("/")
+        group, _, rest = key.partition("/")
+        name, _, figure = rest.partition("/")
         if not (self.extra and name and group == EXTRA and figure == self.key.rpartition("/")[2]):
             return None
-        where = f" on {'/'.join(name)}"
+        where = f" on {name}"
         places = RESULT if Place.SUMMARY in self.places else NOWHERE
         return replace(self, key=key, label=self.label + where, short=self.brief + where, places=places)
 
@@ -150,10 +151,13 @@ def metric(key: str) -> Metric:
 
 
 def listed(keys: Iterable[str]) -> list[Metric]:
-    """The metrics that are logged as `keys`, in the order of the table; keys that it has not are left out."""
-    logged = sorted(set(keys))
-    members = (entry.member(key) for entry in METRICS for key in logged)
-    return [found for found in members if found is not None]
+    """The metrics that are logged as `keys`, without keys that the table lacks.
+
+    They stand in the order of the table; those of extra validation sets follow, set by set.
+    """
+    logged = set(keys)
+    members = [found for entry in METRICS for key in logged if (found := entry.member(key)) is not None]
+    return sorted(members, key=lambda found: found.key.split("/")[1] if found.group == EXTRA else "")
 
 
 def shown(place: Place, keys: Iterable[str]) -> list[Metric]:
