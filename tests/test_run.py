@@ -108,6 +108,9 @@ def test_metrics_are_consistent_with_each_other(finished):
         assert [m.step for m in losses] == list(range(1, len(losses) + 1))
         assert metrics["train/initial_loss"] == losses[0].value
         assert metrics["train/final_loss"] == pytest.approx(sum(m.value for m in losses[-10:]) / 10)
+        points = {"step": len(losses), "epoch": 3, "end": 1}
+        for key in metrics:
+            assert len(client.get_metric_history(found.info.run_id, key)) == points[metric(key).logged], key
         trained = client.get_metric_history(found.info.run_id, "time/trained_seconds")
         assert [m.step for m in trained] == [m.step for m in losses]
         assert [m.value for m in trained] == sorted(m.value for m in trained)

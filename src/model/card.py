@@ -75,7 +75,7 @@ For extractive question answering: {form} {base.name}.
 | {metric(TRAINABLE).heading} | {trainable} of {total} |
 | data | {data.name}: {size} training questions (subset {data.subset}, split {data.split}, seed {data.seed}) |
 | settings | {", ".join(f"{key}={value}" for key, value in settings.items())} |
-| scores on the validation questions (%) | {scores} |
+| scores (%), on the validation questions unless they name others | {scores} |
 | licence | unknown: see those of the base model and of the data |
 
 ## How to load it
