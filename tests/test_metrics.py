@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import subprocess
 import sys
 from io import StringIO
 from pathlib import Path
@@ -65,6 +66,13 @@ def test_a_file_that_cannot_take_the_table_is_one_sentence(tmp_path, monkeypatch
     shown = capsys.readouterr().err
     assert shown.startswith(f"Error: {file}: {expected}") and shown.count("\n") == 1
     assert content is None or file.read_text() == content
+
+
+def test_the_table_stands_on_the_standard_library_alone():
+    script = "import sys; import src.metrics; print(*{name.split('.')[0] for name in sys.modules}, sep='\\n')"
+    loaded = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    names = set(loaded.stdout.split()) - sys.stdlib_module_names
+    assert "src" in names and not names & {"torch", "mlflow", "hydra", "rich", "plotly", "numpy", "pandas"}
 
 
 def test_the_table_is_consistent():
