@@ -61,9 +61,10 @@ def test_the_note_of_two_methods_holds_the_verdict_and_a_row_a_method(tmp_path):
     store.run("lora", 1e-3, 0.5)
     lines = as_note(compare_runs("two", select(store.tracking).results)).splitlines()
     assert lines[0].startswith("**lora (rate 0.001) against full (rate 0.0001): ")
-    heading = lines.index("|  | seeds | EM | F1 | rate | trained | seconds | peak MB |")
-    assert lines[heading + 2].startswith("| full | 1 | ") and lines[heading + 3].endswith(
-        " | 0.001 | 1,370 | 70.0 | 430 |"
+    heading = lines.index("|  | seeds | rate | EM | F1 | trained | training (s) | memory (MB) |")
+    assert lines[heading + 2].startswith("| full | 1 | 0.0001 | ")
+    assert lines[heading + 3].startswith("| lora | 1 | 0.001 | ") and lines[heading + 3].endswith(
+        " | 1,370 | 70.0 | 430 |"
     )
 
 
@@ -73,7 +74,7 @@ def test_the_address_leads_to_the_view_of_the_experiment(tmp_path):
     assert address("http://host", store.client, "tuneoff") == expected + "&viewStateShareKey=tuneoff"
     kept = json.loads(store.client.get_experiment(store.experiment).tags[TAG])
     assert (kept["orderByKey"], kept["orderByAsc"]) == ("metrics.`quality/f1`", False)
-    assert kept["selectedColumns"][:2] == ["tags.`method`", "metrics.`quality/f1`"]
+    assert kept["selectedColumns"][:3] == ["tags.`method`", "metrics.`quality/exact_match`", "metrics.`quality/f1`"]
     sections = {section["uuid"] for section in kept["compareRunSections"]}
     assert {chart["metricSectionId"] for chart in kept["compareRunCharts"]} < sections
     assert address("http://host", store.client, "none such") == "http://host"

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from src.config import Config
+from src.metrics import TOTAL, TRAINABLE, Place, metric, shown
 from src.model.base import Base
 from src.model.method import ADAPTER, TRAINED
 
 SETTINGS = ("epochs", "batch_size", "gradient_accumulation_steps", "weight_decay", "warmup_ratio", "scheduler", "seed")
-SCORES = {"exact match": "quality/exact_match", "F1": "quality/f1"}
 LOADING = {
     ADAPTER: """\
 from peft import PeftModel
@@ -39,7 +39,7 @@ def write(folder: Path, config: Config, base: Base, metrics: Mapping[str, float]
         folder: of the stored model.
         config: of its run.
         base: that it was trained from.
-        metrics: of the run; `quality/*` in percent.
+        metrics: of the run, by their keys in src/metrics.py.
         run_id: in MLflow.
     """
     kind = next((file for file in (ADAPTER, TRAINED) if (folder / file).exists()), "")
@@ -53,6 +53,8 @@ def _text(kind: str, config: Config, base: Base, metrics: Mapping[str, float], r
     peft = ", ".join(f"{key}={value}" for key, value in (method.peft or {}).items())
     size = data.train_size or "all"
     settings = {"learning_rate": f"{train.learning_rate:g}", **{key: getattr(train, key) for key in SETTINGS}}
+    trainable, total = (metric(key).text(metrics[key]) for key in (TRAINABLE, TOTAL))
+    scores = ", ".join(f"{entry.label} {entry.text(metrics[entry.key])}" for entry in shown(Place.CARD, metrics))
     revision = f", revision={base.revision!r}" if base.revision else ""
     return f"""\
 ---
@@ -70,10 +72,10 @@ For extractive question answering: {form} {base.name}.
 |---|---|
 | base | {base.name} ({base.model_type}{", " + known if known else ""}) |
 | method | {method.name}{f" ({peft})" if peft else ""} |
-| trained parameters | {metrics["params/trainable"]:,.0f} of {metrics["params/total"]:,.0f} |
+| {metric(TRAINABLE).heading} | {trainable} of {total} |
 | data | {data.name}: {size} training questions (subset {data.subset}, split {data.split}, seed {data.seed}) |
 | settings | {", ".join(f"{key}={value}" for key, value in settings.items())} |
-| scores on the validation questions (%) | {", ".join(f"{k} {metrics[m]:.2f}" for k, m in SCORES.items())} |
+| scores (%), on the validation questions unless they name others | {scores} |
 | licence | unknown: see those of the base model and of the data |
 
 ## How to load it

@@ -7,17 +7,17 @@ from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
-from statistics import mean, median, stdev
+from statistics import mean, stdev
 from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
 
 from src.config import UserError
+from src.metrics import F1, STEPS, TRAIN_LOSS, metric
 
 RATE = "train.learning_rate"
 SCORES = ("exact_match", "f1")
-CLOCKED = ("time/", "speed/")
 # What may differ between two runs of one setting: the seed, and what changes no result. Data count by their digests.
 NOT_A_SETTING = (
     "train.seed",
@@ -82,7 +82,7 @@ class Trial:
 
     def f1(self, seeds: Collection[str] = ()) -> float:
         """Mean over the runs, or over those of some seeds."""
-        return mean(run.metrics.get("quality/f1", 0.0) for run in self.runs if not seeds or run.seed in seeds)
+        return mean(run.metrics.get(F1, 0.0) for run in self.runs if not seeds or run.seed in seeds)
 
     @property
     def examples(self) -> int:
@@ -100,19 +100,15 @@ class Trial:
     @property
     def steps(self) -> int:
         """Optimizer steps that were made: the mean over the runs, which may have stopped early."""
-        made = self.average("train/steps")
+        made = self.average(STEPS)
         if made is None:  # runs from before it was logged
-            made = mean(len(run.history("train/loss")) for run in self.runs)
+            made = mean(len(run.history(TRAIN_LOSS)) for run in self.runs)
         return round(made)
 
-    def average(self, metric: str) -> float | None:
-        """Over the runs; None where one of them has not measured it. Of times and speeds, which whatever else the
-        machine does pulls to one side, it is the median, of the rest the mean.
-        """
-        values = [run.metrics.get(metric) for run in self.runs]
-        if any(value is None for value in values):
-            return None
-        return float(median(values) if metric.startswith(CLOCKED) else mean(values))
+    def average(self, key: str) -> float | None:
+        """Of a metric over the runs, mean or median as its entry in the table says; None where a run lacks it."""
+        values = [run.metrics.get(key) for run in self.runs]
+        return None if any(value is None for value in values) else float(metric(key).average(values))
 
     def untrained(self, score: str) -> float | None:
         """A score of SCORES, in percent, before training: mean over the runs, None where one has not measured it."""
@@ -120,9 +116,9 @@ class Trial:
         values = [value for curve in curves for value in curve.loc[curve["step"] == 0, "value"]]
         return mean(values) if len(values) == len(curves) else None
 
-    def deviation(self, metric: str) -> float | None:
-        """Standard deviation over the seeds; None for one run."""
-        values = [run.metrics[metric] for run in self.runs if metric in run.metrics]
+    def deviation(self, key: str) -> float | None:
+        """Standard deviation of a metric over the seeds; None for one run."""
+        values = [run.metrics[key] for run in self.runs if key in run.metrics]
         return stdev(values) if len(values) > 1 else None
 
     @cached_property

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from src.metrics import TRAINABLE
 from src.report.arms import NOT_A_SETTING, RATE, SCORES, Arm, Result, trials
 from src.report.fairness import warnings
 from src.report.statistics import Difference, compare, holm
@@ -83,7 +84,7 @@ def compare_runs(
     def order(arm: Arm) -> Any:
         group = [_natural(label) for label in arm.group] if based else []
         is_base = baseline in (arm.method, arm.name)
-        return arm.name != baseline, group, not is_base, -(arm.best.average("params/trainable") or 0.0), arm.name
+        return arm.name != baseline, group, not is_base, -(arm.best.average(TRAINABLE) or 0.0), arm.name
 
     arms.sort(key=order)
     pairs = _pairs(arms, baseline)

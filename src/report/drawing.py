@@ -11,6 +11,8 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from src.metrics import Metric
+
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D00")
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 MARKERS = ("circle", "square", "diamond", "triangle-up", "cross", "x", "star", "triangle-down")
@@ -29,6 +31,11 @@ class Plot:
 def escaped(text: str) -> str:
     """Plotly reads names as a kind of HTML."""
     return html.escape(text, quote=False)
+
+
+def at_height(entry: Metric) -> str:
+    """The text of plotly's label at a point whose height is the metric: `F1 51.2`."""
+    return f"{entry.brief} %{{y:{entry.form}}}"
 
 
 def line_style(number: int) -> dict[str, Any]:

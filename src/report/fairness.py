@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable, Sequence
 
+from src.metrics import ADAPTER, BACKBONE, F1, TRAIN_SECONDS, TRAINABLE, WAITED_SECONDS, metric
 from src.report.arms import Arm
 
 SHARING = ("joblib", "ray", "submitit_local")  # launchers that run several at once on one machine
@@ -44,10 +45,10 @@ def warnings(arms: Sequence[Arm], pairs: Sequence[tuple[Arm, Arm]], empty: dict[
                 "or on more questions before comparing it."
             )
         adapts = best.params.get("method.trainable") != "['head']"
-        if adapts and best.metrics.get("params/adapter", 1.0) + best.metrics.get("params/backbone", 1.0) == 0:
+        if adapts and best.metrics.get(ADAPTER, 1.0) + best.metrics.get(BACKBONE, 1.0) == 0:
+            heads = metric(TRAINABLE).number(best.metrics[TRAINABLE])
             found.append(
-                f"{arm.name} adapts no layer of the backbone: only the {best.metrics['params/trainable']:,.0f} "
-                "parameters of the head trained."
+                f"{arm.name} adapts no layer of the backbone: only the {heads} parameters of the head trained."
             )
     sharing = [arm.name for arm in arms if any(run.tags.get("launcher") in SHARING for run in arm.best.runs)]
     if sharing:
@@ -67,14 +68,14 @@ def warnings(arms: Sequence[Arm], pairs: Sequence[tuple[Arm, Arm]], empty: dict[
 
 def learned(arm: Arm) -> bool:
     """Whether training gained the share LEARNED of the missing F1 at the best setting; true where it is not known."""
-    before, after = arm.best.untrained("f1"), arm.best.average("quality/f1")
+    before, after = arm.best.untrained("f1"), arm.best.average(F1)
     return before is None or after is None or after - before >= LEARNED * (100 - before)
 
 
 def before_and_after(arm: Arm) -> str:
     """`F1 9.9, 5.1 before training`."""
-    before, after = arm.best.untrained("f1"), arm.best.average("quality/f1")
-    return f"F1 {after or 0.0:.1f}, {before or 0.0:.1f} before training"
+    before, after = arm.best.untrained("f1"), arm.best.average(F1)
+    return f"{metric(F1).named(after or 0.0)}, {metric(F1).text(before or 0.0)} before training"
 
 
 def _waited(arm: Arm) -> float:
@@ -85,8 +86,8 @@ def _waited(arm: Arm) -> float:
     shares = [0.0]
     for run in arm.best.runs:
         threads = re.search(r"(\d+) threads?\b", run.tags.get("hardware", ""))
-        available = run.metrics.get("time/train_seconds", math.inf) * (int(threads[1]) if threads else 1)
-        shares.append(run.metrics.get("time/waited_seconds", 0.0) / available)
+        available = run.metrics.get(TRAIN_SECONDS, math.inf) * (int(threads[1]) if threads else 1)
+        shares.append(run.metrics.get(WAITED_SECONDS, 0.0) / available)
     return min(1.0, max(shares))  # a process also has threads that are not counted there
 
 
@@ -107,8 +108,9 @@ def _fewer_seeds(arm: Arm) -> list[str]:
     if not above:
         return []
     other = max(above, key=lambda trial: trial.f1())
-    seen = f"F1 {other.f1():.1f} in {count(len(other.runs), 'seed')}"
-    return [f"{arm.name}: rate {other.rate:g} has {seen}, above the chosen setting's {best.f1():.1f}; give it as many."]
+    seen = f"{metric(F1).named(other.f1())} in {count(len(other.runs), 'seed')}"
+    chosen = metric(F1).text(best.f1())
+    return [f"{arm.name}: rate {other.rate:g} has {seen}, above the chosen setting's {chosen}; give it as many."]
 
 
 def _unequal(arms: Sequence[Arm]) -> list[str]:

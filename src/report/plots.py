@@ -3,38 +3,37 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from src.metrics import EVAL_EXACT_MATCH, EVAL_F1, F1, TRAIN_LOSS, TRAINED_SECONDS, Metric, Place, at, metric
 from src.report.comparison import Comparison
-from src.report.drawing import Plot, escaped, line_style, marker_style, new_figure
+from src.report.drawing import Plot, at_height, escaped, line_style, marker_style, new_figure
 from src.report.question_plots import agreement, by_kind
 
 MOST_POINTS = 400  # of a curve: more cannot be told apart
-TRAINED = "time/trained_seconds"
 
 
 def plots(comparison: Comparison) -> list[Plot]:
     """All figures that the runs have something for."""
     if not comparison.arms:
         return []
-    made: list[Plot] = []
-    for make in (loss_by_step, loss_by_second, score_by_epoch, f1_by_rate, f1_by_size, differences, *PARETO, agreement):
-        if (plot := make(comparison)) is not None:
-            made.append(plot)
-    return made + by_kind(comparison)
+    of_runs = (loss_by_step, loss_by_second, score_by_epoch, f1_by_rate, f1_by_size, differences)
+    made = [make(comparison) for make in of_runs]
+    made += [f1_by_cost(comparison, cost) for cost in at(Place.PARETO)]
+    made += [agreement(comparison), *by_kind(comparison)]
+    return [plot for plot in made if plot is not None]
 
 
 def _loss(comparison: Comparison, column: str, unit: str, name: str, where: str) -> Plot | None:
-    figure = new_figure(unit, "training loss (nats), smoothed", hovermode="x")
+    figure = new_figure(unit, f"{metric(TRAIN_LOSS).axis}, smoothed", hovermode="x")
     for number, arm in enumerate(comparison.arms):
         for i, run in enumerate(arm.best.runs):
-            curve = run.history("train/loss")
+            curve = run.history(TRAIN_LOSS)
             if column == "trained":
-                seconds = run.history(TRAINED)[["step", "value"]].rename(columns={"value": column})
+                seconds = run.history(TRAINED_SECONDS)[["step", "value"]].rename(columns={"value": column})
                 curve = curve.merge(seconds, on="step")
                 # What an interruption lost was measured by the attempt that lost it.
                 curve[column] = curve[column].cummax()
@@ -50,8 +49,8 @@ def _loss(comparison: Comparison, column: str, unit: str, name: str, where: str)
                 name=escaped(arm.name),
                 legendgroup=arm.name,
                 showlegend=i == 0,
-                hovertemplate=f"{escaped(arm.name)}, seed {escaped(run.seed)}<br>%{{x}} {unit}<br>loss %{{y:.3f}}"
-                "<extra></extra>",
+                hovertemplate=f"{escaped(arm.name)}, seed {escaped(run.seed)}<br>%{{x}} {unit}<br>"
+                f"{at_height(metric(TRAIN_LOSS))}<extra></extra>",
             )
     if not figure.data:
         return None
@@ -64,7 +63,7 @@ def loss_by_step(comparison: Comparison) -> Plot | None:
 
 def loss_by_second(comparison: Comparison) -> Plot | None:
     """Over the seconds of training; of runs that have not logged them over the clock, with all interruptions."""
-    if all(TRAINED in run.metrics for arm in comparison.arms for run in arm.best.runs):
+    if all(TRAINED_SECONDS in run.metrics for arm in comparison.arms for run in arm.best.runs):
         return _loss(comparison, "trained", "seconds", "loss_by_second", "training time")
     return _loss(comparison, "seconds", "seconds", "loss_by_second", "wall time, evaluations included")
 
@@ -72,8 +71,8 @@ def loss_by_second(comparison: Comparison) -> Plot | None:
 def score_by_epoch(comparison: Comparison) -> Plot | None:
     figure = new_figure("epoch (0: untrained)", "F1 and exact match (%)", hovermode="x")
     for number, arm in enumerate(comparison.arms):
-        for metric, label in (("eval/f1", "F1"), ("eval/exact_match", "EM")):
-            curves = [curve for run in arm.best.runs if not (curve := run.history(metric)).empty]
+        for score in (metric(EVAL_F1), metric(EVAL_EXACT_MATCH)):
+            curves = [curve for run in arm.best.runs if not (curve := run.history(score.key)).empty]
             if not curves:
                 continue
             means = pd.concat(curves).groupby("step")["value"].mean()
@@ -81,10 +80,10 @@ def score_by_epoch(comparison: Comparison) -> Plot | None:
                 x=means.index.tolist(),
                 y=means.round(2).tolist(),
                 mode="lines+markers",
-                line=line_style(number) | ({"dash": "dot"} if label == "EM" else {"dash": "solid"}),
+                line=line_style(number) | {"dash": "solid" if score.key == EVAL_F1 else "dot"},
                 marker=marker_style(number),
-                name=f"{escaped(arm.name)} {label}",
-                hovertemplate=f"{escaped(arm.name)}<br>epoch %{{x}}<br>{label} %{{y:.1f}}<extra></extra>",
+                name=f"{escaped(arm.name)} {score.brief}",
+                hovertemplate=f"{escaped(arm.name)}<br>epoch %{{x}}<br>{at_height(score)}<extra></extra>",
             )
     if not figure.data:
         return None
@@ -96,14 +95,14 @@ def score_by_epoch(comparison: Comparison) -> Plot | None:
 def f1_by_rate(comparison: Comparison) -> Plot | None:
     if all(len(arm.rates) == 1 for arm in comparison.arms):
         return None
-    figure = new_figure("learning rate", "F1 (%)")
+    figure = new_figure("learning rate", metric(F1).axis)
     figure.update_xaxes(type="log", exponentformat="power")
     for number, arm in enumerate(comparison.arms):
         best: dict[float, Any] = {}
         for trial in arm.trials:
-            f1 = trial.average("quality/f1")
+            f1 = trial.average(F1)
             if f1 is not None and f1 > best.get(trial.rate, (-1.0,))[0]:
-                best[trial.rate] = (f1, trial.deviation("quality/f1") or 0.0, len(trial.runs))
+                best[trial.rate] = (f1, trial.deviation(F1) or 0.0, len(trial.runs))
         rates = sorted(best)
         figure.add_scatter(
             x=rates,
@@ -114,7 +113,7 @@ def f1_by_rate(comparison: Comparison) -> Plot | None:
             line=line_style(number),
             marker=marker_style(number),
             name=escaped(arm.name),
-            hovertemplate=f"{escaped(arm.name)}<br>rate %{{x:.2g}}<br>F1 %{{y:.1f}}, runs: %{{customdata}}"
+            hovertemplate=f"{escaped(arm.name)}<br>rate %{{x:.2g}}<br>{at_height(metric(F1))}, runs: %{{customdata}}"
             "<extra></extra>",
         )
     about = "The best of the settings at each rate, mean over seeds; bars are one standard deviation."
@@ -125,12 +124,12 @@ def f1_by_size(comparison: Comparison) -> Plot | None:
     curves: dict[str, dict[int, tuple[float, float]]] = {}
     for arm in comparison.arms:
         line = " ".join(label for key, label in arm.labels.items() if key != "dataset.train_size")
-        f1 = arm.best.average("quality/f1")
+        f1 = arm.best.average(F1)
         if f1 is not None:
-            curves.setdefault(line, {})[arm.best.examples] = (f1, arm.best.deviation("quality/f1") or 0.0)
+            curves.setdefault(line, {})[arm.best.examples] = (f1, arm.best.deviation(F1) or 0.0)
     if all(len(curve) == 1 for curve in curves.values()):
         return None
-    figure = new_figure("training questions", "F1 (%)")
+    figure = new_figure("training questions", metric(F1).axis)
     figure.update_xaxes(type="log", tickvals=sorted({size for curve in curves.values() for size in curve}))
     for number, (line, curve) in enumerate(curves.items()):
         sizes = sorted(curve)
@@ -142,7 +141,7 @@ def f1_by_size(comparison: Comparison) -> Plot | None:
             line=line_style(number),
             marker=marker_style(number),
             name=escaped(line),
-            hovertemplate=f"{escaped(line)}<br>%{{x:,}} questions<br>F1 %{{y:.1f}}<extra></extra>",
+            hovertemplate=f"{escaped(line)}<br>%{{x:,}} questions<br>{at_height(metric(F1))}<extra></extra>",
         )
     about = "Each method at the best setting it has at that size, mean over seeds; bars are one standard deviation."
     return Plot("f1_by_size", "F1 against the number of training questions", about, figure)
@@ -176,58 +175,48 @@ def differences(comparison: Comparison) -> Plot | None:
     return Plot("differences", f"Differences to {comparison.baselines}", about, figure)
 
 
-def _pareto(metric: str, label: str, name: str) -> Callable[[Comparison], Plot | None]:
-    def make(comparison: Comparison) -> Plot | None:
-        figure = new_figure(label, "F1 (%)")
-        figure.update_xaxes(type="log")
-        points: dict[frozenset[str], list[tuple[float, float]]] = defaultdict(list)  # by what they were scored on
-        for number, arm in enumerate(comparison.arms):
-            rows = [
-                (cost, f1, trial.rate)
-                for trial in arm.trials
-                if (cost := trial.average(metric)) and (f1 := trial.average("quality/f1")) is not None
-            ]
-            if not rows:
-                continue
-            points[frozenset(arm.digests("validation"))] += [(cost, f1) for cost, f1, _ in rows]
-            figure.add_scatter(
-                x=[cost for cost, *_ in rows],
-                y=[round(f1, 2) for _, f1, _ in rows],
-                customdata=[rate for *_, rate in rows],
-                mode="markers",
-                marker=marker_style(number),
-                name=escaped(arm.name),
-                hovertemplate=f"{escaped(arm.name)}, rate %{{customdata:.2g}}<br>{label} %{{x:,.4g}}<br>F1 %{{y:.1f}}"
-                "<extra></extra>",
-            )
-        if sum(map(len, points.values())) < 2:
-            return None
-        for number, found in enumerate(points.values()):
-            front = pareto_front(found)
-            figure.add_scatter(
-                x=[cost for cost, _ in front],
-                y=[round(f1, 2) for _, f1 in front],
-                mode="lines",
-                line={"color": "#777777", "width": 1, "shape": "hv"},
-                name="nothing better for less",
-                legendgroup="front",
-                showlegend=number == 0,
-                hoverinfo="skip",
-            )
-        about = "One point a setting; on the line is what no other setting beats in F1 at the same cost or less."
-        if len(points) > 1:
-            about += " One line for each set of validation questions."
-        return Plot(name, f"F1 against {label}", about, figure)
-
-    return make
-
-
-PARETO = [
-    _pareto("params/trainable", "trained parameters", "pareto_parameters"),
-    _pareto("memory/peak_train_mb", "peak memory (MB)", "pareto_memory"),
-    _pareto("time/train_seconds", "training time (s)", "pareto_time"),
-    _pareto("storage/checkpoint_mb", "stored size (MB)", "pareto_storage"),
-]
+def f1_by_cost(comparison: Comparison, cost: Metric) -> Plot | None:
+    """F1 against a cost, a point a setting, with the Pareto front."""
+    figure = new_figure(cost.axis, metric(F1).axis)
+    figure.update_xaxes(type="log")
+    points: dict[frozenset[str], list[tuple[float, float]]] = defaultdict(list)  # by what they were scored on
+    for number, arm in enumerate(comparison.arms):
+        rows = [
+            (x, f1, trial.rate)
+            for trial in arm.trials
+            if (x := trial.average(cost.key)) and (f1 := trial.average(F1)) is not None
+        ]
+        if not rows:
+            continue
+        points[frozenset(arm.digests("validation"))] += [(x, f1) for x, f1, _ in rows]
+        figure.add_scatter(
+            x=[x for x, *_ in rows],
+            y=[round(f1, 2) for _, f1, _ in rows],
+            customdata=[rate for *_, rate in rows],
+            mode="markers",
+            marker=marker_style(number),
+            name=escaped(arm.name),
+            hovertemplate=f"{escaped(arm.name)}, rate %{{customdata:.2g}}<br>{cost.axis} %{{x:,.4g}}<br>"
+            f"{at_height(metric(F1))}<extra></extra>",
+        )
+    if sum(map(len, points.values())) < 2:
+        return None
+    for number, found in enumerate(points.values()):
+        front = pareto_front(found)
+        figure.add_scatter(
+            x=[x for x, _ in front],
+            y=[round(f1, 2) for _, f1 in front],
+            mode="lines",
+            line={"color": "#777777", "width": 1, "shape": "hv"},
+            name="nothing better for less",
+            legendgroup="front",
+            showlegend=number == 0,
+            hoverinfo="skip",
+        )
+    about = "One point a setting; on the line is what no other setting beats in F1 at the same cost or less."
+    if len(points) > 1:
+        about += " One line for each set of validation questions."
+    return Plot(f"pareto_{cost.key.replace('/', '_')}", f"F1 against {cost.axis}", about, figure)
 
 
 def pareto_front(points: list[tuple[float, float]]) -> list[tuple[float, float]]:

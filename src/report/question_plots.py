@@ -8,9 +8,10 @@ from collections import defaultdict
 import numpy as np
 import pandas as pd
 
+from src.metrics import F1, metric
 from src.report.arms import Arm
 from src.report.comparison import Comparison
-from src.report.drawing import COLOURS, Plot, escaped, new_figure
+from src.report.drawing import COLOURS, Plot, at_height, escaped, new_figure
 
 FIRST_WORDS = ("how many", "how much", "how", "what", "which", "who", "when", "where", "why")
 ALSO_WHO = ("whom", "whose")
@@ -99,7 +100,7 @@ def _by_kind(arms: list[Arm], suffix: str, of: str) -> list[Plot]:
     for name, (label, values) in kinds.items():
         counts = pd.Series(values).value_counts()
         order = list(counts.index) if name == "by_question" else sorted(counts.index, key=_first_number)
-        figure = new_figure(f"{label} (number of questions)", "F1 (%)", barmode="group")
+        figure = new_figure(f"{label} (number of questions)", metric(F1).axis, barmode="group")
         for number, (arm, f1) in enumerate(scores.items()):
             means = pd.Series(f1).groupby(np.array(values)).mean()
             figure.add_bar(
@@ -110,7 +111,7 @@ def _by_kind(arms: list[Arm], suffix: str, of: str) -> list[Plot]:
                     "color": COLOURS[number % len(COLOURS)],
                     "pattern": {"shape": ("", "/", "\\", "x", ".", "-", "|", "+")[number % 8]},
                 },
-                hovertemplate=f"{escaped(arm)}<br>%{{x}}<br>F1 %{{y:.1f}}<extra></extra>",
+                hovertemplate=f"{escaped(arm)}<br>%{{x}}<br>{at_height(metric(F1))}<extra></extra>",
             )
         about = "Mean over the seeds at the best setting. Groups of few questions say little."
         made.append(Plot(name + suffix, f"F1 by {label}{of}", about, figure))

@@ -7,9 +7,9 @@ import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from src.metrics import EVAL_F1, Metric, Place, metric, shown
 from src.report.arms import Arm, Result
 from src.report.comparison import Comparison
-from src.report.terminal import MAIN_ROWS
 from src.report.verdict import ratio, verdict
 
 NOTHING = "–"
@@ -30,59 +30,44 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """Arms side by side; `rows` are (label, a cell an arm)."""
+    """Arms side by side: `rows` are (label, a cell an arm), `main` the few for which there is always room."""
 
     arms: list[str]
     rows: list[tuple[str, list[Cell]]]
+    main: list[tuple[str, list[Cell]]]  # under their short labels
+
+    def turned(self) -> tuple[list[str], list[list[str]]]:
+        """The main rows as columns: the headings, and the texts of each arm."""
+        headings = ["", *(short for short, _ in self.main)]
+        return headings, [[arm, *(cells[i].text for _, cells in self.main)] for i, arm in enumerate(self.arms)]
 
 
-def _metric(key: str, form: str, with_spread: bool = False) -> Callable[[Arm], Cell]:
-    def cell(arm: Arm) -> Cell:
-        value = arm.best.average(key)
-        if value is None:
-            return Cell(NOTHING)
-        spread = arm.best.deviation(key) if with_spread else None
-        return Cell(form.format(value) + (f" ± {spread:.1f}" if spread is not None else ""), value=value)
-
-    return cell
+def _measured(entry: Metric, arm: Arm) -> Cell:
+    value = arm.best.average(entry.key)
+    if value is None:
+        return Cell(NOTHING)
+    std = arm.best.deviation(entry.key) if entry.score else None
+    return Cell(entry.number(value) + (f" ± {entry.number(std)}" if std is not None else ""), value=value)
 
 
 def _f1_before(arm: Arm) -> Cell:
     value = arm.best.untrained("f1")
-    return Cell(NOTHING) if value is None else Cell(f"{value:.1f}", value=value)
+    return Cell(NOTHING) if value is None else Cell(metric(EVAL_F1).number(value), value=value)
 
 
 def _fact(value: Callable[[Arm], float], form: str) -> Callable[[Arm], Cell]:
     return lambda arm: Cell(form.format(value(arm)), value=float(value(arm)))
 
 
-ROWS: list[tuple[str, Callable[[Arm], Cell]]] = [
-    ("settings tried", _fact(lambda arm: arm.settings, "{:,}")),
-    ("seeds at the best one", _fact(lambda arm: len(arm.best.runs), "{:,}")),
-    ("learning rate", _fact(lambda arm: arm.best.rate, "{:g}")),
-    ("epochs", _fact(lambda arm: arm.best.epochs, "{:,}")),
-    ("optimizer steps", _fact(lambda arm: arm.best.steps, "{:,}")),
-    ("training questions", _fact(lambda arm: arm.best.examples, "{:,}")),
-    ("trained parameters", _metric("params/trainable", "{:,.0f}")),
-    ("trained, % of all", _metric("params/trainable_percent", "{:.2f}")),
-    ("of these in adapters", _metric("params/adapter", "{:,.0f}")),
-    ("of these in the head", _metric("params/head", "{:,.0f}")),
-    ("of these in the backbone", _metric("params/backbone", "{:,.0f}")),
-    ("training (s)", _metric("time/train_seconds", "{:,.1f}")),
-    ("examples/s", _metric("speed/examples_per_second", "{:,.1f}")),
-    ("peak memory, training (MB)", _metric("memory/peak_train_mb", "{:,.0f}")),
-    ("examples/s, evaluation", _metric("speed/eval_examples_per_second", "{:,.1f}")),
-    ("peak memory, evaluation (MB)", _metric("memory/peak_eval_mb", "{:,.0f}")),
-    ("stored size (MB)", _metric("storage/checkpoint_mb", "{:,.2f}")),
-    ("initial loss", _metric("train/initial_loss", "{:.3f}")),
-    ("final loss", _metric("train/final_loss", "{:.3f}")),
-    ("F1 before training", _f1_before),
-    ("exact match", _metric("quality/exact_match", "{:.1f}", with_spread=True)),
-    ("F1", _metric("quality/f1", "{:.1f}", with_spread=True)),
-    ("encoder's likeness to before (CKA)", _metric("forgetting/cka", "{:.3f}")),
-    ("encoder's likeness to before (cosine)", _metric("forgetting/cosine", "{:.3f}")),
-    ("masked-LM loss before", _metric("forgetting/mlm_loss_before", "{:.3f}")),
-    ("masked-LM loss after", _metric("forgetting/mlm_loss", "{:.3f}")),
+# What is said of an arm besides its metrics: label, short label and value.
+FACTS: list[tuple[str, str, Callable[[Arm], Cell]]] = [
+    ("settings tried", "", _fact(lambda arm: arm.settings, "{:,}")),
+    ("seeds at the best one", "seeds", _fact(lambda arm: len(arm.best.runs), "{:,}")),
+    ("learning rate", "rate", _fact(lambda arm: arm.best.rate, "{:g}")),
+    ("epochs", "", _fact(lambda arm: arm.best.epochs, "{:,}")),
+    ("optimizer steps", "", _fact(lambda arm: arm.best.steps, "{:,}")),
+    ("training questions", "", _fact(lambda arm: arm.best.examples, "{:,}")),
+    ("F1 before training", "", _f1_before),
 ]
 
 
@@ -93,22 +78,26 @@ def base_columns(comparison: Comparison) -> dict[str, int]:
 
 
 def side_by_side(comparison: Comparison) -> Table:
-    """Rows that no arm has a figure for are left out."""
-    rows = []
+    """The facts of each arm, then its metrics; rows that no arm has a figure for are left out."""
+    arms = comparison.arms
     bases = base_columns(comparison)
+    made = [(label, short, [cell(arm) for arm in arms]) for label, short, cell in FACTS]
+    for entry in shown(Place.SIDE_BY_SIDE, (key for arm in arms for run in arm.best.runs for key in run.metrics)):
+        short = entry.column if Place.SUMMARY in entry.places else ""
+        made.append((entry.heading, short, [_measured(entry, arm) for arm in arms]))
+    rows, main = [], []
     if comparison.varied:
-        rows.append(
-            ("setting", [Cell(" ".join(arm.best.setting(comparison.varied)) or NOTHING) for arm in comparison.arms])
-        )
-    for label, cell in ROWS:
-        cells = [cell(arm) for arm in comparison.arms]
+        rows.append(("setting", [Cell(" ".join(arm.best.setting(comparison.varied)) or NOTHING) for arm in arms]))
+    for label, short, cells in made:
         if any(cell.value is not None for cell in cells):
             related = [
                 _related(cell, cells[bases[arm.name]]) if arm.name in bases else cell
-                for arm, cell in zip(comparison.arms, cells, strict=True)
+                for arm, cell in zip(arms, cells, strict=True)
             ]
             rows.append((label, related))
-    return Table([arm.name for arm in comparison.arms], rows)
+            if short:
+                main.append((short, related))
+    return Table([arm.name for arm in arms], rows, main)
 
 
 def _related(cell: Cell, base: Cell) -> Cell:
@@ -138,22 +127,12 @@ def conditions(comparison: Comparison) -> list[tuple[str, str]]:
     return [(label, "; ".join(values)) for label, values in told if values]
 
 
-RUN_COLUMNS: list[tuple[str, str, str]] = [  # heading, metric, format
-    ("EM", "quality/exact_match", "{:.1f}"),
-    ("F1", "quality/f1", "{:.1f}"),
-    ("trained", "params/trainable", "{:,.0f}"),
-    ("training (s)", "time/train_seconds", "{:,.1f}"),
-    ("examples/s", "speed/examples_per_second", "{:,.1f}"),
-    ("memory (MB)", "memory/peak_train_mb", "{:,.0f}"),
-    ("stored (MB)", "storage/checkpoint_mb", "{:,.2f}"),
-    ("CKA", "forgetting/cka", "{:.3f}"),
-]
-
-
 def all_runs(comparison: Comparison) -> tuple[list[str], list[list[Cell]]]:
     """Headings, and a row for each finished run."""
     rows = []
     varied = comparison.varied
+    runs = [run for arm in comparison.arms for trial in arm.trials for run in trial.runs]
+    columns = shown(Place.ALL_RUNS, (key for run in runs for key in run.metrics))
     for arm in comparison.arms:
         for trial in arm.trials:
             for run in trial.runs:
@@ -164,12 +143,12 @@ def all_runs(comparison: Comparison) -> tuple[list[str], list[list[Cell]]]:
                 ]
                 row.append(Cell(f"{trial.rate:g}", value=trial.rate))
                 row += [Cell(str(trial.epochs), value=trial.epochs), Cell(run.seed, value=float(run.seed or 0))]
-                for _, metric, form in RUN_COLUMNS:
-                    value = run.metrics.get(metric)
-                    row.append(Cell(NOTHING) if value is None else Cell(form.format(value), value=value))
+                for entry in columns:
+                    value = run.metrics.get(entry.key)
+                    row.append(Cell(NOTHING) if value is None else Cell(entry.number(value), value=value))
                 rows.append(row)
     named = ["setting"] if varied else []
-    return ["method", "run id", *named, "rate", "epochs", "seed", *(heading for heading, *_ in RUN_COLUMNS)], rows
+    return ["method", "run id", *named, "rate", "epochs", "seed", *(entry.column for entry in columns)], rows
 
 
 def as_markdown(comparison: Comparison) -> str:
@@ -191,17 +170,13 @@ def as_markdown(comparison: Comparison) -> str:
 
 def as_note(comparison: Comparison) -> str:
     """Verdict, warnings and the main figures, a row a method, for the narrow column that MLflow's UI shows them in."""
-    table = side_by_side(comparison)
-    by_label = dict(table.rows)
-    shown = {heading: by_label[label] for label, heading in MAIN_ROWS.items() if label in by_label}
+    headings, rows = side_by_side(comparison).turned()
     lines = []
     for finding, *details in verdict(comparison):
         lines += [f"**{_plain(finding)}** {_plain(' '.join(details))}".strip(), ""]
     lines += [f"- **Warning:** {_plain(warning)}" for warning in comparison.warnings]
-    lines += ["", _markdown_row(["", *shown]), "|---|" + "---:|" * len(shown)]
-    lines += [
-        _markdown_row([arm, *(cells[column].text for cells in shown.values())]) for column, arm in enumerate(table.arms)
-    ]
+    lines += ["", _markdown_row(headings), "|---|" + "---:|" * (len(headings) - 1)]
+    lines += [_markdown_row(row) for row in rows]
     while len("\n".join(lines)) > LONGEST_NOTE:  # whole lines, so that nothing is left open
         lines.pop()
     return "\n".join([*lines, "", "Everything else is in the artifacts: report/report.html."]) + "\n"

@@ -18,48 +18,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-# What the result table shows, in this order, of the final metrics.
-RESULT_ROWS = (
-    ("quality/exact_match", "Exact match", "{:.1f}"),
-    ("quality/f1", "F1", "{:.1f}"),
-    ("quality/start_accuracy", "Start / end accuracy", "{:.1f}"),
-    ("params/trainable", "Trained parameters", "{:,.0f}"),
-    ("time/train_seconds", "Training", "{:,.1f} s"),
-    ("speed/examples_per_second", "Speed", "{:,.1f} examples/s"),
-    ("memory/peak_train_mb", "Peak memory, training", "{:,.0f} MB"),
-    ("storage/checkpoint_mb", "Stored weights", "{:,.1f} MB"),
-    ("train/final_loss", "Training loss, first to last", "{:.3f}"),
-)
-# Two of them share a row with a second figure.
-RESULT_PAIRS = {
-    "quality/start_accuracy": ("quality/end_accuracy", "{1:.1f} / {0:.1f}"),
-    "train/final_loss": ("train/initial_loss", "{0:.3f} to {1:.3f}"),
-    "params/trainable": ("params/trainable_percent", "{1:,.0f} ({0:.2f} %)"),
-}
-
+from src.metrics import EXAMPLES_PER_SECOND, F1, TRAIN_LOSS, Place, listed, metric, shown
 
 FILE_WIDTH = 200
 PROGRESS_SECONDS = 1.0
-# A run's figures in one line of a sweep, and the columns of a sweep's table.
-SWEEP_COLUMNS = (
-    ("quality/exact_match", "EM", "{:.1f}"),
-    ("quality/f1", "F1", "{:.1f}"),
-    ("params/trainable", "trained", "{:,.0f}"),
-    ("time/train_seconds", "training", "{:,.1f} s"),
-    ("memory/peak_train_mb", "memory", "{:,.0f} MB"),
-)
-
-# Of the methods side by side, where there is no room for all rows: a row's label and its short heading, and of these,
-# where there is no room either, the first ones.
-MAIN_ROWS = {
-    "seeds at the best one": "seeds",
-    "exact match": "EM",
-    "F1": "F1",
-    "learning rate": "rate",
-    "trained parameters": "trained",
-    "training (s)": "seconds",
-    "peak memory, training (MB)": "peak MB",
-}
 
 
 class _Console(Console):
@@ -110,10 +72,11 @@ class Terminal:
 
         No speed is known (0) in warm-up.
         """
-        speed = f"{examples_per_second:.1f} examples/s" if examples_per_second else ""
+        speed = metric(EXAMPLES_PER_SECOND).text(examples_per_second) if examples_per_second else ""
+        shown_loss = f"{metric(TRAIN_LOSS).brief} {metric(TRAIN_LOSS).number(loss)}"
         now = time.monotonic()
         first, since = self.first_step = self.first_step or (number, now)
-        line = f"step {number}/{of}  loss {loss:.3f}  {speed}".rstrip()
+        line = f"step {number}/{of}  {shown_loss}  {speed}".rstrip()
         if first < number < of:
             line += f"  about {duration((now - since) / (number - first) * (of - number))} left"
         if self.progress_file is not None and now - self.progress_written >= PROGRESS_SECONDS:
@@ -121,26 +84,26 @@ class Terminal:
             with suppress(OSError):  # a disk that is full, say: a line less to look at
                 self.progress_file.write_text(line, encoding="utf-8")
         if self.console.is_terminal:
-            self._move_bar(number, of, loss, speed)
+            self._move_bar(number, of, f"{shown_loss}  {speed}")
         elif (quarter := 4 * number // of) > self.last_quarter:
             self.last_quarter = quarter
             self.console.print(line)
 
-    def _move_bar(self, number: int, of: int, loss: float, speed: str) -> None:
+    def _move_bar(self, number: int, of: int, figures: str) -> None:
         if self.progress is None:
             self.progress = Progress(
                 TextColumn("training"),
                 BarColumn(),
                 MofNCompleteColumn(),
-                TextColumn("loss {task.fields[loss]:.3f}  {task.fields[speed]}"),
+                TextColumn("{task.fields[figures]}"),
                 TimeRemainingColumn(),
                 TextColumn("left"),
                 console=self.console,
                 transient=True,
             )
-            self.progress.add_task("training", total=of, loss=loss, speed=speed)
+            self.progress.add_task("training", total=of, figures=figures)
             self.progress.start()
-        self.progress.update(self.progress.task_ids[0], completed=number, loss=loss, speed=speed)
+        self.progress.update(self.progress.task_ids[0], completed=number, figures=figures)
 
     @contextmanager
     def following(self, file: Path) -> Iterator[Callable[[], None] | None]:
@@ -168,12 +131,16 @@ class Terminal:
                 file.unlink(missing_ok=True)
 
     def epoch(self, number: int, figures: Mapping[str, float]) -> None:
-        """One line with the scores after an epoch; 0 is the untrained model."""
+        """One line with the scores after an epoch; 0 is the untrained model.
+
+        Args:
+            number: of the epoch.
+            figures: by the names of the metrics `eval/*`, as far as they are known.
+        """
         name = f"epoch {number}" if number else "untrained"
-        loss = f"  loss {figures['loss']:.3f}" if "loss" in figures else ""  # no answer of the set has a known place
-        self.console.print(
-            f"{name:<10} EM [bold]{figures['exact_match']:5.1f}[/bold]  F1 [bold]{figures['f1']:5.1f}[/bold]{loss}"
-        )
+        values = {f"eval/{key}": value for key, value in figures.items()}
+        parts = (f"{entry.brief} [bold]{entry.number(values[entry.key]):>5}[/bold]" for entry in listed(values))
+        self.console.print(f"{name:<10} {'  '.join(parts)}")
 
     def __enter__(self) -> Terminal:
         return self
@@ -187,20 +154,8 @@ class Terminal:
     def result(self, figures: Mapping[str, float], title: str) -> None:
         """The table of final figures."""
         table = Table(title=escape(title), title_justify="left", show_header=False)
-        for key, label, form in RESULT_ROWS:
-            if key not in figures:
-                continue
-            if key in RESULT_PAIRS and RESULT_PAIRS[key][0] in figures:
-                other, form = RESULT_PAIRS[key]
-                table.add_row(label, form.format(figures[other], figures[key]))
-            else:
-                table.add_row(label, form.format(figures[key]))
-        for key in sorted(figures):
-            if key.startswith("extra/") and key.endswith("/f1"):
-                name = key.split("/")[1]
-                table.add_row(
-                    f"EM / F1 on {escape(name)}", f"{figures[f'extra/{name}/exact_match']:.1f} / {figures[key]:.1f}"
-                )
+        for entry in shown(Place.RESULT, figures):
+            table.add_row(escape(entry.label[0].upper() + entry.label[1:]), entry.text(figures[entry.key]))
         self.console.print()
         self.console.print(table)
 
@@ -235,20 +190,17 @@ class Terminal:
         if self._width(table) <= self.console.width:
             self.console.print(table)
             return
-        by_label = dict(side_by_side.rows)
-        shown = {heading: by_label[label] for label, heading in MAIN_ROWS.items() if label in by_label}
-        rows = [
-            (arm, *(cells[column].text for cells in shown.values())) for column, arm in enumerate(side_by_side.arms)
-        ]
-        self._fitting_table(("", *shown), rows, needed=4)
+        headings, rows = side_by_side.turned()
+        self._fitting_table(headings, rows, needed=5)  # name, seeds, rate and two scores
 
     def sweep_table(self, rows: Sequence[tuple[str, str, str, Mapping[str, float]]]) -> None:
         """Name, status, the beginning of the id and the figures of each run of a sweep."""
+        columns = shown(Place.SUMMARY, (key for *_, figures in rows for key in figures))
         filled = [
-            (name, status, id, *(form.format(figures[key]) if key in figures else "" for key, _, form in SWEEP_COLUMNS))
-            for name, status, id, figures in rows
+            (*first, *(entry.number(figures[entry.key]) if entry.key in figures else "" for entry in columns))
+            for *first, figures in rows
         ]
-        headings = ("run", "status", "run id", *(heading for _, heading, _ in SWEEP_COLUMNS))
+        headings = ("run", "status", "run id", *(entry.column for entry in columns))
         self._fitting_table(headings, filled, needed=5, left=3)
 
     def _fitting_table(
@@ -259,7 +211,7 @@ class Terminal:
         Columns are left out from the right, down to the first `needed`; then the first one is broken over several
         lines. All others are shown whole, the first `left` aligned to the left.
         """
-        for columns in range(len(headings), needed - 1, -1):
+        for columns in range(len(headings), min(needed, len(headings)) - 1, -1):
             table = Table()
             for number, heading in enumerate(headings[:columns]):
                 side: Any = "left" if number < left else "right"
@@ -277,7 +229,7 @@ class Terminal:
 
 def run_line(figures: Mapping[str, float]) -> str:
     """The figures of a run in one line."""
-    return "  ".join(f"{name} {form.format(figures[key])}" for key, name, form in SWEEP_COLUMNS if key in figures)
+    return "  ".join(entry.named(figures[entry.key]) for entry in shown(Place.SUMMARY, figures))
 
 
 def progress_line(
@@ -300,11 +252,11 @@ def progress_line(
     if seconds_left:
         parts.append(f"about {duration(seconds_left)} left")
     if best:
-        listed = (
-            f"{method} {f1:.1f} (rate {rate:g}, {seeds} seed{'s' if seeds != 1 else ''})"
+        means = (
+            f"{method} {metric(F1).number(f1)} (rate {rate:g}, {seeds} seed{'s' if seeds != 1 else ''})"
             for method, (f1, rate, seeds) in sorted(best.items())
         )
-        parts.append("best mean F1: " + ", ".join(listed))
+        parts.append("best mean F1: " + ", ".join(means))
     return "        " + "; ".join(parts)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from src.metrics import CKA, F1, Place, metric, shown
 from src.report.arms import Arm
 from src.report.comparison import Comparison, Contrast
 from src.report.fairness import before_and_after, count, learned
@@ -35,10 +36,8 @@ def verdict(comparison: Comparison) -> list[list[str]]:
 def _findings(comparison: Comparison) -> list[list[str]]:
     if len(comparison.arms) == 1:
         arm = comparison.baseline
-        f1 = arm.best.average("quality/f1") or 0.0
-        return [
-            [f"One method alone, {arm.name}: F1 {f1:.1f} at rate {arm.best.rate:g}.", "There is nothing to compare."]
-        ]
+        f1 = metric(F1).named(arm.best.average(F1) or 0.0)
+        return [[f"One method alone, {arm.name}: {f1} at rate {arm.best.rate:g}.", "There is nothing to compare."]]
     if not comparison.contrasts:
         return [["No two of these methods were run in the same place: there is nothing to compare."]]
     several = len([contrast for contrast in comparison.contrasts if contrast.differences]) > 1
@@ -96,20 +95,12 @@ def _p(p: float) -> str:
     return f"= {p:.3f}" if p >= 0.001 else "< 0.001"
 
 
-COSTS = (
-    ("params/trainable", "the trained parameters"),
-    ("time/train_seconds", "the training time"),
-    ("memory/peak_train_mb", "the peak memory"),
-    ("storage/checkpoint_mb", "the stored size"),
-)
-
-
 def _costs(arm: Arm, base: Arm) -> list[str]:
     parts = []
-    for metric, what in COSTS:
-        own, other = arm.best.average(metric), base.best.average(metric)
+    for cost in shown(Place.VERDICT, base.best.runs[0].metrics):
+        own, other = arm.best.average(cost.key), base.best.average(cost.key)
         if own is not None and other:
-            parts.append(f"{_share(own / other)} {what}")
+            parts.append(f"{_share(own / other)} the {cost.noun}")
     listed = parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1] if parts else ""
     return [f"It costs {listed} of {base.name}."] if parts else []
 
@@ -123,14 +114,15 @@ def _rates(arm: Arm, base: Arm) -> list[str]:
 
 
 def _forgetting(arm: Arm, base: Arm) -> list[str]:
-    own, other = arm.best.average("forgetting/cka"), base.best.average("forgetting/cka")
+    own, other = arm.best.average(CKA), base.best.average(CKA)
     if own is None or other is None:
         return []
-    spread = [a.best.deviation("forgetting/cka") or 0.0 for a in (arm, base)]
+    spread = [a.best.deviation(CKA) or 0.0 for a in (arm, base)]
     if abs(own - other) <= max(CKA_APART, *spread):
         return []
     moved = "less" if own > other else "more"
-    return [f"Its encoder has moved {moved} from what it was before training: CKA {own:.3f}, {base.name} {other:.3f}."]
+    figures = f"{metric(CKA).named(own)}, {base.name} {metric(CKA).text(other)}"
+    return [f"Its encoder has moved {moved} from what it was before training: {figures}."]
 
 
 def _share(value: float) -> str:

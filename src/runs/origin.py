@@ -18,6 +18,7 @@ from mlflow.exceptions import MlflowException
 
 from src.compose import Primary
 from src.config import SETTINGS, Config, TrackingConfig, UserError
+from src.metrics import Place, shown
 from src.runs.provenance import environment, git_commit
 from src.runs.results import StoredResult, resolve_run
 from src.runs.store import connect
@@ -128,8 +129,7 @@ def scores(client: MlflowClient, origin: str) -> str:
     if Path(origin).is_file():
         return ""
     metrics = client.get_run(origin).data.metrics
-    named = {"EM": "quality/exact_match", "F1": "quality/f1"}
-    return ", ".join(f"{name} {metrics[key]:.1f}" for name, key in named.items() if key in metrics)
+    return ", ".join(entry.named(metrics[entry.key]) for entry in shown(Place.CARD, metrics))
 
 
 def _versions(text: str) -> dict[str, str]:

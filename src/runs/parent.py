@@ -15,17 +15,9 @@ from mlflow import MlflowClient
 from mlflow.entities import Run, RunTag
 
 from src.config import TrackingConfig
+from src.metrics import Metric, Place, shown
 from src.runs.identity import holder, who
 from src.runs.store import AlreadyRunning, connect, experiment_id, joined, keep_alive, mark_dead_runs, search
-
-COLUMNS = {  # of the sweep's table: heading, metric and format
-    "exact match": ("quality/exact_match", ".2f"),
-    "f1": ("quality/f1", ".2f"),
-    "trained parameters": ("params/trainable", ".0f"),
-    "training (s)": ("time/train_seconds", ".2f"),
-    "peak memory (MB)": ("memory/peak_train_mb", ".0f"),
-    "stored (MB)": ("storage/checkpoint_mb", ".2f"),
-}
 
 
 class ParentRun:
@@ -109,7 +101,8 @@ class ParentRun:
 
     def end(self, status: str, members: Sequence[Run]) -> None:
         """Log the table of all runs, and end as FINISHED, FAILED or KILLED."""
-        rows = [_row(run) for run in members]
+        columns = shown(Place.CSV, (key for run in members for key in _metrics(run)))
+        rows = [_row(run, columns) for run in members]
         if rows:
             text = io.StringIO()
             writer = csv.DictWriter(text, list(rows[0]))
@@ -120,13 +113,18 @@ class ParentRun:
         self.client.set_terminated(self.run_id, status)
 
 
-def _row(run: Run) -> dict[str, Any]:
-    metrics = run.data.metrics if run.info.status == "FINISHED" else {}
-    figures = {name: format(metrics[key], form) if key in metrics else "" for name, (key, form) in COLUMNS.items()}
+def _metrics(run: Run) -> dict[str, float]:
+    """What a finished run has measured; nothing of any other."""
+    return dict(run.data.metrics) if run.info.status == "FINISHED" else {}
+
+
+def _row(run: Run, columns: Sequence[Metric]) -> dict[str, Any]:
+    """The row of a run: values in full, as a program wants them."""
+    metrics = _metrics(run)
     return {
         "run": run.info.run_name,
         "status": run.info.status,
-        **figures,
+        **{entry.heading: metrics.get(entry.key, "") for entry in columns},
         "run id": run.info.run_id,
         "error": run.data.tags.get("error", ""),
     }

@@ -11,40 +11,27 @@ from typing import Any
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
+from src.metrics import F1, Metric, Place, at, groups
+
 KEY = "tuneoff"
 TAG = f"mlflow.sharedViewState.{KEY}"
-COLUMNS = (
-    "tags.`method`",
-    "metrics.`quality/f1`",
-    "metrics.`quality/exact_match`",
-    "metrics.`time/train_seconds`",
-    "metrics.`memory/peak_train_mb`",
-)
-WIDTHS = {"attributes.`Run Name`": 340, **dict.fromkeys(COLUMNS, 130)}  # pixels
-CHARTS: tuple[tuple[str, str], ...] = (  # kind and metric; of a scatter plot what it is drawn over, F1 being its height
-    ("BAR", "quality/f1"),
-    ("LINE", "train/loss"),
-    ("LINE", "eval/f1"),
-    ("SCATTER", "time/train_seconds"),
-    ("SCATTER", "memory/peak_train_mb"),
-    ("SCATTER", "params/trainable"),
-)
-FIRST = "F1 and its costs"  # the group of these charts
-# The groups of the other metrics, folded; the UI puts each metric into the group that its name begins with.
-FOLDED = ("quality", "extra", "train", "eval", "time", "speed", "memory", "storage", "params", "forgetting", "data")
+FIRST = "F1 and its costs"  # the group of the charts that are shown
 
 
 def view() -> str:
     """The view as MLflow 3 keeps it."""
-    charts = [_chart(number, *chart) for number, chart in enumerate(CHARTS)]
-    sections = [_section(FIRST, True), *(_section(name, False) for name in FOLDED)]
+    columns = ["tags.`method`", *(f"metrics.`{entry.key}`" for entry in at(Place.COLUMNS))]
+    widths = {"attributes.`Run Name`": 340, **dict.fromkeys(columns, 130)}  # pixels
+    charts = [_chart(number, entry) for number, entry in enumerate(at(Place.CHARTS))]
+    # The other metrics are folded; the UI puts each into the group that its name begins with.
+    sections = [_section(FIRST, True), *(_section(name, False) for name in groups())]
     return json.dumps(
         {
-            "orderByKey": "metrics.`quality/f1`",  # only in the order of creation would runs be folded under a sweep's
+            "orderByKey": f"metrics.`{F1}`",  # only in the order of creation would runs be folded under a sweep's
             "orderByAsc": False,
-            "selectedColumns": COLUMNS,
-            "columnOrder": list(WIDTHS),
-            "columnWidths": WIDTHS,
+            "selectedColumns": columns,
+            "columnOrder": list(widths),
+            "columnWidths": widths,
             "compareRunCharts": charts,
             "compareRunSections": sections,
             "isAccordionReordered": True,
@@ -55,7 +42,9 @@ def view() -> str:
     )
 
 
-def _chart(number: int, kind: str, metric: str) -> dict[str, Any]:
+def _chart(number: int, entry: Metric) -> dict[str, Any]:
+    """A curve of what is logged while a run trains, bars of a gain, and F1 against a cost."""
+    kind = "LINE" if entry.logged != "end" else "SCATTER" if entry.better == "lower" else "BAR"
     chart: dict[str, Any] = {
         "type": kind,
         "uuid": f"{KEY}-{number}",
@@ -65,11 +54,11 @@ def _chart(number: int, kind: str, metric: str) -> dict[str, Any]:
         "runsCountToCompare": 100,
     }
     if kind == "SCATTER":
-        height = {"key": "quality/f1", "type": "METRIC"}
-        return chart | {"xaxis": {"key": metric, "type": "METRIC"}, "yaxis": height}
-    chart["metricKey"] = metric
+        height = {"key": F1, "type": "METRIC"}
+        return chart | {"xaxis": {"key": entry.key, "type": "METRIC"}, "yaxis": height}
+    chart["metricKey"] = entry.key
     if kind == "LINE":
-        chart |= {"selectedMetricKeys": [metric], "xAxisKey": "step", "useGlobalXaxisKey": True}
+        chart |= {"selectedMetricKeys": [entry.key], "xAxisKey": "step", "useGlobalXaxisKey": True}
         chart |= {
             "lineSmoothness": 0,
             "useGlobalLineSmoothing": True,

@@ -1,0 +1,352 @@
+"""The table of all metrics: how each is called, formatted and averaged over seeds, and where it is shown.
+
+    python -m src.metrics              prints it in Markdown
+    python -m src.metrics README.md    replaces the table between README.md's two marker comments
+
+A new metric is one line of METRICS. Tables, figures, the verdict and MLflow's view read METRICS when they are made.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from enum import Flag, auto
+from functools import partial
+from pathlib import Path
+from statistics import mean, median
+from typing import Literal
+
+EXTRA = "extra"  # the group of the metrics of extra validation sets, `extra/NAME/f1`
+BEGIN, END = "<!-- The table of metrics: made by python -m src.metrics README.md -->", "<!-- End of the metrics -->"
+# When a metric is logged if not always.
+UNANSWERABLE = "with unanswerable questions"
+MASKED_LM = "with a checkpoint that holds a masked-language-model head"
+GPU, LINUX = "on a GPU", "on Linux"
+
+
+class Place(Flag):
+    """Where a metric is shown."""
+
+    RESULT = auto()  # the table at the end of a run
+    SUMMARY = auto()  # one line or row of a run in a sweep; methods side by side where there is no room for all rows
+    SIDE_BY_SIDE = auto()  # the table of methods side by side
+    ALL_RUNS = auto()  # the table of all runs on the report page
+    CSV = auto()  # table.csv of a sweep's parent run
+    VERDICT = auto()  # the costs in the verdict
+    PARETO = auto()  # a figure of F1 against this cost
+    CARD = auto()  # the scores on the card of a stored model, and of a run that another one reproduces
+    COLUMNS = auto()  # MLflow's table of runs
+    CHARTS = auto()  # MLflow's charts
+
+
+NOWHERE = Place(0)
+RESULT, SIDE_BY_SIDE, CHARTS = Place.RESULT, Place.SIDE_BY_SIDE, Place.CHARTS
+TABLES = Place.RESULT | Place.SIDE_BY_SIDE | Place.ALL_RUNS | Place.CSV
+SCORES = TABLES | Place.SUMMARY | Place.COLUMNS | Place.CARD
+COSTS = TABLES | Place.VERDICT | Place.PARETO
+MAIN_COSTS = COSTS | Place.SUMMARY | Place.CHARTS
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric and everything that is said of it.
+
+    Attributes:
+        key: in MLflow; what stands before the slash groups the charts there.
+        label: its name where there is room.
+        about: what it is, for README.md.
+        unit: `s`, `MB`, `%` and so on; empty for a number.
+        form: the format of a value, without the unit (`,.1f`).
+        better: which way is better; empty where neither is.
+        average: over seeds.
+        short: its name in narrow tables; the label if it is empty.
+        logged: at every optimizer step, after every epoch (and before the first), or once at the end.
+        only: when it is logged (`on a GPU`); empty for always.
+        extra: whether it is also logged for each extra validation set, as `extra/NAME/f1`.
+        score: whether it is a share of right answers. Tables leave its `%` out, and add the std over seeds.
+        places: where it is shown.
+    """
+
+    key: str
+    label: str
+    about: str
+    unit: str = ""
+    form: str = ",.0f"
+    better: Literal["higher", "lower", ""] = ""
+    average: Callable[[Iterable[float]], float] = mean
+    short: str = ""
+    logged: Literal["step", "epoch", "end"] = "end"
+    only: str = ""
+    extra: bool = False
+    score: bool = False
+    places: Place = NOWHERE
+
+    @property
+    def group(self) -> str:
+        """`time` of `time/train_seconds`."""
+        return self.key.partition("/")[0]
+
+    @property
+    def noun(self) -> str:
+        """The label up to its comma: `peak memory` of `peak memory, training`."""
+        return self.label.partition(",")[0]
+
+    @property
+    def brief(self) -> str:
+        """The short name, or the label where there is none."""
+        return self.short or self.label
+
+    @property
+    def axis(self) -> str:
+        """Label and unit: `training time (s)`, `F1 (%)`."""
+        return f"{self.label} ({self.unit})" if self.unit else self.label
+
+    @property
+    def heading(self) -> str:
+        """Label and unit in a table: `training time (s)`, `F1`."""
+        return self.label if self.score else self.axis
+
+    @property
+    def column(self) -> str:
+        """Short name and unit in a narrow table: `training (s)`, `F1`."""
+        return replace(self, label=self.brief).heading
+
+    def number(self, value: float) -> str:
+        """A value without its unit: `3.9`."""
+        return format(value, self.form)
+
+    def text(self, value: float) -> str:
+        """A value with its unit: `3.9 s`; of a score without: `51.2`."""
+        return f"{self.number(value)} {self.unit}" if self.unit and not self.score else self.number(value)
+
+    def named(self, value: float) -> str:
+        """The short name with a value and its unit: `training 3.9 s`, `EM 51.2`."""
+        return f"{self.brief} {self.text(value)}"
+
+    def member(self, key: str) -> Metric | None:
+        """This metric as it is logged as `key`, with the name of an extra validation set in its labels; else None."""
+        if key == self.key:
+            return self
+        group, _, rest = key.partition("/")
+        name, _, figure = rest.partition("/")
+        if not (self.extra and name and group == EXTRA and figure == self.key.rpartition("/")[2]):
+            return None
+        where = f" on {name}"
+        places = RESULT if Place.SUMMARY in self.places else NOWHERE
+        return replace(self, key=key, label=self.label + where, short=self.brief + where, places=places)
+
+
+def metric(key: str) -> Metric:
+    """The metric that is logged as `key`.
+
+    Raises:
+        KeyError: the table has none.
+    """
+    for entry in METRICS:
+        if (found := entry.member(key)) is not None:
+            return found
+    raise KeyError(f"{key} is not in the table of src/metrics.py")
+
+
+def listed(keys: Iterable[str]) -> list[Metric]:
+    """The metrics that are logged as `keys`, without keys that the table lacks.
+
+    They stand in the order of the table; those of extra validation sets follow, set by set.
+    """
+    logged = set(keys)
+    members = [found for entry in METRICS for key in logged if (found := entry.member(key)) is not None]
+    return sorted(members, key=lambda found: found.key.split("/")[1] if found.group == EXTRA else "")
+
+
+def shown(place: Place, keys: Iterable[str]) -> list[Metric]:
+    """Those of the metrics `keys` that a place shows, in the order of the table."""
+    return [entry for entry in listed(keys) if place in entry.places]
+
+
+def at(place: Place) -> list[Metric]:
+    """All metrics that a place shows, whatever was logged."""
+    return [entry for entry in METRICS if place in entry.places]
+
+
+def groups() -> list[str]:
+    """The groups of all metrics, in the order of the table."""
+    return list(dict.fromkeys(group for e in METRICS for group in (e.group, *([EXTRA] if e.extra else []))))
+
+
+# The metrics that the code asks for by name.
+EXACT_MATCH, F1 = "quality/exact_match", "quality/f1"
+EVAL_EXACT_MATCH, EVAL_F1, EVAL_LOSS = "eval/exact_match", "eval/f1", "eval/loss"
+TRAIN_LOSS, STEPS = "train/loss", "train/steps"
+TRAINABLE, TOTAL, ADAPTER, BACKBONE = "params/trainable", "params/total", "params/adapter", "params/backbone"
+TRAIN_SECONDS, TRAINED_SECONDS, WAITED_SECONDS = "time/train_seconds", "time/trained_seconds", "time/waited_seconds"
+EXAMPLES_PER_SECOND = "speed/examples_per_second"
+CKA = "forgetting/cka"
+
+_score = partial(Metric, unit="%", form=",.1f", better="higher", score=True)
+_quality = partial(_score, extra=True)
+_loss = partial(Metric, unit="nats", form=",.3f", better="lower")
+_seconds = partial(Metric, unit="s", form=",.1f", better="lower", average=median)
+_speed = partial(Metric, unit="examples/s", form=",.1f", better="higher", average=median)
+_megabytes = partial(Metric, unit="MB", better="lower")
+_parameters = partial(Metric, better="lower")
+
+# In the order in which they are shown. Not formatted, so that it stays a table.
+# fmt: off
+METRICS: tuple[Metric, ...] = (
+    _quality(
+        EXACT_MATCH, "exact match", "predictions that equal a human answer, by SQuAD's rules", short="EM",
+        places=SCORES
+    ),
+    _quality(F1, "F1", "words shared with the closest human answer, by SQuAD's rules", places=SCORES | CHARTS),
+    _quality("quality/start_accuracy", "start accuracy", "predictions that begin where an answer does", places=RESULT),
+    _quality("quality/end_accuracy", "end accuracy", "predictions that end where an answer does", places=RESULT),
+    _quality("quality/has_answer_f1", "F1, answerable", "F1 over the questions with an answer", only=UNANSWERABLE),
+    _quality("quality/no_answer_f1", "F1, unanswerable", "questions rightly left unanswered", only=UNANSWERABLE),
+    _quality("quality/best_f1", "F1, best threshold", "F1 at `best_null_threshold`", only=UNANSWERABLE),
+    Metric(
+        "quality/best_null_threshold", "best threshold",
+        "threshold for leaving a question unanswered that scores best on these questions", form=",.2f",
+        only=UNANSWERABLE, extra=True
+    ),
+    _score(
+        EVAL_EXACT_MATCH, "validation exact match", "as `quality/exact_match`; epoch 0 is the untrained model",
+        short="EM", logged="epoch"
+    ),
+    _score(
+        EVAL_F1, "validation F1", "as `quality/f1`; epoch 0 is the untrained model", short="F1", logged="epoch",
+        places=CHARTS
+    ),
+    _loss(
+        EVAL_LOSS, "validation loss", "cross entropy of the start and the end of the answer", short="loss",
+        logged="epoch", extra=True
+    ),
+    _loss(
+        TRAIN_LOSS, "training loss", "cross entropy of the start and the end of the answer", short="loss",
+        logged="step", places=CHARTS
+    ),
+    Metric("train/learning_rate", "learning rate", "learning rate of the step", form="g", logged="step"),
+    Metric("train/grad_norm", "gradient norm", "norm of the gradient before clipping", form=",.3f", logged="step"),
+    Metric(STEPS, "optimizer steps", "number of steps made"),
+    Metric(
+        "train/reported_epoch", "reported epoch",
+        "epoch of the scores and the stored weights: the last, or the best with `train.keep=best`"
+    ),
+    _parameters(TRAINABLE, "trained parameters", "number of all that train", short="trained", places=MAIN_COSTS),
+    _parameters(
+        "params/trainable_percent", "trained parameters, share", "share of all parameters", unit="%", form=",.2f",
+        places=RESULT | SIDE_BY_SIDE
+    ),
+    _parameters(ADAPTER, "trained parameters, adapters", "number in adapters", places=SIDE_BY_SIDE),
+    _parameters("params/head", "trained parameters, head", "number in the head", places=SIDE_BY_SIDE),
+    _parameters(BACKBONE, "trained parameters, backbone", "number in the backbone", places=SIDE_BY_SIDE),
+    Metric(TOTAL, "all parameters", "number of all, trained or not"),
+    _seconds(
+        TRAIN_SECONDS, "training time", "training steps alone, without evaluation, loading or logging",
+        short="training", places=MAIN_COSTS | Place.COLUMNS
+    ),
+    _seconds("time/eval_seconds", "evaluation time", "prediction and choice of the answers, over all evaluations"),
+    _seconds("time/total_seconds", "total time", "from loading the model to storing it"),
+    _seconds(
+        WAITED_SECONDS, "waiting time, training",
+        "how long threads that were ready waited for a core in the training steps, the sum over all threads",
+        only=LINUX
+    ),
+    _seconds(
+        TRAINED_SECONDS, "training time so far", "training time up to this step, without what an interruption cost",
+        logged="step"
+    ),
+    _speed(
+        EXAMPLES_PER_SECOND, "training speed", "windows per second, after up to three warm-up steps", short="speed",
+        places=RESULT | SIDE_BY_SIDE | Place.ALL_RUNS
+    ),
+    _speed("speed/tokens_per_second", "training speed, tokens", "the same in tokens, without padding", unit="tokens/s"),
+    _speed(
+        "speed/eval_examples_per_second", "evaluation speed",
+        "windows per second of prediction, choice of the answers and scores, over all evaluations",
+        places=SIDE_BY_SIDE
+    ),
+    _megabytes(
+        "memory/peak_train_mb", "peak memory, training",
+        "GPU: what torch allocated, from just before the first step on. CPU: peak resident size over that before the "
+        "model was loaded, without the code of libraries and the mapped file of windows",
+        short="memory", places=MAIN_COSTS | Place.COLUMNS
+    ),
+    _megabytes("memory/peak_eval_mb", "peak memory, evaluation", "the same during evaluation", places=SIDE_BY_SIDE),
+    _megabytes("memory/reserved_train_mb", "reserved memory, training", "what torch held, in use or not", only=GPU),
+    _megabytes(
+        "storage/checkpoint_mb", "stored size", "size of the stored weights", form=",.2f", short="stored",
+        places=COSTS
+    ),
+    _loss("train/initial_loss", "initial training loss", "that of the first step", places=RESULT | SIDE_BY_SIDE),
+    _loss("train/final_loss", "final training loss", "mean over the last ten steps", places=RESULT | SIDE_BY_SIDE),
+    Metric(
+        CKA, "encoder similarity, CKA",
+        "similarity of the encoder's output to that before training (1: unmoved), on up to 48 validation passages "
+        "that no training question is about",
+        form=",.3f", short="CKA", places=SIDE_BY_SIDE | Place.ALL_RUNS
+    ),
+    Metric(
+        "forgetting/cosine", "encoder similarity, cosine", "the same as mean cosine similarity", form=",.3f",
+        places=SIDE_BY_SIDE
+    ),
+    _loss(
+        "forgetting/mlm_loss_before", "masked-LM loss, before", "loss on these passages before training",
+        only=MASKED_LM, places=SIDE_BY_SIDE
+    ),
+    _loss(
+        "forgetting/mlm_loss", "masked-LM loss, after", "loss on these passages after training", only=MASKED_LM,
+        places=SIDE_BY_SIDE
+    ),
+    Metric("data/realigned", "realigned answers", "answers whose place was corrected, in all files that were read"),
+    Metric("data/untrainable", "untrainable questions", "questions that cannot be trained on, in all these files"),
+)
+# fmt: on
+
+
+def markdown() -> str:
+    """The table for README.md, a row a metric."""
+    lines = ["| metric | shown as | logged | better | over seeds | what it is |", "|---|---|---|---|---|---|"]
+    for entry in METRICS:
+        needs = f" ({entry.only})" if entry.only else ""
+        key = f"`{entry.key}`"
+        if entry.extra:
+            key += f", `{EXTRA}/NAME/{entry.key.rpartition('/')[2]}`"
+        cells = [key, entry.axis, entry.logged, entry.better, entry.average.__name__, entry.about + needs]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def between_markers(text: str) -> tuple[str, str, str]:
+    """What stands before, between and after the marker comments of a Markdown file.
+
+    Raises:
+        ValueError: a marker is missing.
+    """
+    before, begin, rest = text.partition(BEGIN)
+    table, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"it lacks the marker comments; put {BEGIN} above the table and {END} below it")
+    return before, table, after
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="Print the table of all metrics in Markdown.")
+    parser.add_argument("file", type=Path, nargs="?", help="write the table between the marker comments of this file")
+    file = parser.parse_args().file
+    if file is None:
+        print(markdown())
+        return
+    try:
+        before, _, after = between_markers(file.read_text(encoding="utf-8"))
+        file.write_text(f"{before}{BEGIN}\n{markdown()}\n{END}{after}", encoding="utf-8")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        print(f"Error: {file}: {reason}.", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
