@@ -25,7 +25,8 @@ import numpy as np
 import torch
 
 from src.config import HardwareConfig, MethodConfig, ModelConfig, TrainConfig
-from src.model import backbone, kernels, method
+from src.model import backbone, method
+from src.model.fast import speed_up
 from src.training import hardware
 from src.training.checkpoint import Checkpoints
 from src.training.fit import fit, predict
@@ -119,7 +120,7 @@ def build(shape: tuple[str, dict[str, Any]], chosen: str, device: str, precision
     )
     model = method.apply(bare, METHODS[chosen])
     if hardware.uses_fast_kernels(settings, TrainConfig(), accelerator):
-        kernels.speed_up(model, hardware.precision(accelerator), accelerator.device.type)
+        speed_up(model, hardware.precision(accelerator), accelerator.device.type)
     model = accelerator.prepare_model(model)
     return SimpleNamespace(model=model, accelerator=accelerator, meter=meter, settings=settings)
 

@@ -322,7 +322,7 @@ class Enough(Exception):
 def ours(job: Any, rows: Any, variant: str, clock: Clock | None, epochs: int, stop_after: int | None = None) -> Any:
     """Train as `src.pipeline` does; gives the model, the accelerator and the peak memory in MB."""
     from src.data.features import Batches
-    from src.model import backbone, kernels, method
+    from src.model import backbone, fast, method
     from src.training import hardware
     from src.training.checkpoint import Checkpoints
     from src.training.fit import fit
@@ -335,7 +335,7 @@ def ours(job: Any, rows: Any, variant: str, clock: Clock | None, epochs: int, st
     bare = backbone.load_model(config.model, settings.hidden_dropout, settings.attention_dropout, settings.seed)
     model = method.apply(bare, config.method)
     if hardware.uses_fast_kernels(config.hardware, config.train, accelerator):
-        kernels.speed_up(model, hardware.precision(accelerator))
+        fast.speed_up(model, hardware.precision(accelerator))
     model = accelerator.prepare_model(model)
     if clock:
         clock.watch(model)
@@ -439,7 +439,7 @@ def evaluate(arguments: argparse.Namespace) -> dict[str, float]:
 
     from src.evaluation.score import per_question
     from src.evaluation.spans import answer_questions
-    from src.model import kernels
+    from src.model import fast
     from src.training import hardware
     from src.training.fit import predict
 
@@ -477,7 +477,7 @@ def evaluate(arguments: argparse.Namespace) -> dict[str, float]:
         config = replace(job.config.hardware, precision=precision, fast_kernels=True)
         accelerator = hardware.start(config)
         model = copy.deepcopy(plain)
-        kernels.speed_up(model, hardware.precision(accelerator))
+        fast.speed_up(model, hardware.precision(accelerator))
         model = accelerator.prepare_model(model)
         return lambda: predict(accelerator, model, job.validation, 32, hardware.tokens_per_pass(config, accelerator))
 

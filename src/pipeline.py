@@ -23,7 +23,7 @@ from src.data.features import Batches, labelled_windows, make_windows
 from src.data.sources import QuestionSets
 from src.evaluation.score import per_question, score
 from src.evaluation.spans import Answer, answer_questions, mean_loss
-from src.model import backbone, base, card, kernels, method
+from src.model import backbone, base, card, fast, method
 from src.model.method import ParameterCounts
 from src.report.figures import loss_curve
 from src.report.terminal import Terminal
@@ -171,7 +171,7 @@ def run(
         if config.train.gradient_checkpointing:
             backbone.checkpoint_gradients(bare)
         if hardware.uses_fast_kernels(config.hardware, config.train, accelerator):
-            kernels.speed_up(model, hardware.precision(accelerator), accelerator.device.type)
+            fast.speed_up(model, hardware.precision(accelerator), accelerator.device.type)
         tokens_per_pass = hardware.tokens_per_pass(config.hardware, accelerator)
         model = accelerator.prepare_model(model)
         if config.train.cache_encoder:
@@ -397,10 +397,9 @@ def moved(config: Config, accelerator: Accelerator, model: Any, tokenizer: Any, 
     untouched = backbone.load_model(config.model, hidden_dropout=0.0, attention_dropout=0.0, seed=config.train.seed)
     # Both computed alike, so that they differ by what was learnt and not by rounding.
     if hardware.uses_fast_kernels(config.hardware, config.train, accelerator):
-        kernels.speed_up(untouched, hardware.precision(accelerator), accelerator.device.type)
+        fast.speed_up(untouched, hardware.precision(accelerator), accelerator.device.type)
     for each in (model, untouched):
-        if each._supports_sdpa:
-            each.set_attn_implementation("sdpa")  # packed attention belongs to training's forward
+        fast.plain_attention(each)  # packed attention belongs to training's forward
     masked_lm = backbone.load_masked_lm(config.model)
     figures = forgetting(
         accelerator,

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
 from src.config import UserError
+from src.model.fast import replace_forward
 from src.training.fit import Batches, known_inputs, passes
 
 
@@ -76,13 +76,12 @@ class EncodedBatches:
 
 def take_encoded(model: PreTrainedModel) -> None:
     """Let the encoder hand on, as its output, what comes as `inputs_embeds`; tokens it encodes as before."""
-    encoder: Any = model.base_model
-    encoder.forward = partial(_forward, encoder.forward)
+    replace_forward(model.base_model, _forward)
 
 
-def _forward(plain: Any, *arguments: Any, inputs_embeds: Any = None, **more: Any) -> Any:
+def _forward(encoder: Any, *arguments: Any, inputs_embeds: Any = None, **more: Any) -> Any:
     if inputs_embeds is None:
-        return plain(*arguments, **more)
+        return type(encoder).forward(encoder, *arguments, **more)
     return BaseModelOutput(last_hidden_state=inputs_embeds)
 
 

@@ -22,6 +22,7 @@ from torch.nn.functional import cross_entropy
 from transformers import get_scheduler
 
 from src.config import TrainConfig, UserError
+from src.model.fast import is_packed
 from src.training.checkpoint import Checkpoints, Stateful
 from src.training.measure import Meter
 
@@ -260,7 +261,7 @@ def _logits(
     inner: Any = getattr(model, "module", model)  # DDP's
     base = inner.get_base_model() if hasattr(inner, "get_base_model") else inner
     # A model that packs its windows is told where they end: it would have to wait for the device to tell.
-    more = {"lengths": lengths} if getattr(base, "takes_lengths", False) else {}
+    more = {"lengths": lengths} if is_packed(base) else {}
     outputs = model(**known_inputs(base, batch), **more)
     return outputs.start_logits, outputs.end_logits
 

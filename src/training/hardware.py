@@ -88,7 +88,7 @@ def tokens_per_pass(config: HardwareConfig, accelerator: Accelerator) -> int | N
 
 
 def uses_fast_kernels(config: HardwareConfig, train: TrainConfig, accelerator: Accelerator) -> bool:
-    """Whether `src.model.kernels` computes the model: not for torch.compile, nor where a GPU runs the encoder once."""
+    """Whether `src.model.fast` computes the model: not for torch.compile, nor where a GPU runs the encoder once."""
     plain = config.compile or (train.cache_encoder and accelerator.device.type != "cpu")
     return config.fast_kernels and not plain
 
