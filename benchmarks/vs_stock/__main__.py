@@ -99,9 +99,9 @@ def machine() -> str:
         (line.partition(":")[2].strip() for line in _cpuinfo() if line.startswith("model name")), platform.processor()
     )
     flags = next((line for line in _cpuinfo() if line.startswith("flags")), "").split()
-    units = [unit for unit in ("amx_bf16", "avx512_bf16") if unit in flags] or ["no bf16 unit"]
+    units = ", ".join(unit for unit in ("amx_bf16", "avx512_bf16") if unit in flags) or "no bf16 unit"
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "peft", "accelerate"))
-    return f"{os.cpu_count()} cores, {cpu} ({', '.join(units)}), {torch.get_num_threads()} threads; {packages}"
+    return f"{os.cpu_count()} cores, {cpu} ({units}), {torch.get_num_threads()} threads; {packages}"
 
 
 def _cpuinfo() -> list[str]:
