@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
@@ -13,6 +14,7 @@ from src.model import method
 from src.model.fast import is_packed, packing, plain, plain_attention, speed_up
 from src.model.fast.attention import PRODUCTS
 from src.training.encoded import take_encoded
+from src.training.fit import predict
 from tests.test_fast import batch
 from tests.test_model import SMALL, random_model
 
@@ -163,6 +165,49 @@ def test_packed_windows_become_padded_ones(build, model_type, monkeypatch):
     plain(model)
     assert replaced(model) == []
     assert_same_bits(model, untouched, values)
+
+
+class OneBatch:
+    """What `predict` reads of the windows: all of `batch` at once."""
+
+    def __init__(self, values):
+        self.values, self.lengths = values, values["attention_mask"].sum(1).numpy()
+
+    def evaluation(self, batch_size):
+        return [list(range(len(self.lengths)))]
+
+    def collate(self, rows):
+        return {name: value[list(rows)] for name, value in self.values.items()}
+
+
+@pytest.mark.parametrize("chosen", ["full", "lora"])
+def test_a_packed_model_is_handed_the_lengths_until_it_is_plain(build, chosen, monkeypatch):
+    """Also where accelerate's autocast is around the packing forward."""
+    monkeypatch.setattr(packing, "has_kernel", lambda dtype: True)
+    AcceleratorState._reset_state()
+    accelerator = Accelerator(cpu=True, mixed_precision="bf16")
+    model, values = build("bert", chosen).eval(), OneBatch(batch("bert"))
+    untouched = accelerator.prepare_model(copy.deepcopy(model))
+    expected = predict(accelerator, untouched, values, 8)[0]
+    speed_up(model, torch.float32, "cuda")
+    model = accelerator.prepare_model(model)
+    lengths = []
+    attend = torch.nn.functional.scaled_dot_product_attention
+    monkeypatch.setattr(
+        packing,
+        "scaled_dot_product_attention",
+        lambda q, *more, **scale: lengths.append(q.shape[2]) or attend(q, *more, **scale),
+    )
+    packed = predict(accelerator, model, values, 8)[0]
+    assert set(lengths) == set(values.lengths)
+    for one, other in zip(packed, expected, strict=True):
+        np.testing.assert_allclose(one, other, atol=0.05)
+    plain(model)
+    lengths.clear()
+    again = predict(accelerator, model, values, 8)[0]
+    assert lengths == []
+    assert all(np.array_equal(one, other) for one, other in zip(again, expected, strict=True))
+    AcceleratorState._reset_state()
 
 
 def test_plain_attention_leaves_the_layers_fast(build):
