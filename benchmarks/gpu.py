@@ -25,7 +25,8 @@ import numpy as np
 import torch
 
 from src.config import HardwareConfig, MethodConfig, ModelConfig, TrainConfig
-from src.model import backbone, kernels, method
+from src.model import backbone, method
+from src.model.fast import speed_up
 from src.training import hardware
 from src.training.checkpoint import Checkpoints
 from src.training.fit import fit
@@ -122,7 +123,7 @@ def build(shape: tuple[str, dict[str, Any]], chosen: str, device: str, precision
     )
     model = method.apply(bare, METHODS[chosen])
     if runtime.fast_kernels:
-        kernels.speed_up(model, runtime.dtype, runtime.device.type)
+        speed_up(model, runtime.dtype, runtime.device.type)
     return SimpleNamespace(model=runtime.accelerator.prepare_model(model), runtime=runtime, meter=meter)
 
 

@@ -23,7 +23,7 @@ from src.data.batches import RunData
 from src.evaluate import Evaluation, Evaluator
 from src.final import example_rows, final_metrics
 from src.history import History
-from src.model import backbone, base, card, kernels, method
+from src.model import backbone, base, card, fast, method
 from src.model.base import Base
 from src.model.method import ParameterCounts
 from src.report.figures import loss_curve
@@ -35,7 +35,7 @@ from src.runs.store import next_commands
 from src.runs.tracking import RunLog, recorded
 from src.training import hardware
 from src.training.checkpoint import Checkpoints
-from src.training.encoded import EncodedBatches, take_encoded
+from src.training.encoded import EncodedBatches
 from src.training.fit import fit
 from src.training.forgetting import forgetting, make_probe
 from src.training.hardware import Runtime
@@ -163,7 +163,7 @@ def prepare(
     if config.train.gradient_checkpointing:
         backbone.checkpoint_gradients(bare)
     if runtime.fast_kernels:
-        kernels.speed_up(model, runtime.dtype, runtime.device.type)
+        fast.speed_up(model, runtime.dtype, runtime.device.type)
     model = runtime.accelerator.prepare_model(model)
     if config.train.cache_encoder:
         data = encode(data, runtime, bare, meter)
@@ -212,7 +212,7 @@ def encode(data: RunData, runtime: Runtime, model: Any, meter: Meter) -> RunData
                 file = Path(folder) / name
                 plain, tokens = getattr(data, name), runtime.micro_batch_tokens
                 encoded[name] = EncodedBatches(runtime.accelerator, model, plain, file, tokens)
-    take_encoded(model)
+    fast.take_encoded(model)
     meter.train.counted_seconds += meter.train.seconds
     return replace(data, train=encoded["train"], validation=encoded["validation"])
 
@@ -289,7 +289,7 @@ def record(job: Prepared, trained: Trained) -> RunResult:
 def forgotten(job: Prepared) -> dict[str, float]:
     """The metrics `forgetting/*` of the trained model; none where there is nothing to probe with.
 
-    It leaves the model with the stock attention.
+    It leaves the model with the attention that it was loaded with.
     """
     config, runtime, sets = job.config, job.runtime, job.data.sets
     probe = make_probe(job.tokenizer, sets.train["context"], sets.validation["context"])
@@ -300,10 +300,9 @@ def forgotten(job: Prepared) -> dict[str, float]:
     )
     # Both computed alike, so that they differ by what was learnt and not by rounding.
     if runtime.fast_kernels:
-        kernels.speed_up(untouched, runtime.dtype, runtime.device.type)
+        fast.speed_up(untouched, runtime.dtype, runtime.device.type)
     for each in (job.bare, untouched):
-        if each._supports_sdpa:
-            each.set_attn_implementation("sdpa")  # packed attention belongs to training's forward
+        fast.plain_attention(each)  # packed attention belongs to training's forward
     masked_lm: Any = backbone.load_masked_lm(config.model)
     if masked_lm is not None:
         masked_lm = masked_lm.to(runtime.device)

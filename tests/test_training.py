@@ -23,9 +23,10 @@ from src.data.batches import Batches
 from src.data.features import make_windows
 from src.data.sources import to_dataset
 from src.model import backbone, method
+from src.model.fast import take_encoded
 from src.training import encoded, hardware
 from src.training.checkpoint import Checkpoints
-from src.training.encoded import EncodedBatches, take_encoded
+from src.training.encoded import EncodedBatches
 from src.training.fit import fit
 from src.training.meter import MB, Meter, Usage, _SampledPeak, _shared_files_mb
 from src.training.predict import predict

@@ -9,15 +9,12 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from transformers import PreTrainedModel
-from transformers.modeling_outputs import BaseModelOutput
 
 from src.config import UserError
 from src.training.step import Batches, known_inputs, micro_batches
@@ -72,18 +69,6 @@ class EncodedBatches:
         for i, row in enumerate(rows):
             states[i, : self.lengths[row]] = self.states[self.starts[row] : self.starts[row + 1]]
         return batch | {"inputs_embeds": states}
-
-
-def take_encoded(model: PreTrainedModel) -> None:
-    """Let the encoder hand on, as its output, what comes as `inputs_embeds`; tokens it encodes as before."""
-    encoder: Any = model.base_model
-    encoder.forward = partial(_forward, encoder.forward)
-
-
-def _forward(plain: Any, *arguments: Any, inputs_embeds: Any = None, **more: Any) -> Any:
-    if inputs_embeds is None:
-        return plain(*arguments, **more)
-    return BaseModelOutput(last_hidden_state=inputs_embeds)
 
 
 def _file(file: Path, tokens: int, size: int, dtype: torch.dtype) -> torch.Tensor:

@@ -17,6 +17,7 @@ from src.config import TrainConfig
 from src.training.hardware import Runtime
 
 LABELS = ("start_positions", "end_positions")
+PACKED = "packed"  # the attention of models that pack their windows (`src.model.fast.packing`)
 
 
 class Batches(Protocol):
@@ -115,7 +116,7 @@ def logits(
     inner: Any = getattr(model, "module", model)  # DDP's
     base = inner.get_base_model() if hasattr(inner, "get_base_model") else inner
     # A model that packs its windows is told where they end: it would have to wait for the device to tell.
-    more = {"lengths": lengths} if getattr(base, "takes_lengths", False) else {}
+    more = {"lengths": lengths} if base.config._attn_implementation == PACKED else {}
     outputs = model(**known_inputs(base, batch), **more)
     return outputs.start_logits, outputs.end_logits
 

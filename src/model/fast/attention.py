@@ -84,7 +84,13 @@ def _weights(q: Tensor, k: Tensor, padding: Padding) -> Tensor:
     heads = q.shape[1]
     for window, columns in enumerate(padding):  # few columns, so this is cheap
         scores[window * heads : (window + 1) * heads, :, columns] = -math.inf
-    return torch.softmax(scores, -1, out=scores)
+    weights = torch.softmax(scores, -1, out=scores)
+    for window, columns in enumerate(padding):
+        if isinstance(columns, slice) and columns == slice(
+            0, None
+        ):  # padding alone: as in torch's attention, no token attends to any
+            weights[window * heads : (window + 1) * heads] = 0
+    return weights
 
 
 def _attend(

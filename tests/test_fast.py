@@ -10,8 +10,10 @@ import pytest
 import torch
 
 from src.config import ROOT
-from src.model import backbone, kernels, method, packing
-from src.model.attention import KEPT_UP_TO, PRODUCTS
+from src.model import backbone, method
+from src.model.fast import packing, speed_up
+from src.model.fast.attention import KEPT_UP_TO, PRODUCTS
+from src.model.fast.dropout import Factors, draw
 from tests.test_model import SMALL, random_model
 
 WINDOWS, TOKENS = 3, 24
@@ -44,7 +46,7 @@ def trained(model_type, chosen, fast, dtype=torch.float32, tokens=TOKENS, checkp
         if "lora_B" in name or name.endswith("bias"):
             parameter.data = torch.randn_like(parameter) * 0.05
     if fast:
-        kernels.speed_up(model, dtype)
+        speed_up(model, dtype)
     model.train()
     kept = {}
 
@@ -121,7 +123,7 @@ def test_gradient_checkpointing_keeps_less_and_learns_the_same(named, fast):
 def test_trained_weights_are_read_anew_after_each_step_and_frozen_ones_cast_once(named):
     model = method.apply(random_model("bert", **SMALL["bert"]), named("full"))
     plain = copy.deepcopy(model)
-    kernels.speed_up(model, torch.float32)
+    speed_up(model, torch.float32)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, fused=True)
     values = batch("bert")
     for _ in range(2):
@@ -133,7 +135,7 @@ def test_trained_weights_are_read_anew_after_each_step_and_frozen_ones_cast_once
 
 def test_what_evaluation_has_cast_can_be_trained_with(named):
     model = method.apply(random_model("bert", **SMALL["bert"]), named("bitfit"))
-    kernels.speed_up(model, torch.bfloat16)
+    speed_up(model, torch.bfloat16)
     with torch.inference_mode():
         model(**batch("bert"))
     model(**batch("bert")).start_logits.float().sum().backward()
@@ -152,7 +154,7 @@ import benchmarks.gpu, src.training.encoded
 
 def test_lora_holds_its_frozen_weights_once(named):
     model = method.apply(random_model("bert", **SMALL["bert"]), named("lora"))
-    kernels.speed_up(model, torch.bfloat16)
+    speed_up(model, torch.bfloat16)
     base = model.get_base_model().bert
     assert base.encoder.layer[0].attention.self.query.base_layer.weight.dtype == torch.bfloat16
     assert base.embeddings.word_embeddings.weight.dtype == torch.bfloat16
@@ -168,7 +170,7 @@ def test_adapters_can_still_be_switched_off(named):
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             parameter.data.fill_(0.1)
-    kernels.speed_up(model, torch.float32)
+    speed_up(model, torch.float32)
     model.eval()
     assert not torch.allclose(model(**values).start_logits, expected, atol=1e-3)
     with model.disable_adapter():
@@ -178,7 +180,7 @@ def test_adapters_can_still_be_switched_off(named):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("p", [0.1, 0.5])
 def test_factors_of_dropout_have_the_distribution_they_should(dtype, p):
-    factors = kernels.draw(1 << 20, p, dtype).double()
+    factors = draw(1 << 20, p, dtype).double()
     zero = factors == 0
     assert zero.double().mean() == pytest.approx(p, abs=4 * (p * (1 - p) / 2**20) ** 0.5)
     assert factors.mean() == pytest.approx(1, abs=0.002)
@@ -189,9 +191,10 @@ def test_factors_of_dropout_have_the_distribution_they_should(dtype, p):
 
 
 def test_dropout_is_drawn_by_torchs_generator_and_only_in_training():
-    module = torch.nn.Sequential(torch.nn.Dropout(0.25))
-    module._supports_sdpa = module.is_gradient_checkpointing = False
-    kernels.speed_up(module, torch.float32)
+    model = random_model("bert", **SMALL["bert"])
+    module = model.bert.embeddings.dropout
+    module.p = 0.25
+    speed_up(model.train(), torch.float32)
     x = torch.ones(64, 64)
     torch.manual_seed(3)
     first, second = module(x), module(x)
@@ -205,7 +208,7 @@ def test_dropout_is_drawn_by_torchs_generator_and_only_in_training():
 def test_attention_with_dropout_or_causal_attention_is_left_to_torch(named):
     model = random_model("bert", **SMALL["bert"])
     plain = copy.deepcopy(model)
-    kernels.speed_up(model, torch.float32)
+    speed_up(model, torch.float32)
     assert model.config._attn_implementation == PRODUCTS
     for part in (model, plain):
         part.train()
@@ -219,24 +222,10 @@ def test_attention_with_dropout_or_causal_attention_is_left_to_torch(named):
     torch.testing.assert_close(*results, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("hidden", [slice(0, 7), slice(10, 13), slice(TOKENS - 7, None)])
-def test_padding_may_stand_anywhere(hidden):
-    model = random_model("bert", **SMALL["bert"]).eval()
-    plain = copy.deepcopy(model)
-    kernels.speed_up(model, torch.float32)
-    values = batch("bert")
-    values["attention_mask"][0] = 1
-    values["attention_mask"][0, hidden] = 0
-    real = values["attention_mask"] == 1
-    with torch.inference_mode():
-        expected, computed = plain(**values).start_logits, model(**values).start_logits
-    torch.testing.assert_close(computed[real], expected[real], rtol=1e-4, atol=1e-5)
-
-
 def test_dropout_does_not_depend_on_the_largest_batch_before():
     """4,096 tokens of BERT-base are more than half of the buffer: a resumed run has not seen the batches before."""
     large, small = torch.ones(4096, 768), torch.ones(100, 768)
-    uninterrupted, resumed = kernels.Factors(), kernels.Factors()
+    uninterrupted, resumed = Factors(), Factors()
     torch.manual_seed(0)
     uninterrupted.take(large, 0.1)
     state = torch.get_rng_state()

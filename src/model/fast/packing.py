@@ -20,6 +20,8 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.masking_utils import AttentionMaskInterface
 from transformers.modeling_outputs import QuestionAnsweringModelOutput
 
+from src.model.fast.forward import replace_forward
+
 PACKED = "packed"
 
 
@@ -42,17 +44,25 @@ def _positions(model: PreTrainedModel) -> Any:
 
 
 def pack(model: PreTrainedModel) -> None:
-    """Give `model` a forward that packs, in place; it takes `lengths`, the tokens of each window, beside its inputs."""
+    """Give `model` a forward that packs, in place; it needs `lengths`, the number of tokens of each window, as well."""
     # RoBERTa counts its positions from behind the padding token's.
     padding = getattr(_positions(model), "padding_idx", None)
     model.set_attn_implementation(PACKED)
-    model.forward = partial(_forward, model.forward, 0 if padding is None else padding + 1)
-    model.takes_lengths = True  # type: ignore[assignment]
+    replace_forward(model, _forward, 0 if padding is None else padding + 1)
 
 
 def _forward(
-    plain: Any, first_position: int, input_ids: Tensor, lengths: np.ndarray, attention_mask: Any = None, **more: Tensor
+    model: Any,
+    first_position: int,
+    input_ids: Tensor,
+    attention_mask: Tensor | None = None,
+    lengths: np.ndarray | None = None,
+    **more: Tensor,
 ) -> QuestionAnsweringModelOutput:
+    plain: Any = partial(type(model).forward, model)
+    if model.config._attn_implementation != PACKED:  # `plain_attention` was called since
+        return plain(input_ids=input_ids, attention_mask=attention_mask, **more)
+    assert lengths is not None, "a model that packs its windows needs their lengths"
     windows, width = input_ids.shape
     # Made on the host, from what the host knows: asking the device would wait for it.
     within = np.concatenate([np.arange(n) for n in lengths])

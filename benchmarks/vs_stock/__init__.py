@@ -1,0 +1,1 @@
+"""Ours against the stock recipe; `__main__.py` says what is measured and how."""

@@ -1,0 +1,53 @@
+"""Dropout whose factors are drawn beforehand.
+
+torch draws them one after the other, on one core, which takes longer than the products around it. Here they are read at
+a random place of a large buffer.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+BUFFER = 1 << 22  # factors that are drawn at least
+
+
+class Factors:
+    """What dropout multiplies with: 0 with probability p, else 1 / (1 - p), drawn beforehand.
+
+    In bf16 1 / (1 - p) lies between two numbers; both are used, as often as makes the mean 1 exactly.
+    """
+
+    def __init__(self) -> None:
+        self.drawn: dict[tuple[float, torch.dtype], Tensor] = {}
+
+    def take(self, like: Tensor, p: float) -> Tensor:
+        """Factors in the shape and precision of `like`, from a place that torch's generator names."""
+        count = like.numel()
+        # The place depends on this size alone and not on what was taken before, which a resumed run does not know. A
+        # longer buffer begins with the shorter one.
+        length = max(BUFFER, 1 << (2 * count - 1).bit_length())
+        buffer = self.drawn.get((p, like.dtype))
+        if buffer is None or len(buffer) < length:
+            buffer = self.drawn[p, like.dtype] = draw(length, p, like.dtype)
+        start = int(torch.randint(length - count, ()))
+        return buffer[start : start + count].view_as(like)
+
+
+def draw(count: int, p: float, dtype: torch.dtype) -> Tensor:
+    """`count` independent factors of dropout with probability p, the first of always the same row; see `Factors`."""
+    generator = torch.Generator().manual_seed(0x6C6F7261)
+    uniform = torch.rand(count, generator=generator)
+    exact = 1 / (1 - p)
+    below = torch.tensor(exact, dtype=dtype)
+    if below > exact:
+        below = torch.nextafter(below, torch.zeros((), dtype=dtype))
+    above = torch.nextafter(below, torch.full((), torch.inf, dtype=dtype))
+    share_above = (exact - below.item()) / (above.item() - below.item())
+    kept = torch.where(uniform < p + (1 - p) * share_above, above, below)
+    return torch.where(uniform < p, torch.zeros((), dtype=dtype), kept)
+
+
+def dropout(module: nn.Dropout, factors: Factors, x: Tensor) -> Tensor:
+    """`x` with some elements set to 0 in training, as `nn.Dropout` computes it; any shape."""
+    return x * factors.take(x, module.p) if module.training else x

@@ -1,0 +1,182 @@
+"""Linear layers, LoRA layers, layer normalisation and GELU.
+
+- Everything between the layers is in the precision of the run. Weights are cast to it once a step, not once a use;
+  those under a LoRA adapter are held in it alone.
+- LoRA is one product with W + s B A, and thin products for the gradients of A and B. peft reads and writes every
+  activation several times more.
+- What is cheap to make again from what is kept anyway (GELU, layer normalisation) is not kept for the backward pass.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from peft.tuners.lora import Linear as LoraLinear
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers.activations import GELUActivation
+
+from src.model.fast.remade import Mark, Remade, marked
+
+
+class Cast:
+    """A parameter in another precision: a frozen one is cast once, a trained one each time.
+
+    Each time is once a step. Whether it has changed since cannot be known: torch's fused optimizers do not raise the
+    version of what they change.
+    """
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self.dtype = dtype
+        self.frozen: Tensor | None = None
+
+    def __call__(self, parameter: Tensor) -> Tensor:
+        if parameter.dtype == self.dtype or parameter.requires_grad:
+            return parameter.detach().to(self.dtype)
+        if self.frozen is None:
+            with torch.inference_mode(False):  # or what evaluation has cast could not be trained with
+                self.frozen = parameter.detach().to(self.dtype)
+        return self.frozen
+
+
+def _input(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Remade | None, Tensor]:
+    """A layer's input in the precision of the products; what makes it again, if anything does; and from what."""
+    remade, source = marked(x)
+    x = x.to(dtype)
+    return x, remade, x if source is None else source
+
+
+def _taken(ctx: Any, source: Tensor) -> Tensor:
+    """The input of a layer in its backward pass, two-dimensional."""
+    x = source if ctx.remade is None else ctx.remade.take(source)
+    return x.reshape(-1, x.shape[-1])
+
+
+class _Linear(torch.autograd.Function):
+    """x W^T + b, where `cast` is W in the precision of x."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        cast: Tensor,
+        remade: Remade | None,
+        source: Tensor,
+    ) -> Tensor:
+        if not weight.requires_grad:
+            remade = None
+        elif remade is not None:
+            remade.takers += 1
+        ctx.remade = remade
+        ctx.save_for_backward(source if weight.requires_grad else None, cast)
+        ctx.dtypes = weight.dtype, None if bias is None else bias.dtype
+        return functional.linear(x, cast, None if bias is None else bias.to(x.dtype))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        source, cast = ctx.saved_tensors
+        g = gradients[0].to(cast.dtype)
+        flat = g.reshape(-1, g.shape[-1])
+        dx, dweight, dbias = ctx.needs_input_grad[:3]
+        return (
+            g @ cast if dx else None,
+            (flat.t() @ _taken(ctx, source)).to(ctx.dtypes[0]) if dweight else None,
+            flat.sum(0, dtype=ctx.dtypes[1]) if dbias else None,
+            *[None] * 3,
+        )
+
+
+def linear(module: nn.Linear, cast: Cast, x: Tensor) -> Tensor:
+    """`x`, (..., inputs), through a linear layer, in the precision of `cast`; (..., outputs)."""
+    x, *how = _input(x, cast.dtype)
+    out: Tensor = _Linear.apply(x, module.weight, module.bias, cast(module.weight), *how)
+    return out
+
+
+class _Lora(torch.autograd.Function):
+    """x (W + s B A)^T + b, W frozen. Hu et al. 2022, equation 3."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        w: Tensor,
+        bias: Tensor | None,
+        a: Tensor,
+        b: Tensor,
+        s: float,
+        remade: Remade | None,
+        source: Tensor,
+    ) -> Tensor:
+        a, b = a.to(w.dtype), b.to(w.dtype)
+        if remade is not None:
+            remade.takers += 1
+        ctx.remade = remade
+        ctx.save_for_backward(source, w, a, b)
+        ctx.s = s
+        ctx.bias = None if bias is None else bias.dtype
+        # W + s B A takes some percent of the product's time, with as few as 384 tokens; it is not kept.
+        return functional.linear(x, torch.addmm(w, b, a, alpha=s), None if bias is None else bias.to(x.dtype))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        source, w, a, b = ctx.saved_tensors
+        x = _taken(ctx, source)
+        g = gradients[0].to(w.dtype)
+        flat = g.reshape(-1, g.shape[-1])
+        da = ((flat @ b).t() @ x).float() * ctx.s
+        db = (flat.t() @ (x @ a.t())).float() * ctx.s
+        dx = g @ torch.addmm(w, b, a, alpha=ctx.s) if ctx.needs_input_grad[0] else None
+        dbias = flat.sum(0, dtype=ctx.bias) if ctx.needs_input_grad[2] else None
+        return dx, None, dbias, da, db, *[None] * 3
+
+
+def is_plain_lora(module: LoraLinear) -> bool:
+    """Whether peft would compute W x + s B A x and nothing else; DoRA, dropout on the adapter and such are peft's."""
+    names = list(module.lora_A)
+    return (
+        len(names) == 1
+        and type(module.base_layer) is nn.Linear
+        and not module.base_layer.weight.requires_grad
+        and names[0] not in module.lora_variant
+        and isinstance(module.lora_dropout[names[0]], nn.Identity)
+        and module.lora_B[names[0]].bias is None
+    )
+
+
+def lora(module: Any, dtype: torch.dtype, x: Tensor, *arguments: Any, **more: Any) -> Tensor:
+    """`x`, (..., inputs), through a LoRA layer, in `dtype`; by peft where the adapter is off or merged."""
+    [name] = module.lora_A
+    base = module.base_layer
+    if arguments or more or module.disable_adapters or module.merged or name not in module.active_adapters:
+        plain: Tensor = type(module).forward(module, x.to(dtype), *arguments, **more)
+        return plain
+    a, b = module.lora_A[name].weight, module.lora_B[name].weight
+    x, *how = _input(x, dtype)
+    out: Tensor = _Lora.apply(x, base.weight, base.bias, a, b, module.scaling[name], *how)
+    return out
+
+
+def layer_norm(module: nn.LayerNorm, dtype: torch.dtype, mark: Mark, x: Tensor) -> Tensor:
+    """`x` normalised, in `dtype`; the layers that take it make it again."""
+
+    def normalise(x: Tensor) -> Tensor:
+        return functional.layer_norm(x, module.normalized_shape, module.weight, module.bias, module.eps)
+
+    x = x.to(dtype)
+    return mark(normalise(x), torch.no_grad()(normalise), x)
+
+
+def gelu(module: nn.Module, mark: Mark, x: Tensor) -> Tensor:
+    """The exact GELU of `x`; the layers that take it make it again."""
+    return mark(functional.gelu(x), functional.gelu, x)
+
+
+def is_exact_gelu(module: nn.Module) -> bool:
+    """Whether `module` computes GELU by the error function, not by its approximation with tanh."""
+    if isinstance(module, nn.GELU):
+        return module.approximate == "none"
+    return isinstance(module, GELUActivation) and module.act is functional.gelu

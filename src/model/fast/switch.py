@@ -1,0 +1,125 @@
+"""Which modules of a model are computed fast: `speed_up`, and `plain` for the way back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from peft import PeftModel
+from peft.tuners.lora import Linear as LoraLinear
+from torch import nn
+
+from src.model.fast import layers, packing
+from src.model.fast.attention import PRODUCTS
+from src.model.fast.dropout import Factors, dropout
+from src.model.fast.forward import replace_forward, restore_forward
+from src.model.fast.remade import Mark, mark, no_mark
+
+
+@dataclass(frozen=True)
+class _Before:
+    """What `speed_up` changes besides `forward`: the attention implementation, and the precision of frozen weights."""
+
+    attention: str
+    precisions: list[tuple[nn.Parameter, torch.dtype]]
+
+
+def speed_up(model: nn.Module, dtype: torch.dtype, device: str = "cpu") -> None:
+    """Give the modules of `model` their fast `forward`, in place; call it when the method has been applied.
+
+    On a GPU that is LoRA, and windows packed without padding where the architecture allows it: the rest is fast there.
+    It begins with `plain`, so that doing it twice is doing it once.
+
+    Args:
+        model: still on the CPU, and not yet prepared by accelerate; a `peft.PeftModel` or a plain one.
+        dtype: of the products, and on a CPU of everything between them; what trains, and its gradients, stay in fp32.
+        device: "cpu" or "cuda", where it will run.
+    """
+    plain(model)
+    base = _base(model)
+    on_cpu = device == "cpu"
+    attention = base.config._attn_implementation
+    if not on_cpu and packing.has_kernel(dtype) and packing.can_pack(base):
+        packing.pack(base)
+    elif on_cpu and base._supports_sdpa:
+        base.set_attn_implementation(PRODUCTS)
+    precisions = _shrink_frozen(base, dtype) if isinstance(model, PeftModel) else []
+    base.before_speed_up = _Before(attention, precisions)  # on the model, so that a copy of it has a way back too
+    factors = Factors()
+    # A checkpointed layer gets its input back without our mark on it, and keeps nothing between layers anyway.
+    remember = no_mark if base.is_gradient_checkpointing else mark
+    for module in list(base.modules()):
+        if on_cpu or isinstance(module, LoraLinear):
+            fast = _fast_forward(module, dtype, factors, remember)
+            if fast is not None:
+                replace_forward(module, *fast)
+
+
+def plain(model: nn.Module) -> None:
+    """Undo `speed_up`, in place: modules get their class's `forward` back, the model the attention that it had before.
+
+    `take_encoded` is undone as well. A model that was never sped up stays as it is.
+
+    The frozen weights under LoRA, which `speed_up` may have rounded to 16 bits, get their precision back, so that peft
+    computes with them as before. The bits that rounding took do not come back.
+    """
+    for module in model.modules():
+        restore_forward(module)
+    plain_attention(model)
+    base = _base(model)
+    before = vars(base).pop("before_speed_up", None)
+    for parameter, precision in before.precisions if before else []:
+        parameter.data = parameter.data.to(precision)
+
+
+def plain_attention(model: nn.Module) -> None:
+    """Give `model` back the attention that it had before `speed_up`, in place; all else stays fast.
+
+    With it the model takes any batch: packed attention needs the windows' lengths, which only training and prediction
+    hand over.
+    """
+    base = _base(model)
+    before = vars(base).get("before_speed_up")
+    if before and base.config._attn_implementation != before.attention:
+        base.set_attn_implementation(before.attention)
+
+
+def _base(model: nn.Module) -> Any:
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
+def _fast_forward(module: Any, dtype: torch.dtype, factors: Factors, remember: Mark) -> tuple[Any, ...] | None:
+    """What `replace_forward` takes for this module, behind the module; None where its class's `forward` stays."""
+    if isinstance(module, LoraLinear):
+        fused = layers.is_plain_lora(module) and module.base_layer.weight.dtype == dtype
+        return (layers.lora, dtype) if fused else None
+    if type(module) is nn.Linear:
+        return layers.linear, layers.Cast(dtype)
+    if type(module) is nn.LayerNorm and module.elementwise_affine:
+        return layers.layer_norm, dtype, remember
+    if layers.is_exact_gelu(module):
+        return layers.gelu, remember
+    if type(module) is nn.Dropout and module.p:
+        return dropout, factors
+    return None
+
+
+def _shrink_frozen(model: Any, dtype: torch.dtype) -> list[tuple[nn.Parameter, torch.dtype]]:
+    """Hold in `dtype` alone the frozen weights that are only read in it: no peft checkpoint has them.
+
+    Returns:
+        The weights whose precision changed, each with the one that it had before.
+    """
+    shrunk = []
+    module: Any
+    for module in model.base_model.modules():
+        fused = isinstance(module, LoraLinear) and layers.is_plain_lora(module)
+        for name, parameter in (module.base_layer if fused else module).named_parameters(recurse=False):
+            if not parameter.requires_grad:
+                matrix = name == "weight" and (fused or isinstance(module, nn.Embedding))
+                if matrix and parameter.dtype != dtype:
+                    shrunk.append((parameter, parameter.dtype))
+                # What stays as it is gets memory of its own, so that the file of the weights is not held in memory.
+                parameter.data = parameter.data.to(dtype if matrix else parameter.dtype, copy=True)
+    return shrunk
