@@ -32,7 +32,7 @@ SHORT_FORMS = {
 }
 EMPTY_MEANS_NONE = ("tracking.uri",)
 HELP_WORDS = {"-h", "--help", "help"}
-WIDTH = 115  # columns of --help
+WIDTH = 110  # columns of --help
 
 
 class UsageError(UserError):

@@ -34,7 +34,7 @@ ODD = "Why \"a=b\", {c: d}, ${oc.env:HOME}, '[e]', ??? and \\\\${f}: null?"
 class Sample(ExperimentArguments):
     text: str = Field(description="any text")
     number: int = Field(3, ge=1, le=9, description="a number")
-    names: Listed[str] = Field([], description="names " + "that need many words to be described " * 4)
+    names: Listed[str] = Field([], description="word " * 30)
     sure: bool = Field(False, description="whether it is sure")
 
 
@@ -193,8 +193,8 @@ def test_help_shows_defaults_and_descriptions():
         "ARGUMENTS",
         "  text=                        any text",
         "  number=3                     a number",
-        "  names=                       names that need many words to be described that need many words to be described",
-        "                               that need many words to be described that need many words to be described",
+        "  names=                       " + " ".join(["word"] * 16),
+        "                               " + " ".join(["word"] * 14),
         "  sure=false                   whether it is sure",
         "  tracking.folder=mlruns       the folder of the store; folder= for short",
         "  tracking.uri=                a server or a database instead; uri= for short",

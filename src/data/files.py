@@ -216,5 +216,5 @@ def renaming(missing: list[str], columns: list[str]) -> str:
     """Which columns to rename, as a sentence, where some are close to those that are missing; else nothing."""
     others = [name for name in columns if name not in (*SIMPLE_COLUMNS, *SQUAD_COLUMNS)]
     pairs = [(get_close_matches(name, others, n=1), name) for name in missing]
-    renamed = [f"rename '{close[0]}' to '{name}'" for close, name in pairs if close]
-    return f" Probably a misspelling: {' and '.join(renamed)}." if renamed else ""
+    renamed = [f"'{close[0]}' to '{name}'" for close, name in pairs if close]
+    return f" Probably a misspelling: rename {' and '.join(renamed)}." if renamed else ""
