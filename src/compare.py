@@ -68,7 +68,9 @@ def main() -> None:
         question = ("question=Who wrote it?", "context=It was written by Ada.")
         newest = not (given.sweep or given.runs or given.where)  # it is the sweep that `best` is looked for in
         ask = {"ask the best": command_line("predict", tracking, "run=best", *question)} if newest else {}
-        Terminal().header({**ask, "see all runs": ui_command(tracking)})
+        terminal = Terminal()
+        terminal.line()
+        terminal.header({**ask, "see all runs": ui_command(tracking)})
     except MISTAKES as error:
         fail(error)
 

@@ -141,8 +141,9 @@ def main() -> None:
         from src.report.terminal import Terminal
         from src.runs.store import command_line, ui_command
 
-        store = stored.tracking
-        Terminal().header({"compare runs": command_line("compare", store), "see all runs": ui_command(store)})
+        store, terminal = stored.tracking, Terminal()
+        terminal.line()
+        terminal.header({"compare runs": command_line("compare", store), "see all runs": ui_command(store)})
     except MISTAKES as error:
         fail(error)
 

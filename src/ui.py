@@ -88,7 +88,7 @@ def serve(uri: str, port: int, page: str, log: Path) -> None:
         server = subprocess.Popen(
             command, env=environment, start_new_session=True, stdout=output, stderr=subprocess.STDOUT
         )
-    print(f"The UI starts; its log is {log}", flush=True)
+    print(f"MLflow's UI starts; its log is {log}", file=sys.stderr)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         while server.poll() is None and not _answers(port):
