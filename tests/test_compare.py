@@ -143,7 +143,7 @@ PLANTED = {
         "lora_none adapts no layer of the backbone: only the 770 parameters of the head trained.",
     ),
     "failed arm": (
-        lambda s: s.run("dora", 1e-3, 0.3, status="FAILED", tags={"error": "UserError: no such layer"}),
+        lambda s: s.run("dora", 1e-3, 0.3, status="FAILED", tags={"error": "UserError: no such layer."}),
         "dora has no finished run (UserError: no such layer).",
     ),
     "failed run": (
