@@ -18,19 +18,27 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from transformers import AutoTokenizer
 
-from src.compose import explain, key_values, quiet_libraries
-from src.config import TrackingConfig, UserError
+from src.arguments import ExperimentArguments, read
+from src.compose import MISTAKES, fail
+from src.config import UserError
+from src.console import begin
 from src.evaluation.squad_metric import exact_match, f1
 from src.runs.results import StoredResult, select
 
-KEYS = ("run", "tracking.folder", "tracking.uri", "tracking.experiment")
 Question = dict[str, Any]  # context, answers, start and end (characters of the predicted span), tokens
 Score = Callable[[str, Sequence[str]], tuple[float, float]]
+
+
+class PlantedFaults(ExperimentArguments):
+    """What this command takes."""
+
+    run: str = Field(description="the beginning of a run's id, its name, or best")
 
 
 def official(text: str, answers: Sequence[str]) -> tuple[float, float]:
@@ -137,19 +145,13 @@ def questions_of(run: StoredResult) -> list[Question]:
 
 def main() -> None:
     """The command line."""
-    quiet_libraries()
     try:
-        given = key_values(sys.argv[1:] or ["--help"], KEYS, str(__doc__))
-        tracking = TrackingConfig(
-            folder=given.get("tracking.folder", "mlruns"),
-            uri=given.get("tracking.uri"),
-            experiment=given.get("tracking.experiment", "tuneoff"),
-        )
-        [run] = select(tracking, runs=[given.get("run", "")]).results
+        begin()
+        given = read(PlantedFaults, sys.argv[1:] or ["--help"], str(__doc__))
+        [run] = select(given.tracking(), runs=[given.run]).results
         questions = questions_of(run)
-    except (UserError, OSError) as error:
-        print(f"Error: {explain(error)}", file=sys.stderr)
-        sys.exit(1)
+    except MISTAKES as error:
+        fail(error)
     table = Table("fault", "EM", "F1", "F1 - EM", title=f"{run.name}, {len(questions):,} questions")
     for column in table.columns[1:]:
         column.justify = "right"

@@ -1,7 +1,7 @@
 """Say everything about a file of questions before anything is trained on it.
 
     python -m src.check questions.csv
-    python -m src.check questions.csv dataset.train_size=200 model=distilbert
+    python -m src.check questions.csv train_size=200 model=distilbert
 
 How many rows can be used and which cannot, how long the texts are in tokens, how the questions will be split, and what
 else should be known; at the end the command that trains on the file. More keys are those of src.train. Nothing is
@@ -10,7 +10,6 @@ written to the store. The exit status is 0 where the file can be trained on, and
 
 from __future__ import annotations
 
-import re
 import shlex
 import sys
 import textwrap
@@ -24,8 +23,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from src.compose import MISTAKES, Primary, fail, from_hydra, register
-from src.config import Config, UserError, validate
+from src.arguments import HELP_WORDS, UsageError, command, help_text, short_form_rows
+from src.compose import MISTAKES, Primary, assignment, completed, fail, from_hydra, register
+from src.config import Config, validate
 from src.console import begin
 
 if TYPE_CHECKING:
@@ -38,18 +38,20 @@ UNKNOWN_SHARE = 0.01  # so many unknown tokens in the passages come with a warni
 
 def main() -> None:
     """The command line: a file, and KEY=VALUE as for src.train."""
-    begin()
-    arguments = sys.argv[1:] or ["--help"]
-    if {"-h", "--help"} & set(arguments):
-        print(__doc__)
-        return
-    register()
     try:
+        begin()
+        arguments = sys.argv[1:] or ["--help"]
+        if HELP_WORDS & set(arguments):
+            print(help_text(str(__doc__), {"SHORT FORMS": short_form_rows()}))
+            return
+        register()
         config, overrides = configure(arguments)
         from src.report.terminal import Terminal
 
         check(config, Terminal().console)
-        print(f"\nThe file can be trained on:\n  {next_command(str(config.dataset.path), overrides)}")
+        print("\nThe file can be trained on:")
+        for line in next_commands(str(config.dataset.path), overrides):
+            print(f"  {line}")
     except MISTAKES as error:
         fail(error)
 
@@ -61,12 +63,15 @@ def configure(arguments: Sequence[str]) -> tuple[Config, list[str]]:
         UserError: no file or several, or values that no run could have.
     """
     prefix = "dataset.path="
-    files = [argument for argument in arguments if "=" not in argument or Path(argument).is_file()]
-    overrides = [argument for argument in arguments if argument not in files]
-    files += [argument.removeprefix(prefix) for argument in overrides if argument.startswith(prefix)]
-    overrides = [argument for argument in overrides if not argument.startswith((prefix, "dataset="))]
+    files = [a for a in arguments if Path(a).is_file() or ("=" not in a and not a.startswith(("-", "~")))]
+    given = [argument for argument in arguments if argument not in files]
+    if options := [argument for argument in given if argument.startswith("-")]:
+        raise UsageError(f"{' '.join(command('check'))} takes no {options[0]}; leave it out.")
+    overrides = completed(given)
+    files += [override.removeprefix(prefix).strip("'\"") for override in overrides if override.startswith(prefix)]
+    overrides = [override for override in overrides if not override.startswith((prefix, "dataset="))]
     if len(files) != 1:
-        raise UserError(f"src.check takes one file, not {len(files)}: python -m src.check FILE")
+        raise UsageError(f"{' '.join(command('check'))} takes one file, not {len(files)}.")
     with initialize_config_dir(config_dir=Primary().folder, version_base="1.3"):
         config = from_hydra(compose("config", overrides=["dataset=file", *overrides]), overrides)
     # Set here and not as an override, so that it may hold any character.
@@ -75,13 +80,13 @@ def configure(arguments: Sequence[str]) -> tuple[Config, list[str]]:
     return config, overrides
 
 
-def next_command(file: str, overrides: Sequence[str]) -> str:
-    """The command that trains on the file, ready to be pasted into a shell."""
-    # Hydra takes these as they are; other characters want quotes of its own within those of the shell.
-    plain = re.fullmatch(r"[A-Za-z0-9_ ./+-]+", file) is not None
-    path = f"dataset.path={file}" if plain else 'dataset.path="{}"'.format(file.replace('"', '\\"'))
-    method = [] if any(override.startswith("method=") for override in overrides) else ["method=lora"]
-    return shlex.join(["python", "-m", "src.train", path, *method, *overrides])
+def next_commands(file: str, overrides: Sequence[str]) -> list[str]:
+    """The commands that train on the file, ready to be pasted into a shell: with one method, then with two."""
+    given = [assignment("dataset.path", file), *overrides]
+    if any(override.startswith("method=") for override in overrides):
+        return [shlex.join([*command("train"), *given])]
+    once = shlex.join([*command("train"), *given, "method=lora"])
+    return [once, f"{shlex.join([*command('train'), '-m', *given, 'method=full,lora'])}  # both, and compare them"]
 
 
 def check(config: Config, console: Console) -> None:

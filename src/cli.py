@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 
+from src.arguments import HELP_WORDS
 from src.config import nearest
 from src.console import begin
 
@@ -29,7 +30,7 @@ HELP = "\n".join(
 def main() -> None:
     """The command line; each command is imported only when it is asked for."""
     name, *arguments = sys.argv[1:] or ["--help"]
-    if name in ("-h", "--help"):
+    if name in HELP_WORDS:
         print(HELP)
     elif name == "--version":
         from src.runs.provenance import package_version

@@ -6,90 +6,73 @@
     python -m src.compare where="params.model.name = 'minilm'"
 
 The table and the verdict are shown, and written with a page of figures (report.html), Markdown and CSV under
-mlruns/reports/, and to the sweep's parent run in MLflow. More:
-
-    by=[method.peft.r]           tells arms apart by a parameter, beside the method
-    baseline=full                the method that the others are compared with, each within its model and data set
-    formats=[html,md,csv]        also png and svg, a file a figure (pip install kaleido; it drives a Chrome)
-    examples=12                  questions that the page shows for each method; with 0 it holds no text of the data set
-    output=FOLDER                instead of mlruns/reports/...
-    tracking.folder= tracking.uri= tracking.experiment=      the store, as for src.train
+mlruns/reports/, and to the sweep's parent run in MLflow.
 """
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Literal
 
-from src.compose import explain, key_values
-from src.config import TrackingConfig, UserError, nearest
+from pydantic import Field
+
+from src.arguments import ExperimentArguments, Listed, read
+from src.compose import MISTAKES, fail
 from src.console import begin
 
-KEYS = (
-    "sweep",
-    "runs",
-    "where",
-    "by",
-    "baseline",
-    "formats",
-    "examples",
-    "output",
-    "tracking.folder",
-    "tracking.uri",
-    "tracking.experiment",
-)
+Format = Literal["html", "md", "csv", "png", "svg"]
+
+
+class Compare(ExperimentArguments):
+    """What src.compare takes."""
+
+    sweep: Listed[str] = Field([], description="sweeps, by name or the beginning of an id; the newest by default")
+    runs: Listed[str] = Field([], description="runs, by the beginning of an id, by name, or best")
+    where: str | None = Field(None, description="all runs that meet a condition in MLflow's language")
+    by: Listed[str] = Field([], description="parameters that tell arms apart, in addition to the method")
+    baseline: str = Field(
+        "full", description="the method that the others are compared with, each within its model and data set"
+    )
+    formats: Listed[Format] = Field(
+        ["html", "md", "csv"],
+        description="also png and svg, a file for each figure (pip install kaleido; it drives a Chrome)",
+    )
+    examples: int = Field(
+        12, ge=0, description="questions that the page shows for each method; with 0 it holds no text of the data set"
+    )
+    output: Path | None = Field(None, description="the folder to write to, instead of mlruns/reports/...")
 
 
 def main() -> None:
-    """The command line: KEY=VALUE, where a value may hold any character."""
-    begin()
+    """The command line."""
     try:
-        given = key_values(sys.argv[1:], KEYS, str(__doc__))
-        lists = {key: _listed(key, given[key]) for key in ("sweep", "runs", "by", "formats") if key in given}
-        from src.report.page import EXAMPLES
-        from src.reporting import DEFAULT_FORMATS, FORMATS, report
+        begin()
+        given = read(Compare, sys.argv[1:], str(__doc__))
+        from src.report.terminal import Terminal
+        from src.reporting import report
+        from src.runs.store import command_line, ui_command
 
-        formats = lists.get("formats", list(DEFAULT_FORMATS))
-        for form in formats:
-            if form not in FORMATS:
-                raise UserError(f"formats={form} is none{nearest(form, FORMATS)}; there are: {', '.join(FORMATS)}.")
-        examples = given.get("examples", str(EXAMPLES))
-        if not examples.isdecimal():
-            raise UserError(f"examples={examples} is no number of questions; give 0 or more.")
-        tracking = TrackingConfig(
-            folder=given.get("tracking.folder", "mlruns"),
-            uri=given.get("tracking.uri"),
-            experiment=given.get("tracking.experiment", "tuneoff"),
-        )
+        tracking = given.tracking()
         report(
             tracking,
-            lists.get("sweep", []),
-            lists.get("runs", []),
-            given.get("where"),
-            lists.get("by", []),
-            given.get("baseline", "full"),
-            formats,
-            Path(given["output"]) if "output" in given else None,
-            int(examples),
+            given.sweep,
+            given.runs,
+            given.where,
+            given.by,
+            given.baseline,
+            given.formats,
+            given.output,
+            given.examples,
         )
-    except (UserError, OSError) as error:
-        print(f"Error: {explain(error)}", file=sys.stderr)
-        sys.exit(1)
-
-
-def _listed(key: str, text: str) -> list[str]:
-    """`[A,B]` as a list; without brackets it is one, commas and all, as names of sweeps have them.
-
-    Raises:
-        UserError: a list that is empty or has no end.
-    """
-    if text.startswith("[") and not text.endswith("]"):
-        raise UserError(f"{key}={text} has no closing bracket; write {key}=[A,B], in quotes where a name has spaces.")
-    parts = text[1:-1].split(",") if text.startswith("[") else [text]
-    named = [part.strip() for part in parts if part.strip()]
-    if not named:
-        raise UserError(f"{key}={text} names nothing; give at least one, or leave {key}= out.")
-    return named
+        question = ("question=Who wrote it?", "context=It was written by Ada.")
+        newest = not (given.sweep or given.runs or given.where)  # it is the sweep that `best` is looked for in
+        ask = {"ask the best": command_line("predict", tracking, "run=best", *question)} if newest else {}
+        terminal = Terminal()
+        terminal.line()
+        terminal.header({**ask, "see all runs": ui_command(tracking)})
+    except MISTAKES as error:
+        fail(error)
 
 
 if __name__ == "__main__":

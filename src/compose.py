@@ -6,24 +6,34 @@ Nothing here imports torch: a mistake in the command line is answered in under a
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn
 
 from hydra import compose, initialize_config_dir
+from hydra._internal.utils import get_args_parser
 from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import Container, DictConfig, OmegaConf
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
 
+from src.arguments import EMPTY_MEANS_NONE, SHORT_FORMS, UsageError, schema_keys, written_out
 from src.config import ROOT, SETTINGS, Config, UserError, nearest
+from src.data.files import SUFFIXES
 from src.grid import BLOCK, MethodKeys, key_of
 
 # What is answered by one sentence; anything else is a fault of the program.
 MISTAKES = (UserError, HydraException, OmegaConfBaseException, OSError)
+# What Hydra says of several values without -m, and what OmegaConf says of a value of another type.
+SEVERAL = re.compile(r"(?:Ambiguous value for argument|Sweep parameters) '(.*?=.*?)'(?:$| requires)", re.MULTILINE)
+REFUSED = re.compile(r"Value '(.*)' (?:of type '.*' could not be converted to (\w+)|is not a valid (\w+) \(type)")
+WANTED = {"Integer": "a whole number", "Float": "a number", "bool": "true or false"}
 
 
 def quiet_libraries() -> None:
@@ -52,14 +62,79 @@ class Primary:
 
 
 def completed(arguments: Sequence[str]) -> list[str]:
-    """The arguments with what they mean besides: `dataset.path=FILE` alone is `dataset=file dataset.path=FILE`."""
-    given = {key_of(argument) for argument in arguments}
-    means_file = "dataset.path" in given and not given & {"dataset", "experiments", "from_run"}
-    if not means_file:
-        return list(arguments)
-    # Next to the path: Hydra's parser takes no override behind an option such as --cfg.
-    place = [key_of(argument) for argument in arguments].index("dataset.path")
-    return [*arguments[:place], "dataset=file", *arguments[place:]]
+    """The arguments as Hydra takes them: options first, then overrides whose keys are written out.
+
+    `dataset.path=FILE` alone means `dataset=file dataset.path=FILE`.
+
+    Raises:
+        UsageError: an argument that is neither an option of Hydra nor KEY=VALUE, or a value that is empty.
+    """
+    options, words = parted(arguments)
+    overrides = written_out(words)
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals and not override.startswith("~"):
+            raise UsageError(f"{override} is not KEY=VALUE{_meant(override)}.")
+        if equals and not value.strip() and key not in EMPTY_MEANS_NONE:
+            raise UsageError(f"{key}= is empty; give a value, or leave it out.")
+    given = [key_of(override) for override in overrides]
+    if "dataset.path" in given and not {*given} & {"dataset", "experiments", "from_run"}:
+        overrides.insert(given.index("dataset.path"), "dataset=file")
+    return [*options, *overrides]
+
+
+def parted(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Hydra's options with their values, and the other arguments; Hydra takes no override behind some options.
+
+    Raises:
+        UsageError: an option that Hydra does not have, or without the value that it needs.
+    """
+    parser = get_args_parser()
+
+    def refuse(message: str) -> NoReturn:
+        raise UsageError(f"{message[:1].upper()}{message[1:]}; --help shows how the command is used.")
+
+    setattr(parser, "error", refuse)  # noqa: B010  # mypy takes no assignment to a method
+    known, unknown = parser.parse_known_intermixed_args(arguments)
+    if unknown:
+        option = unknown[0]
+        following = [*arguments, ""][arguments.index(option) + 1]
+        name, equals, value = option.lstrip("-").replace("-", "_").partition("=")
+        value = value if equals else "" if following.startswith("-") or "=" in following else following
+        keys = [*SHORT_FORMS, *schema_keys(), *groups()]
+        meant = name if name in keys else next(iter(get_close_matches(name, keys, n=1)), None)
+        hint = f"did you mean {meant}={value or 'VALUE'}?" if meant else "arguments are KEY=VALUE, see --help."
+        raise UsageError(f"{option} is not an option; {hint}")
+    words = list(known.overrides)
+    options = [argument for argument in arguments if not (words and argument == words[0] and words.pop(0))]
+    return options, list(known.overrides)
+
+
+def groups() -> dict[str, list[str]]:
+    """The options of each group of the configuration, as the folders hold them."""
+    folders = [*sorted(path for path in (SETTINGS / "conf").iterdir() if path.is_dir()), SETTINGS / "experiments"]
+    return {
+        folder.name: sorted(file.stem for file in folder.glob("*.yaml")) for folder in folders if folder.name != "hydra"
+    }
+
+
+def _meant(word: str) -> str:
+    """What a word without `=` was probably meant to be, as the end of a sentence."""
+    if Path(word).is_file() or Path(word).suffix.lower() in SUFFIXES:
+        return f" (did you mean {shlex.quote(assignment('dataset.path', word))}?)"
+    if word in SHORT_FORMS or word in schema_keys():
+        return f" (did you mean {word}=VALUE?)"
+    options = groups()
+    names = [name for inside in options.values() for name in inside]
+    close = [word] if word in names else get_close_matches(word, names, n=1)
+    meant = [f"{group}={name}" for group, inside in options.items() for name in inside if name in close]
+    return f" (did you mean {' or '.join(meant)}?)" if meant else ", such as method=lora; see --help"
+
+
+def assignment(key: str, value: str) -> str:
+    """KEY=VALUE in Hydra's grammar, whatever characters the value holds; not quoted for a shell."""
+    plain = re.fullmatch(r"[A-Za-z0-9_ ./+-]+", value) is not None
+    return f"{key}={value}" if plain else '{}="{}"'.format(key, value.replace('"', '\\"'))
 
 
 def check_method_keys(arguments: Sequence[str], primary: Primary) -> None:
@@ -107,9 +182,13 @@ def explain(error: BaseException) -> str:
         there_are = f"there are: {', '.join(names)}" if names else "there is none in that group"
         extras = "; more come with pip install -e '.[parallel,ray,slurm]'" if group == "hydra/launcher" else ""
         return f"{group}={name} does not exist{nearest(name, names)}; {there_are}{extras}."
+    if isinstance(error, FileNotFoundError) and error.filename:
+        return f"{error.filename} does not exist; check the path."
     if isinstance(error, OSError):
         where = f": {error.filename}" if error.filename else ""
         return f"{error.strerror or error}{where}. Check that the place exists, is writable and has room."
+    if usage := _usage(error):
+        return usage
     sentence = str(error)
     for cause in (error, error.__cause__, error.__context__):
         if isinstance(cause, ConfigKeyError | ConfigAttributeError) and isinstance(cause.parent_node, Container):
@@ -124,9 +203,24 @@ def explain(error: BaseException) -> str:
             ]
             meant = f" (did you mean {' or '.join(inside)}?)" if inside else nearest(key, known)
             return f"There is no key '{cause.full_key or key}'{meant}; there are: {', '.join(known)}."
+        if isinstance(cause, ValidationError) and (refused := REFUSED.match(str(cause.msg))):
+            return f"{cause.full_key}={refused[1]} must be {WANTED[refused[2] or refused[3]]}."
         if isinstance(cause, OmegaConfBaseException):
             sentence = f"{cause.full_key}: {str(cause.msg or cause).splitlines()[0]}" if cause.full_key else str(cause)
     return " ".join(sentence.split())
+
+
+def _usage(error: BaseException) -> str:
+    """One sentence for a command line that Hydra cannot read; empty for another error."""
+    if isinstance(error, OverrideParseException):
+        key, _, value = error.override.partition("=")
+        quoted = shlex.quote(assignment(key, value.strip("\"'")))
+        return f"{error.override} cannot be read; if its value is a text, quote it: {quoted}"
+    if varied := SEVERAL.match(str(error)):
+        key, _, value = varied[1].partition("=")
+        one = "" if key in groups() else f"; if it is one value, quote it: {shlex.quote(assignment(key, value))}"
+        return f"{varied[1]} names several values; add -m to run each of them{one}."
+    return ""
 
 
 def _holds(parent: DictConfig, group: str, key: str) -> bool:
@@ -154,5 +248,5 @@ def key_values(arguments: Sequence[str], keys: Sequence[str], help: str) -> dict
 
 def fail(error: BaseException) -> NoReturn:
     """Say what is wrong in one sentence; exit status 2 for a command line that cannot be read, else 1."""
-    print(f"\nError: {explain(error)}", file=sys.stderr)
-    sys.exit(2 if isinstance(error, OverrideParseException) else 1)
+    print(f"Error: {explain(error)}", file=sys.stderr)
+    sys.exit(2 if isinstance(error, UsageError) or _usage(error) else 1)

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import sys
 
+from src.arguments import written_out
 from src.compose import quiet_libraries
 from src.credentials import without_secrets_in_arguments
 
 
 def begin() -> None:
-    """Make output safe for any terminal, take passwords out of the command line, and quieten the libraries."""
+    """Make output safe for any terminal, take passwords out of the command line, and quieten the libraries.
+
+    Short forms of keys are written out in `sys.argv`: `tracking.uri=` for `uri=`, which may hold a password.
+
+    Raises:
+        UsageError: a short form that was hardly meant.
+    """
     tolerate_any_encoding()
-    sys.argv[1:] = without_secrets_in_arguments(sys.argv[1:])
+    sys.argv[1:] = without_secrets_in_arguments(written_out(sys.argv[1:]))
     quiet_libraries()
 
 

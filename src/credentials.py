@@ -11,7 +11,10 @@ import os
 import re
 import sys
 from collections.abc import Iterable
+from typing import Any
 from urllib.parse import unquote
+
+import yaml
 
 DATABASES = "TUNEOFF_DATABASE_URIS"  # whole addresses, one a line
 USERNAME, PASSWORD, TOKEN = "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"
@@ -96,6 +99,20 @@ def _clean_argument(argument: str) -> str:
     if re.match(SCHEME, address):
         return key + equals + quote + without_secrets(address) + quote
     return key + equals + EMBEDDED.sub(lambda found: without_secrets(found[0]), value)
+
+
+def without_secrets_in_yaml(text: str) -> str:
+    """A configuration in YAML, with clean addresses of stores; as it is where it holds no secret."""
+
+    def clean(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: clean(inside) for key, inside in value.items()}
+        if isinstance(value, list):
+            return [clean(inside) for inside in value]
+        return without_secrets(value) if isinstance(value, str) and re.match(SCHEME, value) else value
+
+    values = yaml.safe_load(text)
+    return text if clean(values) == values else yaml.safe_dump(clean(values), sort_keys=False, allow_unicode=True)
 
 
 def hidden(text: str) -> str:

@@ -4,11 +4,7 @@
     python -m src.predict run=RUN_ID question="..." context=@passage.txt
 
 `run=` is the beginning of a run's id, a run's name, or `best`: the finished run with the highest F1 of the newest
-sweep, or of all runs where there is no sweep. More:
-
-    tracking.folder= tracking.uri=   the store, mlruns/ by default
-    model.path=FOLDER                the base model of an adapter, where it is not where the run found it
-    trust_remote_code=true           run the Python code that the model brings along, where it needs to
+sweep, or of all runs where there is no sweep.
 """
 
 from __future__ import annotations
@@ -21,12 +17,26 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
+from pydantic import Field
 
-from src.compose import MISTAKES, explain, key_values
+from src.arguments import StoreArguments, read
+from src.compose import MISTAKES, fail
 from src.config import Config, TrackingConfig, UserError
 from src.console import begin
 
-KEYS = ("run", "question", "context", "tracking.uri", "tracking.folder", "model.path", "trust_remote_code")
+
+class Predict(StoreArguments):
+    """What src.predict takes."""
+
+    run: str = Field(description="the beginning of a run's id, its name, or best")
+    question: str = Field(description="any text")
+    context: str = Field(description="the passage that holds the answer, or @FILE")
+    base: str | None = Field(
+        None, alias="model.path", description="the base model of an adapter, where it is not where the run found it"
+    )
+    trust_remote_code: bool = Field(
+        False, description="true: run the Python code that the model brings along, where it needs to"
+    )
 
 
 @dataclass
@@ -37,6 +47,7 @@ class StoredRun:
     tokenizer: Any
     model: Any
     runtime: Any
+    tracking: TrackingConfig  # the store, and the experiment of the run
 
     def answer(self, questions: Sequence[Mapping[str, Any]]) -> list[Any]:
         """Answers (`src.evaluation.spans.Answer`), one each, to records with `id`, `question` and `context`."""
@@ -113,35 +124,49 @@ def load_run(
         if not whole:
             model = method.put_on_base(model, Path(folder))
     runtime = hardware.start(replace(config.hardware, processes=None))
-    return StoredRun(config, tokenizer, runtime.accelerator.prepare_model(model, evaluation_mode=True), runtime)
+    tracking = replace(tracking, experiment=client.get_experiment(chosen.info.experiment_id).name)
+    ready = runtime.accelerator.prepare_model(model, evaluation_mode=True)
+    return StoredRun(config, tokenizer, ready, runtime, tracking)
 
 
 def main() -> None:
     """The command line; values are taken as they are, so that a question may hold any character."""
-    begin()
     try:
-        given = key_values(sys.argv[1:] or ["--help"], KEYS, str(__doc__))
-        for key in ("run", "question", "context"):
-            if not given.get(key, "").strip():
-                raise UserError(f"{key}= is missing or empty; python -m src.predict --help shows an example.")
-        context = given["context"]
-        if context.startswith("@"):
-            context = Path(context[1:]).read_text(encoding="utf-8")
-        tracking = TrackingConfig(folder=given.get("tracking.folder", "mlruns"), uri=given.get("tracking.uri"))
-        trusted = given.get("trust_remote_code", "false")
-        if trusted not in ("true", "false"):
-            raise UserError(f"trust_remote_code={trusted} must be true or false.")
-        stored = load_run(given["run"], tracking, trusted == "true", given.get("model.path"))
-        [answer] = stored.answer([{"id": "0", "question": given["question"], "context": context}])
-    except UnicodeDecodeError:
-        print(f"Error: {given['context'][1:]} is not UTF-8 text; convert it first.", file=sys.stderr)
-        sys.exit(1)
+        begin()
+        given = read(Predict, sys.argv[1:] or ["--help"], str(__doc__))
+        context = _passage(given.context)
+        stored = load_run(given.run, given.tracking(), given.trust_remote_code, given.base)
+        [answer] = stored.answer([{"id": "0", "question": given.question, "context": context}])
+        for span in answer.n_best[:5]:
+            mark = ">" if span == answer.best else " "
+            print(f"{mark} {span.probability:6.1%}  {span.text or '(no answer)'}")
+        from src.report.terminal import Terminal
+        from src.runs.store import command_line, ui_command
+
+        store, terminal = stored.tracking, Terminal()
+        terminal.line()
+        terminal.header({"compare runs": command_line("compare", store), "see all runs": ui_command(store)})
     except MISTAKES as error:
-        print(f"Error: {explain(error)}", file=sys.stderr)
-        sys.exit(1)
-    for span in answer.n_best[:5]:
-        mark = ">" if span == answer.best else " "
-        print(f"{mark} {span.probability:6.1%}  {span.text or '(no answer)'}")
+        fail(error)
+
+
+def _passage(context: str) -> str:
+    """The text of `context=`, which `@FILE` names a file of.
+
+    Raises:
+        UserError: the file cannot be read, is not UTF-8 text or holds no text.
+    """
+    if not context.startswith("@"):
+        return context
+    try:
+        text = Path(context[1:]).read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise UserError(f"context={context}: {context[1:]} is not UTF-8 text; convert it first.") from None
+    except OSError as error:
+        raise UserError(f"context={context}: the file cannot be read ({error.strerror}); check the path.") from None
+    if not text.strip():
+        raise UserError(f"context={context}: the file is empty; it must hold the passage.")
+    return text
 
 
 if __name__ == "__main__":

@@ -28,9 +28,11 @@ from hydra.core.override_parser.types import Override
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, open_dict, read_write
 
+from src.arguments import command
 from src.compose import MISTAKES, fail, from_hydra
 from src.config import Config, UserError, problems
 from src.credentials import without_secrets
+from src.data.records import read_file
 from src.grid import grid
 
 if TYPE_CHECKING:
@@ -81,6 +83,7 @@ class Sweep:
         settings = from_hydra(without_hydra(composed), given)
         searches = "n_trials" in composed.hydra.sweeper  # a sweeper that decides as it goes
         configs, notes = ([], []) if searches else plan(composed, given)
+        read_data(configs or [settings])
         if searches:
             import src.runs.search  # noqa: F401  # says what is not installed before anything is begun
 
@@ -168,7 +171,7 @@ class Sweep:
 
 def as_typed() -> str:
     """The command of this process, quoted for the shell."""
-    return shlex.join(["python", "-m", "src.train", *sys.argv[1:]])
+    return shlex.join([*command("train"), *sys.argv[1:]])
 
 
 def end(interrupted: bool = False) -> int:
@@ -219,6 +222,16 @@ def plan(composed: DictConfig, given: Sequence[str]) -> tuple[list[Config], list
             raise UserError(f"The sweep cannot begin; in the run {' '.join(overrides)}: " + "\n".join(found))
         configs.append(config)
     return configs, runs.notes
+
+
+def read_data(configs: Sequence[Config]) -> None:
+    """Read every file of questions that some runs need, once, so that one of no use is refused before a run begins.
+
+    Raises:
+        UserError: a file that cannot be read, or holds no question that can be used.
+    """
+    for path in dict.fromkeys(file for config in configs for file in config.dataset.files().values()):
+        read_file(path)
 
 
 def output_folder(config: Config) -> Path:

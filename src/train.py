@@ -1,27 +1,54 @@
-"""Fine-tune one model with one method, and log what it cost and what it gained.
+"""Fine-tune one model on extractive question answering with one method, and log what it cost and what it gained.
 
-python -m src.train method=lora
-python -m src.train method=full dataset=file dataset.path=squad.json dataset.train_size=4000
-python -m src.train from_run=ID      # again what a run has done; any value can be overridden
-python -m src.train --help
+  python -m src.train method=lora                              # LoRA on the generated sample set
+  python -m src.train method=full epochs=2 seed=1              # every parameter, another seed
+  python -m src.train data=squad.json train_size=4000 validation_size=1000
+  python -m src.train -m method=full,lora learning_rate=1e-4,3e-4,1e-3     # a sweep
+  python -m src.train from_run=ID                              # again what a run has done, with any value changed
+
+COMMON KEYS (KEY=VALUE)
+  train.learning_rate=1e-3     by default the method's own
+  train.epochs=3   train.batch_size=16   train.seed=0   train.keep=best
+  dataset.train_size=1000      questions; null for all there are
+  dataset.subset=first         the first questions, or `random`
+  dataset.split=article        no article on both sides; `random`; `given`
+  method.peft.r=64             any value of the method's peft block; a new one as ++method.peft.key=value
+  model.path=HUB_NAME          any other model, from the hub or a folder
+  model.config.KEY=VALUE       any value of the model's own configuration, as ++model.config.key=value
+  rerun=true                   a fresh run, whatever is done already
+  tracking.uri=http://HOST:5000   an MLflow server; by default SQLite under mlruns/
+  tracking.keep_model=best     store the best model of each method in a sweep; none: none at all
+
+SWEEPS (-m; the same command again does what is left)
+  sweep.fail_fast=true         start no more runs after one has failed
+  hydra/launcher=joblib        several runs at once; ray, submitit_slurm, submitit_local
+  hydra/sweeper=optuna         a search instead of a grid
+
+--cfg job prints the composed configuration with all keys, -m runs every combination. python -m src.compare puts
+finished runs side by side, python -m src.ui opens MLflow on them (see README.md).
 """
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
 import tempfile
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import hydra
+import yaml
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from src import sweep
-from src.compose import MISTAKES, Primary, check_method_keys, completed, fail, from_hydra, register
-from src.config import UserError, validate
+from src.arguments import HELP_WORDS, help_text, short_form_rows
+from src.compose import MISTAKES, Primary, check_method_keys, completed, fail, from_hydra, groups, register
+from src.config import SETTINGS, UserError, validate
 from src.console import begin, tolerate_any_encoding
+from src.credentials import without_secrets_in_yaml
 
 
 def job(composed: DictConfig) -> float | None:
@@ -31,6 +58,8 @@ def job(composed: DictConfig) -> float | None:
     try:
         config = from_hydra(composed, hydra_config.overrides.task)
         validate(config)
+        if config.sweep.parent is None:
+            sweep.read_data([config])
         if config.sweep.parent is not None:
             return sweep.run_isolated(config, hydra_config.job.num, hydra_config.runtime.choices["hydra/launcher"])
         if "WORLD_SIZE" in os.environ:  # one of several processes that a launcher has started
@@ -52,17 +81,32 @@ def how_to_go_on() -> str:
     return f"this goes on where it stopped:\n  {sweep.as_typed()}"
 
 
+def help() -> str:
+    """The text of --help: what the module says, the options of every group, and the short forms of keys."""
+    shared = yaml.safe_load((SETTINGS / "conf" / "config.yaml").read_text(encoding="utf-8"))
+    defaults = [pair for entry in shared["defaults"] if isinstance(entry, dict) for pair in entry.items()]
+    rows = [
+        (group, ", ".join(f"{name} (default)" if (group, name) in defaults else name for name in names))
+        for group, names in groups().items()
+    ]
+    return help_text(str(__doc__), {"GROUPS (GROUP=OPTION)": rows, "SHORT FORMS": short_form_rows()})
+
+
 def main() -> None:
     """The command line: a mistake is one sentence, an interruption exit status 130."""
-    begin()
-    register()
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # hand errors on to `fail`
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        sweeps = bool({"-m", "--multirun"} & set(sys.argv))
-        if sweeps and {"--cfg", "-c"} & set(sys.argv):
-            raise UserError("--cfg shows the configuration of one run; leave out -m and what varies.")
+        begin()
+        if HELP_WORDS & set(sys.argv[1:]):
+            print(help())
+            return
+        register()
+        os.environ["HYDRA_FULL_ERROR"] = "1"  # hand errors on to `fail`
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         sys.argv[1:] = completed(sys.argv[1:])
+        sweeps = bool({"-m", "--multirun"} & set(sys.argv))
+        shows = any(argument == "-c" or argument.startswith("--cfg") for argument in sys.argv)
+        if sweeps and shows:
+            raise UserError("--cfg shows the configuration of one run; leave out -m and what varies.")
         with tempfile.TemporaryDirectory(prefix="tuneoff-config-") as temporary:
             primary = Primary()
             if any(argument.startswith("from_run=") for argument in sys.argv):
@@ -71,14 +115,28 @@ def main() -> None:
                 primary, sys.argv[1:] = begin_from(sys.argv[1:], Path(temporary))
             if not sweeps:
                 check_method_keys(sys.argv[1:], primary)
-            _run(primary)
+            if shows:
+                _show(primary)
+            else:
+                _run(primary)
     except MISTAKES as error:
         fail(error)
 
 
+def _show(primary: Primary) -> None:
+    """Print what --cfg asks for, without the passwords that stand in a file."""
+    with redirect_stdout(io.StringIO()) as shown:
+        _hydra(primary)
+    print(without_secrets_in_yaml(shown.getvalue()), end="")
+
+
+def _hydra(primary: Primary) -> None:
+    hydra.main(version_base="1.3", config_path=primary.folder, config_name=primary.name)(job)()
+
+
 def _run(primary: Primary) -> None:
     try:
-        hydra.main(version_base="1.3", config_path=primary.folder, config_name=primary.name)(job)()
+        _hydra(primary)
     except KeyboardInterrupt:
         print(f"\nInterrupted; {how_to_go_on()}", file=sys.stderr)
         sweep.end(interrupted=True)

@@ -11,7 +11,8 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from rich.console import Console
 
-from src.check import check, configure, main, next_command
+from src.check import check, configure, main, next_commands
+from src.config import UserError
 from src.data import language, sources
 from src.data.files import EXAMPLE
 from tests.conftest import own_csv, question, squad_json
@@ -84,6 +85,14 @@ def test_the_sizes_that_are_asked_for(tmp_path):
     assert ", 20 for validation (" in split
 
 
+def test_a_size_that_is_too_large_names_the_one_that_check_shows(tmp_path):
+    path = own_csv(tmp_path / "own.csv", 40)
+    assert shown(path, "model=tiny")[1]["split"].startswith("29 for training (")
+    with pytest.raises(UserError, match="give 29 or fewer"):
+        shown(path, "dataset.train_size=40")
+    assert shown(path, "model=tiny", "dataset.train_size=29")[1]["split"].startswith("29 for training (")
+
+
 def run_main(monkeypatch, capsys, *arguments):
     monkeypatch.setattr(sys, "argv", ["check", *map(str, arguments)])
     status = 0
@@ -98,23 +107,33 @@ def test_the_command_ends_with_the_next_one(tmp_path, monkeypatch, capsys):
     path = own_csv(tmp_path / "own.csv", 40)
     status, out, err = run_main(monkeypatch, capsys, path, "dataset.train_size=20")
     assert (status, err) == (0, "")
-    assert out.splitlines()[-2:] == [
+    given = f"dataset.path={path} dataset.train_size=20"
+    assert out.splitlines()[-3:] == [
         "The file can be trained on:",
-        f"  python -m src.train dataset.path={path} method=lora dataset.train_size=20",
+        f"  python -m src.train {given} method=lora",
+        f"  python -m src.train -m {given} method=full,lora  # both, and compare them",
     ]
-    assert run_main(monkeypatch, capsys, f"dataset.path={path}", "method=full")[1].splitlines()[-1] == (
-        f"  python -m src.train dataset.path={path} method=full"
-    )
+    assert run_main(monkeypatch, capsys, f"dataset.path={path}", "method=full")[1].splitlines()[-2:] == [
+        "The file can be trained on:",
+        f"  python -m src.train dataset.path={path} method=full",
+    ]
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/tuneoff check"])
+    assert next_commands("q.csv", ["train.seed=1"]) == [
+        "tuneoff train dataset.path=q.csv train.seed=1 method=lora",
+        "tuneoff train -m dataset.path=q.csv train.seed=1 method=full,lora  # both, and compare them",
+    ]
 
 
 @pytest.mark.parametrize(
     "name", ["my file.csv", "a=b,c.csv", "it's.csv", 'the "new" ones.csv', "größe.csv", "(1) $x.csv"]
 )
 def test_the_next_command_can_be_pasted(name):
-    command = shlex.split(next_command(f"/data/{name}", []))
-    assert command[:3] == ["python", "-m", "src.train"]
-    parsed = OverridesParser.create().parse_override(command[3])
-    assert (parsed.key_or_group, parsed.value()) == ("dataset.path", f"/data/{name}")
+    one, two = (shlex.split(line, comments=True) for line in next_commands(f"/data/{name}", []))
+    assert (one[:3], two[:4]) == (["python", "-m", "src.train"], ["python", "-m", "src.train", "-m"])
+    assert (one[4], two[5]) == ("method=lora", "method=full,lora")
+    for path in (one[3], two[4]):
+        parsed = OverridesParser.create().parse_override(path)
+        assert (parsed.key_or_group, parsed.value()) == ("dataset.path", f"/data/{name}")
 
 
 def test_a_file_may_have_any_name(tmp_path, monkeypatch):
@@ -129,18 +148,24 @@ def test_a_file_may_have_any_name(tmp_path, monkeypatch):
     [
         (["no.csv"], "dataset.path: no.csv does not exist (did you mean 'own.csv'?)"),
         (["bad.csv"], "bad.csv has no column context; it has question, passage, answer.\nTwo lines of"),
+        (["one.csv"], "'one' has one question; at least two are needed, one to train on and one to score."),
+        (["one.csv", "dataset.split=random"], "'one' has one question; at least two are needed"),
         (
-            ["one.csv"],
-            "needs questions from two articles at least, one has one passage and no titles; choose dataset.split=",
+            ["pair.csv"],
+            "needs questions from two articles at least, 'pair' has one passage and no titles; choose dataset.split=",
         ),
-        (["lost.csv"], "lost: there is nothing to train on: none of 4 training questions has an answer"),
+        (["lost.csv"], "'lost': there is nothing to train on: none of 4 training questions has an answer"),
         (["own.csv", "dataset.train_sizes=3"], "'dataset.train_sizes' (did you mean 'train_size'?)"),
         (
             ["own.csv", "dataset.train_size=39"],
-            "leaves no question for dataset.validation_size; lower dataset.train_size",
+            "train_size=39 is too large: 'own' has 29 questions to train on, since the others are kept for validation",
         ),
-        (["own.csv", "bad.csv"], "src.check takes one file, not 2"),
-        (["model=tiny"], "src.check takes one file, not 0"),
+        (["own.csv", "train_size=400"], "(dataset.split=article); give 29 or fewer, or null for all."),
+        (["own.csv", "epochs=abc"], "train.epochs=abc must be a whole number."),
+        (["own.csv", "bad.csv"], "python -m src.check takes one file, not 2."),
+        (["model=tiny"], "python -m src.check takes one file, not 0."),
+        (["own.csv", "-m"], "python -m src.check takes no -m; leave it out."),
+        (["own.csv", "train.epochs="], "train.epochs= is empty; give a value, or leave it out."),
     ],
 )
 def test_what_cannot_be_trained_on_is_said_in_one_sentence(tmp_path, monkeypatch, capsys, arguments, expected):
@@ -148,21 +173,23 @@ def test_what_cannot_be_trained_on_is_said_in_one_sentence(tmp_path, monkeypatch
     own_csv(tmp_path / "own.csv", 40)
     (tmp_path / "bad.csv").write_text("question,passage,answer\nWho?,Ada.,Ada\n")
     (tmp_path / "one.csv").write_text("question,context,answer\nWho?,Ada.,Ada\n")
+    (tmp_path / "pair.csv").write_text("question,context,answer\nWho?,Ada.,Ada\nWho is it?,Ada.,Ada\n")
     lost = [f"Who?,Ada {i}.,Bob" for i in range(5)]
     (tmp_path / "lost.csv").write_text("\n".join(["question,context,answer", *lost]))
     status, out, err = run_main(monkeypatch, capsys, *arguments)
-    assert status == 1
+    assert status == (2 if "takes" in expected or "is empty" in expected else 1)
     assert expected in err
-    assert err.startswith("\nError: ")
+    assert err.startswith("Error: ")
     assert all(line in err for line in EXAMPLE.splitlines()) == (arguments == ["bad.csv"])
     assert "can be trained on" not in out
 
 
 def test_help(monkeypatch, capsys):
-    for arguments in ([], ["--help"]):
+    for arguments in ([], ["--help"], ["help"]):
         status, out, _ = run_main(monkeypatch, capsys, *arguments)
         assert status == 0
-        assert "python -m src.check questions.csv dataset.train_size=200" in out
+        assert "python -m src.check questions.csv train_size=200" in out
+        assert "  train_size=       dataset.train_size=\n" in out
 
 
 # Warnings

@@ -143,7 +143,7 @@ PLANTED = {
         "lora_none adapts no layer of the backbone: only the 770 parameters of the head trained.",
     ),
     "failed arm": (
-        lambda s: s.run("dora", 1e-3, 0.3, status="FAILED", tags={"error": "UserError: no such layer"}),
+        lambda s: s.run("dora", 1e-3, 0.3, status="FAILED", tags={"error": "UserError: no such layer."}),
         "dora has no finished run (UserError: no such layer).",
     ),
     "failed run": (
@@ -791,17 +791,16 @@ def test_a_sweep_that_is_taken_up_takes_the_name_it_is_given(store):
         ),
         ("where=params.model.name = 'x'", "Error: where=params.model.name = 'x': no run meets it."),
         ("by=[method.peft.rank]", "Error: by=method.peft.rank: no run has such a parameter"),
-        ("formats=[pdf]", "Error: formats=pdf is none"),
-        ("sweep=[]", "Error: sweep=[] names nothing; give at least one, or leave sweep= out."),
-        ("sweep=", "Error: sweep= names nothing; give at least one"),
+        ("formats=[pdf]", "Error: formats=pdf must be 'html', 'md', 'csv', 'png' or 'svg'."),
+        ("sweep=[]", "Error: sweep=[] names nothing; give at least one, or leave it out."),
         ("runs=[ ,]", "Error: runs=[ ,] names nothing; give at least one"),
-        ("runs=[", "Error: runs=[ has no closing bracket; write runs=[A,B]"),
+        ("runs=[", "Error: runs=[ has no closing bracket; write [A,B], in quotes"),
         ("sweep=[a,b", "Error: sweep=[a,b has no closing bracket"),
         ("by=[", "Error: by=[ has no closing bracket"),
         ("by=[]", "Error: by=[] names nothing"),
         ("formats=[", "Error: formats=[ has no closing bracket"),
         ("formats=[]", "Error: formats=[] names nothing"),
-        ("examples=-1", "Error: examples=-1 is no number of questions"),
+        ("examples=-1", "Error: examples=-1 must be greater than or equal to 0."),
         ("baseline=nope", "Error: baseline=nope is none of the methods compared; there are: full, lora."),
         ("sweeep=x", "Error: There is no key 'sweeep' (did you mean 'sweep'?)"),
         ("tracking.experiment=other", "Error: There is no experiment other in the store; there are: "),
@@ -816,6 +815,23 @@ def test_a_mistake_is_one_sentence(fair, argument, expected, monkeypatch, capsys
     assert ended.value.code == 1
     shown = capsys.readouterr().err
     assert shown.startswith(expected) and shown.count("\n") == 1
+
+
+def test_a_comparison_ends_with_the_next_commands(fair, monkeypatch, capsys):
+    from src import compare
+
+    store = f"tracking.folder={fair.folder}"
+    question = "'question=Who wrote it?' 'context=It was written by Ada.'"
+    ui = f"see all runs  python -m src.ui {store}"
+    for chosen, expected in (
+        ([], [f"ask the best  python -m src.predict run=best {question} {store}", ui]),
+        (["where=params.train.seed = '0'"], [ui]),
+    ):
+        monkeypatch.setattr("sys.argv", ["compare", f"folder={fair.folder}", "formats=md", *chosen])
+        compare.main()
+        lines = capsys.readouterr().out.rstrip().splitlines()
+        assert lines[-len(expected) :] == expected
+        assert ("ask the best" in "".join(lines)) == (len(expected) == 2)
 
 
 def test_the_figures_hold_the_runs_figures(fair):

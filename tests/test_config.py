@@ -55,19 +55,24 @@ def test_help_names_every_option(command):
     shown = command("src.train", "--help")
     assert shown.returncode == 0
     overlays = [("experiments", path.stem) for path in sorted((ROOT / "experiments").glob("*.yaml"))]
+    rows = shown.stdout.partition("GROUPS (GROUP=OPTION)\n")[2].partition("\n\n")[0]
+    named = {row.split()[0]: re.findall(r"\w+", row) for row in re.split(r"\n  (?=\w)", rows)}
     for group, option in [*OPTIONS, *overlays]:
-        line = next(line for line in shown.stdout.splitlines() if line.strip().startswith(group))
-        assert option in re.findall(r"\w+", line), f"{group}={option} is missing in --help"
+        assert option in named[group], f"{group}={option} is missing in --help"
+    assert "minilm (default)" in rows and "lora (default)" in rows and rows.count("(default)") == 4
 
 
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
         ("train.epohcs=3", "'train.epohcs' (did you mean 'epochs'?)"),
-        ("learning_rate=1e-3", "(did you mean 'method.learning_rate' or 'train.learning_rate'?)"),
+        ("weight_decay=1e-3", "There is no key 'weight_decay' (did you mean 'train.weight_decay'?)"),
         ("method=lorra", "method=lorra does not exist (did you mean 'lora'?)"),
         ("modle=tiny", "'modle' (did you mean 'model'?)"),
-        ("train.epochs=many", "train.epochs: Value 'many' of type 'str' could not be converted to Integer"),
+        ("train.epochs=many", "train.epochs=many must be a whole number."),
+        ("dataset.train_size=1.5", "dataset.train_size=1.5 must be a whole number."),
+        ("train.learning_rate=fast", "train.learning_rate=fast must be a number."),
+        ("rerun=maybe", "rerun=maybe must be true or false."),
         ("method.peft.rr=4", "'method.peft.rr' yet (did you mean 'r'?); to add it, write ++method.peft.rr="),
         ("dataset.extra_validation={noisy: n.json}", "to add it, write ++dataset.extra_validation.noisy="),
         ("experiments=nothing", "experiments=nothing does not exist"),
@@ -136,7 +141,11 @@ def test_nearest_says_nothing_for_what_is_far_off():
 
 
 def test_usage_is_exit_status_2_and_a_mistake_1(command):
-    assert command("src.train", "train.epochs").returncode == 2
+    usage = command("src.train", "train.epochs")
+    assert (usage.returncode, usage.stderr) == (
+        2,
+        "Error: train.epochs is not KEY=VALUE (did you mean train.epochs=VALUE?).\n",
+    )
     wrong = command("src.train", "train.epochs=0")
     assert (wrong.returncode, wrong.stderr.strip()) == (1, "Error: train.epochs=0 must be at least 1.")
 
@@ -153,7 +162,7 @@ def test_a_path_means_a_file(configure, tmp_path):
     assert any("add dataset=file" in sentence for sentence in problems(generated))
     published = configure("dataset=squad", f"dataset.validation_path={file}")
     assert any("needs dataset=file" in sentence for sentence in problems(published))
-    assert completed(["dataset.path=x", "--cfg", "job"]) == ["dataset=file", "dataset.path=x", "--cfg", "job"]
+    assert completed(["dataset.path=x", "--cfg", "job"]) == ["--cfg", "job", "dataset=file", "dataset.path=x"]
     assert completed(["experiments=article_5k", "dataset.path=x"]) == ["experiments=article_5k", "dataset.path=x"]
 
 

@@ -10,14 +10,24 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from types import SimpleNamespace
 
 import pytest
+import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf, read_write
 
-from src import compare, credentials, sweep
+from src import compare, credentials, sweep, train
 from src.compose import register
 from src.config import ROOT, SweepConfig, TrackingConfig, UserError
 from src.console import begin
-from src.credentials import DATABASES, PASSWORD, TOKEN, USERNAME, hidden, with_secrets, without_secrets
+from src.credentials import (
+    DATABASES,
+    PASSWORD,
+    TOKEN,
+    USERNAME,
+    hidden,
+    with_secrets,
+    without_secrets,
+    without_secrets_in_yaml,
+)
 from src.runs.store import connect, ui_command
 
 
@@ -166,6 +176,46 @@ def test_a_library_that_is_not_installed_is_one_sentence(monkeypatch, capsys):
     shown = capsys.readouterr()
     assert "tracking.uri=mysql+nothing://ada:***@host/db cannot be used" in shown.err
     assert "s3cret" not in shown.out + shown.err
+
+
+def test_the_short_form_of_an_address_is_cleaned_too(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["command", "uri=http://ada:s3cret@host"])
+    begin()
+    assert sys.argv[1:] == ["tracking.uri=http://host"]
+    assert os.environ[PASSWORD] == "s3cret"
+
+
+@pytest.mark.parametrize(
+    ("address", "clean"),
+    [("http://ada:s3cret@host", "http://host"), ("postgresql://ada:it's {s3cret}@h/x", "postgresql://ada:***@h/x")],
+)
+def test_a_configuration_is_shown_without_the_password_of_a_file(address, clean, tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "experiments"
+    folder.mkdir()
+    overlay = {"tracking": {"uri": address}, "train": {"epochs": 7}}
+    (folder / "mine.yaml").write_text("# @package _global_\n" + yaml.safe_dump(overlay))
+    shown = []
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    for added in ([], ["experiments=mine"]):
+        arguments = ["--cfg", "job", f"hydra.searchpath=[file://{tmp_path}]", "seed=3", *added]
+        monkeypatch.setattr(sys, "argv", ["train", *arguments])
+        train.main()
+        shown.append(capsys.readouterr())
+    plain, with_address = (yaml.safe_load(text.out) for text in shown)
+    assert (plain["tracking"]["uri"], plain["train"]["epochs"], plain["train"]["seed"]) == (None, 3, 3)
+    assert with_address == {
+        **plain,
+        "tracking": {**plain["tracking"], "uri": clean},
+        "train": {**plain["train"], "epochs": 7},
+    }
+    assert "s3cret" not in "".join(text.out + text.err for text in shown)
+    assert shown[0].err == ""
+
+
+def test_a_configuration_without_a_secret_is_shown_to_the_letter():
+    text = "a: 1  # one\nb:\n- http://host:5000\n- 1e-3\n"
+    assert without_secrets_in_yaml(text) == text
+    assert without_secrets_in_yaml("a: [x, {b: 'http://ada:s3cret@h'}]") == "a:\n- x\n- b: http://h\n"
 
 
 def test_texts_of_libraries_are_hidden():

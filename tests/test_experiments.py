@@ -13,13 +13,14 @@ from hydra.types import RunMode
 
 import experiments.planted_faults as planted_faults
 from src import compare
-from src.compose import key_values, register
+from src.arguments import read
+from src.compose import completed, register
 from src.config import ROOT
 from src.sweep import plan
 
 OVERLAYS = sorted((ROOT / "experiments").glob("*.yaml"))
 SPOKEN = ("train-v1.1", "test-v1.1", "test-v1.1_WER44", "test-v1.1_WER54")
-KEYS = {"src.compare": compare.KEYS, "experiments.planted_faults": planted_faults.KEYS}
+SCHEMAS = {"src.compare": compare.Compare, "experiments.planted_faults": planted_faults.PlantedFaults}
 # That the commands name, to be filled in by who runs them.
 FILES = ["FILE", "new_wiki_v1.0.json", "spoken_test-v1.1.json", *(f"FOLDER/spoken_{part}.json" for part in SPOKEN)]
 
@@ -40,10 +41,10 @@ def test_every_command_of_a_head_composes(overlay, tmp_path, monkeypatch):
     register()
     for command in found:
         module, *arguments = shlex.split(command)
-        overrides = [argument for argument in arguments if argument != "-m"]
         if module != "src.train":
-            assert key_values(overrides, KEYS[module], "")
+            assert read(SCHEMAS[module], arguments, "").model_fields_set
             continue
+        overrides = [argument for argument in completed(arguments) if argument != "-m"]
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
             loader = GlobalHydra.instance().config_loader()
             composed = loader.load_configuration("config", overrides, run_mode=RunMode.MULTIRUN)

@@ -6,7 +6,7 @@ import pytest
 import yaml
 from hydra import compose, initialize_config_dir
 
-from src.compose import from_hydra
+from src.compose import completed, from_hydra
 from src.config import UserError, validate
 from src.run import run
 from src.runs.origin import begin_from
@@ -70,6 +70,14 @@ def test_a_runs_own_configuration_is_enough(original, tmp_path):
     result = run(config)
     [found] = runs_of(tmp_path)
     assert (found.info.run_id, found.info.status) == (result.run_id, "FINISHED")
+
+
+def test_short_forms_change_what_is_made_again(original, tmp_path):
+    folder, first = original
+    arguments = completed([f"from_run={first.run_id[:8]}", "--cfg", "job", f"folder={folder}", "seed=9", "epochs=5"])
+    assert arguments[:2] == ["--cfg", "job"]
+    config = composed(arguments[2:], tmp_path)
+    assert (config.from_run, config.train.seed, config.train.epochs, config.method.name) == (first.run_id, 9, 5, "ia3")
 
 
 def test_a_tampered_configuration_gains_nothing(original, tmp_path):

@@ -199,6 +199,50 @@ def test_a_path_that_is_given_is_loaded(configure, base_folder, tmp_path):
         run(configure("model=tiny", *SIZES, f"model.path={damaged}", f"tracking.folder={tmp_path}"))
 
 
+# The command
+
+
+def answered(store, monkeypatch, capsys, *arguments):
+    monkeypatch.setattr(sys, "argv", ["src.predict", f"folder={store[0]}", *arguments])
+    status = 0
+    try:
+        predict.main()
+    except SystemExit as ended:
+        status = ended.code
+    return (status, *capsys.readouterr())
+
+
+def test_an_answer_ends_with_the_next_commands(store, tmp_path, monkeypatch, capsys):
+    passage = tmp_path / "passage.txt"
+    passage.write_text("It was written by ${Ada}.")
+    question = 'question=Who wrote "it" = {this: ???}?'
+    arguments = [f"run={store[1]['head']}", question, f"context=@{passage}"]
+    status, out, err = answered(store, monkeypatch, capsys, *arguments)
+    assert (status, err) == (0, "")
+    *spans, blank, compare, ui = out.rstrip().splitlines()
+    assert 1 < len(spans) <= 5 and spans[0].startswith("> ") and blank == ""
+    assert all(span.partition("%  ")[2] in passage.read_text() for span in spans)
+    folder = f"tracking.folder={store[0]}"
+    assert compare == f"compare runs  python -m src.compare {folder}"
+    assert ui == f"see all runs  python -m src.ui {folder}"
+
+
+@pytest.mark.parametrize(
+    ("context", "sentence"),
+    [
+        ("@nofile.txt", "context=@nofile.txt: the file cannot be read (No such file or directory); check the path."),
+        ("@latin.txt", "context=@latin.txt: latin.txt is not UTF-8 text; convert it first."),
+        ("@blank.txt", "context=@blank.txt: the file is empty; it must hold the passage."),
+    ],
+)
+def test_a_passage_that_cannot_be_read_is_one_sentence(store, context, sentence, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "latin.txt").write_bytes("é".encode("latin-1"))
+    (tmp_path / "blank.txt").write_text(" \n")
+    given = ["run=best", "question=Who?", f"context={context}"]
+    assert answered(store, monkeypatch, capsys, *given) == (1, "", f"Error: {sentence}\n")
+
+
 # Code
 
 

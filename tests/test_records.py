@@ -106,7 +106,21 @@ def test_text_is_kept_to_the_letter(tmp_path):
         ("bad.csv", "id,question\n1,Who?\n", "has no column context, answers"),
         ("bad.parquet", "PAR0", "is not a valid Parquet file"),
         ("latin.json", '{"data": "é"}'.encode("latin-1"), "is not UTF-8 text (byte 10)"),
-        ("questions.txt", "x", "ends in .txt"),
+        ("questions.txt", "x", "ends in .txt; a file of questions ends in .json, .jsonl, .csv, .tsv or .parquet."),
+        ("book.xlsx", "x", "is a spreadsheet; in Excel choose 'Save as' and the type 'CSV UTF-8'."),
+        (
+            "utf16.csv",
+            "question,context\nWho?,Ada".encode("utf-16"),
+            "is UTF-16 text and must be UTF-8; in Excel",
+        ),
+        ("utf16.csv", "question\n".encode("utf-16-le"), "(iconv -f UTF-16LE -t UTF-8 "),
+        ("utf16.jsonl", '{"id": 1}'.encode("utf-16-be"), "(iconv -f UTF-16BE -t UTF-8 "),
+        (
+            "typo.csv",
+            "Question,contxt,anwser\nWho?,Ada.,Ada\n",
+            "contxt, anwser. Probably a misspelling: rename 'contxt' to 'context' and 'anwser' to 'answer'.",
+        ),
+        ("typo.json", '[{"question": "Who?", "contex": "Ada", "answer": "Ada"}]', "rename 'contex' to 'context'."),
         ("list.jsonl", "[1]\n[2]", "line 1 is not an object"),
         (
             "cell.csv",
@@ -116,7 +130,7 @@ def test_text_is_kept_to_the_letter(tmp_path):
         (
             "header.csv",
             "question;passage;answer\nWho?;Ada.;Ada\n",
-            "has no column context; it has question, passage, answer",
+            "has no column context; it has question, passage, answer.\nTwo lines",
         ),
         (
             "headless.csv",
@@ -143,7 +157,7 @@ def test_bad_files_in_one_sentence(tmp_path, name, content, expected):
     assert expected in str(caught.value)
     assert name in str(caught.value)
     shows_the_form = all(line in str(caught.value) for line in EXAMPLE.splitlines())
-    assert shows_the_form == (name not in ("missing.json", "latin.json", "windows.csv"))
+    assert shows_the_form == (name not in ("missing.json", "latin.json", "windows.csv", "utf16.csv", "utf16.jsonl"))
 
 
 def test_a_folder_is_no_file(tmp_path):

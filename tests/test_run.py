@@ -19,7 +19,7 @@ from mlflow import MlflowClient
 from transformers import BertConfig, BertForMaskedLM
 
 from src import compare, predict
-from src.compose import key_values
+from src.arguments import read
 from src.config import ROOT, TrackingConfig, UserError
 from src.data import batches, sources
 from src.evaluation.score import score
@@ -530,8 +530,8 @@ def test_the_next_commands_can_be_pasted(tracking, expected):
     )
     experiment = " 'tracking.experiment=rates & seeds'" if tracking.experiment != "tuneoff" else ""
     assert commands["compare runs"] == "python -m src.compare" + expected + experiment
-    given = key_values(shlex.split(commands["compare runs"])[3:], compare.KEYS, "")
-    assert given.get("tracking.experiment", "tuneoff") == tracking.experiment
+    given = read(compare.Compare, shlex.split(commands["compare runs"])[3:], "")
+    assert given.experiment == tracking.experiment
 
 
 def test_an_interruption_names_the_command_that_goes_on(monkeypatch):

@@ -127,8 +127,8 @@ def test_untrainable_questions_are_scored_and_not_trained_on(tmp_path):
 @pytest.mark.parametrize(
     ("more", "expected"),
     [
-        ({"train_size": 500}, "dataset.train_size=500 is more than the"),
-        ({"validation_size": 500}, "dataset.validation_size=500 is more than the"),
+        ({"train_size": 500}, "dataset.train_size=500 is too large: 'f' has 160 questions to train on"),
+        ({"validation_size": 500}, "validation_size=500 is more than the 180 questions that 'f' has for it"),
         ({"extra_validation": {"same": "a.json"}, "train_size": 190, "split": "random"}, "was trained on"),
     ],
 )
@@ -208,7 +208,7 @@ def test_one_passage_cannot_be_split(tmp_path):
     path = tmp_path / "own.csv"
     path.write_text("question,context,answer\nQ?,In Rome.,Rome\nWho?,In Rome.,Rome\n")
     with pytest.raises(
-        UserError, match=r"two articles at least, f has one passage and no titles; choose dataset.split="
+        UserError, match=r"two articles at least, 'f' has one passage and no titles; choose dataset.split="
     ):
         load(file_config(path))
 

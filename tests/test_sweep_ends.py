@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
+from src.config import ROOT
 from src.runs.identity import config_hash
 from src.runs.isolation import call
 from src.runs.parent import ParentRun
 from src.sweep import run_isolated, train
-from tests.conftest import TINY
+from tests.conftest import TINY, own_csv
 from tests.stored import Store
 from tests.test_run import client_of, start
 from tests.test_sweep import SMALL, parents_and_children, sweep
@@ -81,6 +84,46 @@ def test_a_mistake_in_one_run_is_found_before_the_first_begins(command, tmp_path
     assert "train.batch_size=0 must be at least 1" in shown.stderr
     assert "Traceback" not in shown.stderr
     assert not folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        (
+            ["-m", "method=full,lora", "data=own.csv,misspelt.csv"],
+            "misspelt.csv has no column context; it has question, ",
+        ),
+        (["data=misspelt.csv"], "misspelt.csv has no column context; it has question, contxt, answer. Probably a mis"),
+        (["data=own.csv", "++dataset.extra_validation.more=own.xlsx"], "own.xlsx is a spreadsheet; in Excel choose"),
+    ],
+)
+def test_a_file_of_no_use_is_refused_before_a_run_begins(command, given, sentence, tmp_path):
+    """So that no sweep without a run becomes the newest one, which `best` is looked for in."""
+    own_csv(tmp_path / "own.csv", 20)
+    (tmp_path / "misspelt.csv").write_text("question,contxt,answer\nWho?,It was Ada.,Ada\n")
+    (tmp_path / "own.xlsx").write_bytes(b"PK")
+    folder = tmp_path / "mlruns"
+    shown = command("src.train", *SMALL[:1], *given, f"dataset.root={tmp_path}", f"folder={folder}")
+    assert (shown.returncode, shown.stdout) == (1, "")
+    assert shown.stderr.startswith(f"Error: {tmp_path}/{sentence}")
+    assert "Traceback" not in shown.stderr
+    assert list(folder.glob("**/*")) == []
+
+
+def test_files_are_read_once_and_without_torch(tmp_path):
+    """A sweep over sizes and methods of one file reads it once."""
+    own_csv(tmp_path / "own.csv", 20)
+    program = (
+        "import sys; from src.config import Config, DatasetConfig; from src import sweep\n"
+        "read = []; real = sweep.read_file; sweep.read_file = lambda path: read.append(path) or real(path)\n"
+        "sizes = [DatasetConfig('a', 'file', sys.argv[1], train_size=size) for size in (1, 2, 3)]\n"
+        "sweep.read_data([Config(dataset=dataset) for dataset in sizes])\n"
+        "print(len(read), 'torch' in sys.modules)"
+    )
+    shown = subprocess.run(
+        [sys.executable, "-c", program, tmp_path / "own.csv"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert shown.stdout == "1 False\n", shown.stderr
 
 
 def test_a_live_run_is_not_run_twice(configure, server, tmp_path):

@@ -8,13 +8,18 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shlex
 from collections.abc import Iterator
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from src.config import UserError, no_such_file
 
 SUFFIXES = (".json", ".jsonl", ".csv", ".tsv", ".parquet")
+KINDS = f"{', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
+SPREADSHEETS = (".xlsx", ".xls", ".xlsm", ".ods", ".numbers")
+SAVE_AS = "in Excel choose 'Save as' and the type 'CSV UTF-8'"
 DELIMITERS = (",", ";", "\t", "|")
 # The columns of a simple file, and those that SQuAD's records have (`title` may be missing).
 SIMPLE_COLUMNS = ("question", "context", "answer")
@@ -41,12 +46,14 @@ def read_raw(path: Path) -> list[RawRecord]:
         UserError: the file is missing, empty, of another format or not UTF-8 text.
     """
     if path.is_dir():
-        raise UserError(f"{path} is a folder; name one file ({', '.join(SUFFIXES)}).")
+        raise UserError(f"{path} is a folder; name one file ({KINDS}).")
     if not path.exists():
         raise UserError(no_such_file(path))
     suffix = path.suffix.lower()
+    if suffix in SPREADSHEETS:
+        raise malformed(f"{path} is a spreadsheet; {SAVE_AS}.")
     if suffix not in SUFFIXES:
-        raise malformed(f"{path} ends in {path.suffix or 'nothing'}; a file of questions is one of {SUFFIXES}.")
+        raise malformed(f"{path} ends in {path.suffix or 'nothing'}; a file of questions ends in {KINDS}.")
     if path.stat().st_size == 0:
         raise malformed(f"{path} is empty.")
     return list({".json": _json, ".jsonl": _json_lines, ".parquet": _parquet}.get(suffix, _csv)(path))
@@ -64,15 +71,36 @@ def missing_columns(columns: list[str]) -> list[str]:
 
 def _text(path: Path) -> str:
     data = path.read_bytes()
+    if data and (encoding := _utf_16(data)):
+        raise UserError(
+            f"{path} is UTF-16 text and must be UTF-8; {SAVE_AS}; elsewhere convert the file "
+            f"({_converted(path, encoding)})."
+        )
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise UserError(
             f"{path} is not UTF-8 text (byte {error.start}); the first character that is not stands in line {line}. "
-            "In Excel choose 'Save as' and the type 'CSV UTF-8'; elsewhere convert the file "
-            f"(Windows' own encoding: iconv -f CP1252 -t UTF-8 {path.name} > utf8{path.suffix})."
+            f"{SAVE_AS[:1].upper()}{SAVE_AS[1:]}; elsewhere convert the file "
+            f"(Windows' own encoding: {_converted(path, 'CP1252')})."
         ) from None
+
+
+def _utf_16(data: bytes) -> str | None:
+    """The name of the encoding of UTF-16 text, known by its mark or else by its zero bytes; None for other text."""
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "UTF-16"
+    beginning = data[:1000]
+    if beginning.count(0) < len(beginning) / 4:  # every second byte of a character that ASCII has
+        return None
+    return "UTF-16LE" if beginning.find(b"\0") % 2 else "UTF-16BE"
+
+
+def _converted(path: Path, encoding: str) -> str:
+    """The command that converts a file to UTF-8, ready to be pasted into a shell."""
+    target = path.with_name(f"{path.stem}-utf8{path.suffix}")
+    return f"iconv -f {encoding} -t UTF-8 {shlex.quote(str(path))} > {shlex.quote(str(target))}"
 
 
 def _lower_keys(record: Any) -> Any:
@@ -181,4 +209,12 @@ def _parquet(path: Path) -> Iterator[RawRecord]:
 
 def _lacks(path: Path, missing: list[str], columns: list[str]) -> UserError:
     shown = ", ".join(name[:40] for name in columns[:12])
-    return malformed(f"{path} has no column {', '.join(missing)}; it has {shown}.")
+    return malformed(f"{path} has no column {', '.join(missing)}; it has {shown}.{renaming(missing, columns)}")
+
+
+def renaming(missing: list[str], columns: list[str]) -> str:
+    """Which columns to rename, as a sentence, where some are close to those that are missing; else nothing."""
+    others = [name for name in columns if name not in (*SIMPLE_COLUMNS, *SQUAD_COLUMNS)]
+    pairs = [(get_close_matches(name, others, n=1), name) for name in missing]
+    renamed = [f"'{close[0]}' to '{name}'" for close, name in pairs if close]
+    return f" Probably a misspelling: rename {' and '.join(renamed)}." if renamed else ""

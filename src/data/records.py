@@ -22,6 +22,7 @@ from src.data.files import (
     malformed,
     missing_columns,
     read_raw,
+    renaming,
 )
 
 NOT_FOUND = -1  # answer_start of an answer that could not be located: it can be scored, not trained on
@@ -72,7 +73,10 @@ def read_file(path: Path) -> Checked:
     if not columns or not is_simple(columns):
         return check(raw, path.name)
     if missing := missing_columns(columns):
-        raise malformed(f"{path} has no {' and no '.join(missing)} in any record; it has {', '.join(columns[:12])}.")
+        raise malformed(
+            f"{path} has no {' and no '.join(missing)} in any record; it has {', '.join(columns[:12])}."
+            f"{renaming(missing, columns)}"
+        )
     records, left_out = _from_simple(raw)
     if not records:
         more = f"; and {len(left_out) - 3} more" if len(left_out) > 3 else ""

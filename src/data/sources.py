@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from datasets import Dataset, Features, List, Value, load_dataset
@@ -56,6 +56,11 @@ def load(config: DatasetConfig) -> QuestionSets:
     trained, scored = _read(config, sets)
     train, validation = trained.records, scored.records
     if config.split != "given":
+        if len(train) == 1:
+            raise UserError(
+                f"'{config.name}' has one question; at least two are needed, one to train on and one to score. Add "
+                "questions, about another passage at best."
+            )
         scored = trained
         if config.split == "article":
             train, validation = _split_by_article(train, config, sets.notes)
@@ -70,9 +75,15 @@ def load(config: DatasetConfig) -> QuestionSets:
     train = _settle_unanswerable(train, config, trained, sets)
     if pool and not train:
         raise UserError(
-            f"{config.name}: there is nothing to train on: none of {notes.counted(len(pool), 'training question')} has "
-            "an answer that can be located in its passage."
+            f"'{config.name}': there is nothing to train on: none of {notes.counted(len(pool), 'training question')} "
+            "has an answer that can be located in its passage."
         )
+    if (
+        config.split != "given"
+        and config.train_size is not None
+        and not (config.train_size <= len(train) and validation)
+    ):
+        raise UserError(_too_large(config))
     train = _draw(train, config, "train_size")
     validation = _draw(validation, config, "validation_size")
     _note_unanswered(validation, scored, "validation", sets)
@@ -239,7 +250,7 @@ def _split_by_article(records: Records, config: DatasetConfig, said: list[str]) 
     if len(sizes) < 2:
         raise UserError(
             "dataset.split=article needs questions from two articles at least, "
-            f"{config.name} has one {'passage and no titles' if untitled else 'title'}; choose dataset.split=random."
+            f"'{config.name}' has one {'passage and no titles' if untitled else 'title'}; choose dataset.split=random."
         )
     if untitled == len(records):
         said.append(f"{config.name}: split by passage: the file has no titles.")
@@ -271,20 +282,30 @@ def _split_at_random(records: Records, config: DatasetConfig) -> tuple[Records, 
     )
 
 
+def _too_large(config: DatasetConfig) -> str:
+    """What to say of a `dataset.train_size` that the questions of one file do not allow."""
+    usable = len(load(replace(config, train_size=None)).train)
+    return (
+        f"dataset.train_size={config.train_size} is too large: '{config.name}' has "
+        f"{notes.counted(usable, 'question')} to train on, since the others are kept for validation "
+        f"(dataset.split={config.split}); give {usable} or fewer, or null for all."
+    )
+
+
 def _draw(records: Records, config: DatasetConfig, key: str) -> Records:
     size: int | None = getattr(config, key)
     if not records:
         other = "validation_size" if key == "train_size" else "train_size"
         raise UserError(
-            f"{config.name}: dataset.split={config.split} leaves no question for dataset.{key}; lower dataset.{other}, "
-            "or add questions."
+            f"'{config.name}': dataset.split={config.split} leaves no question for dataset.{key}; "
+            f"lower dataset.{other}, or add questions."
         )
     if size is None:
         return records
     if size > len(records):
         raise UserError(
-            f"dataset.{key}={size} is more than the {len(records):,} questions {config.name} has for it "
-            f"(dataset.split={config.split}); ask for fewer, or null for all."
+            f"dataset.{key}={size} is more than the {notes.counted(len(records), 'question')} that '{config.name}' has "
+            f"for it (dataset.split={config.split}); ask for fewer, or null for all."
         )
     if config.subset == "first":
         return records[:size]

@@ -24,7 +24,9 @@ def warnings(arms: Sequence[Arm], pairs: Sequence[tuple[Arm, Arm]], empty: dict[
         pairs: each arm with its baseline.
         empty: arms without a finished run, and why.
     """
-    found = [f"{name or 'What failed first'} has no finished run ({reason})." for name, reason in empty.items()]
+    found = [
+        f"{name or 'What failed first'} has no finished run ({reason.rstrip('.')})." for name, reason in empty.items()
+    ]
     if any(arm.best.runs[0].params.get("dataset.source") == "sample" for arm in arms):
         found.append("The questions are generated: what wins on them says nothing about real ones.")
     anybody = any(learned(arm) for arm in arms)

@@ -20,6 +20,7 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
+from src.arguments import command
 from src.config import TrackingConfig, UserError
 from src.credentials import DATABASES, hidden, with_secrets
 from src.runs.identity import HEARTBEAT_SECONDS, Hashes, alive
@@ -48,8 +49,8 @@ def connect(config: TrackingConfig, create: bool = True) -> tuple[MlflowClient, 
     folder = Path(config.folder).resolve()
     if not create and not (folder / "mlflow.db").exists():
         raise UserError(
-            f"tracking.folder={config.folder} holds no store (mlflow.db); train something first (python -m src.train), "
-            "or name the folder that the runs were logged to."
+            f"tracking.folder={config.folder} holds no store (mlflow.db); train something first "
+            f"({' '.join(command('train'))}), or name the folder that the runs were logged to."
         )
     folder.mkdir(parents=True, exist_ok=True)
     uri = f"sqlite:///{folder / 'mlflow.db'}"
@@ -177,14 +178,14 @@ def ui_command(tracking: TrackingConfig) -> str:
 
 
 def command_line(module: str, tracking: TrackingConfig, *arguments: str) -> str:
-    """`python -m src.MODULE` with arguments, and with the keys of a store other than the default; for the shell."""
+    """The line that starts a command, with arguments, and with the keys of a store other than the default."""
     default = TrackingConfig()
     keys = {"tracking.uri": tracking.uri} if tracking.uri else {"tracking.folder": tracking.folder}
     if module == "compare":  # the other commands look through all experiments
         keys["tracking.experiment"] = tracking.experiment
     given = {"tracking.folder": default.folder, "tracking.experiment": default.experiment}
     at = [f"{key}={value}" for key, value in keys.items() if value != given.get(key)]
-    return shlex.join(["python", "-m", f"src.{module}", *arguments, *at])
+    return shlex.join([*command(module), *arguments, *at])
 
 
 def next_commands(tracking: TrackingConfig, run_id: str) -> dict[str, str]:

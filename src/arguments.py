@@ -1,0 +1,212 @@
+"""The arguments KEY=VALUE of every command: short forms of keys, values of the right type, and the text of --help."""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError
+from pydantic.fields import FieldInfo
+
+from src.config import SETTINGS, Config, TrackingConfig, UserError, nearest
+
+# What may be written for a key, in every command that has the key.
+SHORT_FORMS = {
+    "data": "dataset.path",
+    "train_size": "dataset.train_size",
+    "validation_size": "dataset.validation_size",
+    "epochs": "train.epochs",
+    "learning_rate": "train.learning_rate",
+    "batch_size": "train.batch_size",
+    "seed": "train.seed",
+    "device": "hardware.device",
+    "precision": "hardware.precision",
+    "threads": "hardware.threads",
+    "folder": "tracking.folder",
+    "uri": "tracking.uri",
+    "experiment": "tracking.experiment",
+}
+EMPTY_MEANS_NONE = ("tracking.uri",)
+HELP_WORDS = {"-h", "--help", "help"}
+WIDTH = 110  # columns of --help
+
+
+class UsageError(UserError):
+    """A command line that cannot be read; exit status 2."""
+
+
+def written_out(arguments: Iterable[str]) -> list[str]:
+    """The arguments with each short form replaced by its key: `+train.seed=1` for `+seed=1`.
+
+    Raises:
+        UsageError: `experiment=NAME`, where NAME is a comparison of experiments/.
+    """
+    return [_written_out(argument) for argument in arguments]
+
+
+def _written_out(argument: str) -> str:
+    key, equals, value = argument.partition("=")
+    name = key.lstrip("+~")
+    if name not in SHORT_FORMS or not (equals or key.startswith("~")):
+        return argument
+    if name == "experiment" and (SETTINGS / "experiments" / f"{value}.yaml").is_file():
+        raise UsageError(
+            f"{argument} means MLflow's experiment of that name; write experiments={value} to run the comparison, "
+            f"or {SHORT_FORMS[name]}={value} for the experiment."
+        )
+    return key.removesuffix(name) + SHORT_FORMS[name] + equals + value
+
+
+def command(name: str) -> list[str]:
+    """The words that start a command: `tuneoff NAME` where this process was started so, else `python -m src.NAME`."""
+    installed = Path(sys.argv[0]).name.partition(" ")[0].removesuffix(".exe") == "tuneoff"
+    return ["tuneoff", name] if installed else ["python", "-m", f"src.{name}"]
+
+
+def schema_keys(section: Any = Config, prefix: str = "") -> list[str]:
+    """The keys of the configuration, with dots: `train.epochs`."""
+    keys = []
+    for field in fields(section):
+        inside = field.default_factory
+        if isinstance(inside, type) and is_dataclass(inside):
+            keys += schema_keys(inside, f"{prefix}{field.name}.")
+        else:
+            keys.append(prefix + field.name)
+    return keys
+
+
+# Commands without Hydra
+
+
+class StoreArguments(BaseModel):
+    """The store that a command reads."""
+
+    folder: str = Field(TrackingConfig.folder, alias="tracking.folder", description="the folder of the store")
+    uri: str | None = Field(None, alias="tracking.uri", description="a server or a database instead")
+
+    def tracking(self) -> TrackingConfig:
+        return TrackingConfig(folder=self.folder, uri=self.uri)
+
+
+class ExperimentArguments(StoreArguments):
+    """The store that a command reads, and the experiment in it."""
+
+    experiment: str = Field(
+        TrackingConfig.experiment, alias="tracking.experiment", description="the experiment in MLflow"
+    )
+
+    def tracking(self) -> TrackingConfig:
+        return TrackingConfig(folder=self.folder, uri=self.uri, experiment=self.experiment)
+
+
+def _listed(text: Any) -> Any:
+    """`[A,B]` as a list; without brackets it is one, commas and all, as names of sweeps have them."""
+    if not isinstance(text, str):
+        return text
+    if text.startswith("[") and not text.endswith("]"):
+        raise ValueError("has no closing bracket; write [A,B], in quotes where a name has spaces")
+    parts = text[1:-1].split(",") if text.startswith("[") else [text]
+    named = [part.strip() for part in parts if part.strip()]
+    if not named:
+        raise ValueError("names nothing; give at least one, or leave it out")
+    return named
+
+
+Item = TypeVar("Item")
+Listed = Annotated[list[Item], BeforeValidator(_listed)]
+Arguments = TypeVar("Arguments", bound=BaseModel)
+
+
+def read(schema: type[Arguments], arguments: Sequence[str], text: str) -> Arguments:
+    """Read the arguments KEY=VALUE of a command; a value that is a text may hold any character.
+
+    `--help` prints the help and exits.
+
+    Args:
+        schema: the keys (a field's alias, else its name), their types, defaults and descriptions.
+        arguments: of the command line.
+        text: what the help begins with, the docstring of the command's module.
+
+    Raises:
+        UsageError: an argument that is not KEY=VALUE, a value that is empty, a key that must be given.
+        UserError: an unknown key, or a value of another type.
+    """
+    if HELP_WORDS & set(arguments):
+        print(help_of(schema, text))
+        sys.exit(0)
+    keys = keys_of(schema)
+    given: dict[str, str] = {}
+    for argument in written_out(arguments):
+        key, equals, value = argument.partition("=")
+        if not equals:
+            raise UsageError(f"{argument} is not KEY=VALUE; the keys are: {', '.join(keys)}.")
+        if key not in keys:
+            raise UserError(f"There is no key '{key}'{nearest(key, keys)}; there are: {', '.join(keys)}.")
+        if value.strip():
+            given[key] = value
+        elif key not in EMPTY_MEANS_NONE:
+            raise UsageError(f"{key}= is empty; give a value, or leave it out.")
+    if missing := [f"{key}=" for key, field in keys.items() if field.is_required() and key not in given]:
+        raise UsageError(f"{' and '.join(missing)} must be given; --help shows an example.")
+    try:
+        return schema.model_validate(given)
+    except ValidationError as error:
+        raise UserError("\n".join(_problem(detail, given) for detail in error.errors())) from None
+
+
+def keys_of(schema: type[BaseModel]) -> dict[str, FieldInfo]:
+    """The fields of a command by their keys, those of the store last."""
+    keys = {field.alias or name: field for name, field in schema.model_fields.items()}
+    return dict(sorted(keys.items(), key=lambda item: item[0].startswith("tracking.")))
+
+
+def _problem(detail: Mapping[str, Any], given: Mapping[str, str]) -> str:
+    """One sentence for a value that pydantic refuses."""
+    key, *inside = detail["loc"]
+    value = detail["input"] if inside else given[str(key)]
+    sentence = str(detail["msg"]).removeprefix("Value error, ").partition(", unable to")[0]
+    return f"{key}={value} {sentence.replace('Input should be', 'must be')}."
+
+
+# --help
+
+
+def help_of(schema: type[BaseModel], text: str) -> str:
+    """The help of a command: the text, and a line for each key with its default."""
+    short = {key: form for form, key in SHORT_FORMS.items()}
+    rows = []
+    for key, field in keys_of(schema).items():
+        also = f"; {short[key]}= for short" if key in short else ""
+        rows.append((f"{key}={_default(field)}", f"{field.description}{also}"))
+    return help_text(text, {"ARGUMENTS": rows})
+
+
+def _default(field: FieldInfo) -> str:
+    value = None if field.is_required() else field.get_default(call_default_factory=True)
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list):
+        return f"[{','.join(value)}]" if value else ""
+    return "" if value is None else str(value)
+
+
+def help_text(text: str, sections: Mapping[str, Iterable[tuple[str, str]]]) -> str:
+    """The look that the help of all commands has: a text, then sections of rows with a name and a description."""
+    lines = [text.strip().replace("python -m src.", " ".join(command("")))]
+    for title, rows in sections.items():
+        rows = list(rows)
+        width = max(len(name) for name, _ in rows) + 2
+        lines += ["", title]
+        for name, description in rows:
+            first, *more = textwrap.wrap(description, WIDTH - width - 2) or [""]
+            lines += [f"  {name:<{width}}{first}".rstrip(), *(" " * (width + 2) + line for line in more)]
+    return "\n".join(lines)
+
+
+def short_form_rows() -> list[tuple[str, str]]:
+    """The short forms as rows of --help."""
+    return [(f"{form}=", f"{key}=") for form, key in SHORT_FORMS.items()]
