@@ -15,7 +15,6 @@ import json
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -26,7 +25,9 @@ from transformers import AutoTokenizer
 from src.compose import explain, key_values, quiet_libraries
 from src.config import TrackingConfig, UserError
 from src.evaluation.squad_metric import exact_match, f1
-from src.runs.results import StoredResult, select
+from src.runs.records import Record
+from src.runs.results import choose
+from src.runs.store import Store, connect
 
 KEYS = ("run", "tracking.folder", "tracking.uri", "tracking.experiment")
 Question = dict[str, Any]  # context, answers, start and end (characters of the predicted span), tokens
@@ -101,7 +102,7 @@ def planted(questions: Sequence[Question]) -> dict[str, tuple[float, float]]:
     return rows
 
 
-def questions_of(run: StoredResult) -> list[Question]:
+def questions_of(store: Store, run: Record) -> list[Question]:
     """A run's validation questions with its predictions; those it left unanswered are not here.
 
     Raises:
@@ -109,10 +110,10 @@ def questions_of(run: StoredResult) -> list[Question]:
     """
     rows = run.questions(["context", "answers"])
     if rows is None:
-        raise UserError(f"run={run.id} kept no predictions (it is {run.run.info.status}); choose a FINISHED run.")
+        raise UserError(f"run={run.id} kept no predictions (it is {run.status}); choose a FINISHED run.")
     with tempfile.TemporaryDirectory() as temporary:
-        best = json.loads(Path(run.client.download_artifacts(run.id, "nbest.json", temporary)).read_text("utf-8"))
-        tokenizer = AutoTokenizer.from_pretrained(run.client.download_artifacts(run.id, "model", temporary))
+        best = json.loads(store.text(run.id, "nbest.json") or "{}")
+        tokenizer = AutoTokenizer.from_pretrained(store.artifact(run.id, "model", temporary))
 
     def decode(text: str) -> str:
         return str(tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"]))
@@ -145,8 +146,9 @@ def main() -> None:
             uri=given.get("tracking.uri"),
             experiment=given.get("tracking.experiment", "tuneoff"),
         )
-        [run] = select(tracking, runs=[given.get("run", "")]).results
-        questions = questions_of(run)
+        store = connect(tracking, create=False)
+        [run] = choose(store, runs=[given.get("run", "")]).results
+        questions = questions_of(store, run)
     except (UserError, OSError) as error:
         print(f"Error: {explain(error)}", file=sys.stderr)
         sys.exit(1)

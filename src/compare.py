@@ -4,6 +4,7 @@
     python -m src.compare sweep=NAME                         # or 'sweep=[NAME,NAME]': several sweeps as one
     python -m src.compare 'runs=[RUN,RUN,...]'               # a run: the beginning of its id, its name, or best
     python -m src.compare where="params.model.name = 'minilm'"
+    python -m src.compare from=FILE                          # exported runs (python -m src.runs), without a store
 
 The table and the verdict are shown, and written with a page of figures (report.html), Markdown and CSV under
 mlruns/reports/, and to the sweep's parent run in MLflow. More:
@@ -26,6 +27,7 @@ from src.config import TrackingConfig, UserError, nearest
 from src.console import begin
 
 KEYS = (
+    "from",
     "sweep",
     "runs",
     "where",
@@ -45,7 +47,7 @@ def main() -> None:
     begin()
     try:
         given = key_values(sys.argv[1:], KEYS, str(__doc__))
-        lists = {key: _listed(key, given[key]) for key in ("sweep", "runs", "by", "formats") if key in given}
+        lists = {key: listed(key, given[key]) for key in ("sweep", "runs", "by", "formats") if key in given}
         from src.report.page import EXAMPLES
         from src.reporting import DEFAULT_FORMATS, FORMATS, report
 
@@ -71,13 +73,14 @@ def main() -> None:
             formats,
             Path(given["output"]) if "output" in given else None,
             int(examples),
+            Path(given["from"]) if "from" in given else None,
         )
     except (UserError, OSError) as error:
         print(f"Error: {explain(error)}", file=sys.stderr)
         sys.exit(1)
 
 
-def _listed(key: str, text: str) -> list[str]:
+def listed(key: str, text: str) -> list[str]:
     """`[A,B]` as a list; without brackets it is one, commas and all, as names of sweeps have them.
 
     Raises:

@@ -238,7 +238,7 @@ def run(
             log.final(metrics)
             terminal.result(metrics, f"{run_name(config)}: {config.train.keep} epoch ({epoch}), whole validation set")
             terminal.examples(examples[:: max(1, len(examples) // EXAMPLES_SHOWN)][:EXAMPLES_SHOWN])
-    if config.from_run is not None and (scores := origin.scores(log.client, config.from_run)):
+    if config.from_run is not None and (scores := origin.scores(log.store, config.from_run)):
         terminal.line(f"The run that this one reproduces had {scores}.")
     terminal.header(next_commands(config.tracking, result.run_id))
     return result
@@ -249,8 +249,7 @@ def _done(log: RunLog) -> RunResult | None:
     found = log.finished()
     if found is None:
         return None
-    metrics: dict[str, float] = found.data.metrics
-    return RunResult(found.info.run_id, int(metrics["train/reported_epoch"]), metrics)
+    return RunResult(found.id, int(found.metrics["train/reported_epoch"]), found.metrics)
 
 
 def prepare(config: Config, tokenizer: Any) -> RunData:
@@ -310,7 +309,7 @@ def announce(
     log.tags({"device": accelerator.device.type, "hardware": hardware.describe(accelerator)})
     digests = log.inputs({"train": sets.train, "validation": sets.validation}, config.dataset.name)
     if config.from_run is not None and accelerator.is_main_process:
-        differing = origin.differences(log.client, config.from_run, digests, hardware.describe(accelerator))
+        differing = origin.differences(log.store, config.from_run, digests, hardware.describe(accelerator))
         same = "" if differing is None or differing else ": data, code, packages and hardware are the same"
         terminal.note(f"This run reproduces {config.from_run}{same}.")
         for sentence in differing or []:

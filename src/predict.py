@@ -65,8 +65,6 @@ def load_run(
     Raises:
         UserError: no such run, one that stored no model, a model that needs code or another base.
     """
-    from mlflow.exceptions import MlflowException
-
     from src.model import backbone, base, method
     from src.runs.keep import KEPT
     from src.runs.origin import read_config
@@ -74,24 +72,21 @@ def load_run(
     from src.runs.store import connect
     from src.training import hardware
 
-    client, _ = connect(tracking, create=False)
-    chosen, note = resolve_run(client, None, run)
+    store = connect(tracking, create=False)
+    chosen, note = resolve_run(store.everywhere(), run)
     if note:
         print(note, file=sys.stderr)
-    run_id = chosen.info.run_id
-    if chosen.data.tags.get(KEPT) == "false":
+    if chosen.tags.get(KEPT) == "false":
         raise UserError(
             f"run={run}: this run's model was not kept (tracking.keep_model="
-            f"{chosen.data.params.get('tracking.keep_model')}); choose another run, or train this one again with "
+            f"{chosen.params.get('tracking.keep_model')}); choose another run, or train this one again with "
             "rerun=true tracking.keep_model=all."
         )
     with tempfile.TemporaryDirectory() as temporary:
-        try:
-            text = Path(client.download_artifacts(run_id, "config.yaml", temporary)).read_text(encoding="utf-8")
-            folder = client.download_artifacts(run_id, "model", temporary)
-        except (MlflowException, OSError) as error:
-            status = chosen.info.status
-            raise UserError(f"run={run} stored no model (it is {status}); choose a FINISHED run.") from error
+        text = store.text(chosen.id, "config.yaml")
+        folder = store.artifact(chosen.id, "model", temporary)
+        if text is None or folder is None:
+            raise UserError(f"run={run} stored no model (it is {chosen.status}); choose a FINISHED run.")
         stored = read_config(text, f"The configuration of run={run}")
         config: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), stored))
         if config.model.trust_remote_code and not trust_remote_code:
@@ -100,17 +95,17 @@ def load_run(
                 "is not run unless you trust it and say so (trust_remote_code=true)."
             )
         config.model.trust_remote_code = trust_remote_code
-        method.refuse_pickles(Path(folder))
-        itself = replace(config.model, path=folder, sha256=None, pretrained=True, tokenizer=None, revision=None)
+        method.refuse_pickles(folder)
+        itself = replace(config.model, path=str(folder), sha256=None, pretrained=True, tokenizer=None, revision=None)
         tokenizer = backbone.load_tokenizer(itself)
-        if whole := method.holds_whole_model(Path(folder)):
+        if whole := method.holds_whole_model(folder):
             start = itself
         else:
             start = config.model if base_path is None else replace(config.model, path=base_path, revision=None)
-            start = base.check(start, Path(folder), run)
+            start = base.check(start, folder, run)
         model: Any = backbone.load_model(start, hidden_dropout=0.0, attention_dropout=0.0, seed=config.train.seed)
         if not whole:
-            model = method.put_on_base(model, Path(folder))
+            model = method.put_on_base(model, folder)
     accelerator = hardware.start(replace(config.hardware, processes=None))
     return StoredRun(config, tokenizer, accelerator.prepare_model(model, evaluation_mode=True), accelerator)
 

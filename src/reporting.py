@@ -10,13 +10,15 @@ from plotly.io import write_images
 
 from src.config import TrackingConfig, UserError, nearest
 from src.report import tables
-from src.report.comparison import compare_runs
+from src.report.comparison import Comparison, compare_runs
 from src.report.page import EXAMPLES, render
 from src.report.plots import Plot, plots
 from src.report.terminal import Terminal
 from src.report.verdict import verdict
-from src.runs.results import select
-from src.runs.store import store_errors_explained
+from src.runs.archive import Archive
+from src.runs.records import Selection
+from src.runs.results import choose
+from src.runs.store import Store, connect, store_errors_explained
 
 FORMATS = ("html", "md", "csv", "png", "svg")
 DEFAULT_FORMATS = ("html", "md", "csv")
@@ -32,14 +34,18 @@ def report(
     formats: Sequence[str] = DEFAULT_FORMATS,
     output: Path | None = None,
     examples: int = EXAMPLES,
+    exported: Path | None = None,
 ) -> Path:
     """Compare runs, show the result, and write it; the folder it lies in.
+
+    With `exported`, a file of runs, they are read from there and no store is touched.
 
     Raises:
         UserError: no such runs, no such parameter, or a format that cannot be made.
     """
     with store_errors_explained():
-        selection = select(tracking, sweeps, runs, where)
+        source = connect(tracking, create=False) if exported is None else Archive(exported)
+        selection = choose(source, sweeps, runs, where)
         known = {key for result in selection.results for key in result.params}
         for key in by:
             if key not in known:
@@ -69,12 +75,8 @@ def report(
                 written.append(folder / file)
             else:
                 written += _pictures(figures, folder, form)
-        alone = len(selection.parents) == 1  # what several sweeps say together does not replace what each says
-        for parent in selection.parents:
-            for path in written:  # and nothing else that lies in the folder, which may be any
-                selection.client.log_artifact(parent, str(path), f"report{'' if alone else '-' + name}{view}")
-            if alone and not view:
-                selection.client.set_tag(parent, "mlflow.note.content", tables.as_note(comparison))
+        if isinstance(source, Store):
+            _keep(source, selection, comparison, written, name, view)
     terminal = Terminal()
     for note in selection.notes:
         terminal.note(note)
@@ -87,6 +89,18 @@ def report(
     page = folder / "report.html"
     terminal.line(f"Report: {page.resolve().as_uri() if page in written else folder}")
     return folder
+
+
+def _keep(
+    store: Store, selection: Selection, comparison: Comparison, written: Sequence[Path], name: str, view: str
+) -> None:
+    """Log the report to the parent runs of its sweeps."""
+    alone = len(selection.parents) == 1  # what several sweeps say together does not replace what each says
+    for parent in selection.parents:
+        for path in written:  # and nothing else that lies in the folder, which may be any
+            store.log_artifact(parent, path, f"report{'' if alone else '-' + name}{view}")
+        if alone and not view:
+            store.tag(parent, {"mlflow.note.content": tables.as_note(comparison)})
 
 
 def _pictures(figures: Sequence[Plot], folder: Path, form: str) -> list[Path]:

@@ -46,23 +46,26 @@ def main() -> None:
         from src.runs.store import connect
         from src.runs.view import address
 
-        tracking = TrackingConfig(folder=given.get("tracking.folder", "mlruns"), uri=given.get("tracking.uri"))
-        experiment = given.get("tracking.experiment", tracking.experiment)
-        client, uri = connect(tracking, create=False)
-        if not uri.startswith("sqlite"):
-            print(f"The store is a server; open {address(uri, client, experiment)}")
+        tracking = TrackingConfig(
+            folder=given.get("tracking.folder", "mlruns"),
+            uri=given.get("tracking.uri"),
+            experiment=given.get("tracking.experiment", "tuneoff"),
+        )
+        store = connect(tracking, create=False)
+        if not store.uri.startswith("sqlite"):
+            print(f"The store is a server; open {address(store.uri, store)}")
             return
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", int(port))) == 0:
                 raise UserError(f"port={port} is taken; choose another, such as port={int(port) + 1}.")
-        print(f"{address(f'http://127.0.0.1:{port}', client, experiment)}  (Ctrl-C ends it)", flush=True)
+        print(f"{address(f'http://127.0.0.1:{port}', store)}  (Ctrl-C ends it)", flush=True)
         command = [
             sys.executable,
             "-m",
             "mlflow",
             "ui",
             "--backend-store-uri",
-            uri,
+            store.uri,
             "--host",
             "127.0.0.1",
             "--port",
