@@ -181,8 +181,10 @@ class Archive:
                 raise ValueError(f"{name} is packed in a way that no export uses")
             with self.zip.open(info) as file:
                 return file.read(info.file_size + 1)  # given a number, it unpacks no more than so many bytes at a time
-        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, KeyError) as error:
-            raise ValueError(f"{name}: {str(error).strip(chr(39))}") from error  # RuntimeError: it is encrypted
+        except KeyError:
+            raise ValueError(f"{name} is missing") from None
+        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:  # RuntimeError: encrypted
+            raise ValueError(f"{name}: {error}") from error
 
     def _table(self, name: str, columns: Sequence[str]) -> pd.DataFrame:
         """Columns of one part; ValueError where it is missing, damaged or too large."""
