@@ -22,7 +22,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from src.compose import explain, key_values
+from src.compose import explain, key_values, listed
 from src.config import TrackingConfig, UserError, nearest
 from src.console import begin
 
@@ -78,21 +78,6 @@ def main() -> None:
     except (UserError, OSError) as error:
         print(f"Error: {explain(error)}", file=sys.stderr)
         sys.exit(1)
-
-
-def listed(key: str, text: str) -> list[str]:
-    """`[A,B]` as a list; without brackets it is one, commas and all, as names of sweeps have them.
-
-    Raises:
-        UserError: a list that is empty or has no end.
-    """
-    if text.startswith("[") and not text.endswith("]"):
-        raise UserError(f"{key}={text} has no closing bracket; write {key}=[A,B], in quotes where a name has spaces.")
-    parts = text[1:-1].split(",") if text.startswith("[") else [text]
-    named = [part.strip() for part in parts if part.strip()]
-    if not named:
-        raise UserError(f"{key}={text} names nothing; give at least one, or leave {key}= out.")
-    return named
 
 
 if __name__ == "__main__":

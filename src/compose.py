@@ -152,6 +152,21 @@ def key_values(arguments: Sequence[str], keys: Sequence[str], help: str) -> dict
     return given
 
 
+def listed(key: str, text: str) -> list[str]:
+    """`[A,B]` as a list; without brackets it is one, commas and all, as names of sweeps have them.
+
+    Raises:
+        UserError: a list that is empty or has no end.
+    """
+    if text.startswith("[") and not text.endswith("]"):
+        raise UserError(f"{key}={text} has no closing bracket; write {key}=[A,B], in quotes where a name has spaces.")
+    parts = text[1:-1].split(",") if text.startswith("[") else [text]
+    named = [part.strip() for part in parts if part.strip()]
+    if not named:
+        raise UserError(f"{key}={text} names nothing; give at least one, or leave {key}= out.")
+    return named
+
+
 def fail(error: BaseException) -> NoReturn:
     """Say what is wrong in one sentence; exit status 2 for a command line that cannot be read, else 1."""
     print(f"\nError: {explain(error)}", file=sys.stderr)

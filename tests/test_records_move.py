@@ -162,9 +162,9 @@ def compared(selection):
     from src.report.comparison import compare_runs
     from src.report.plots import plots
 
-    found = compare_runs(selection.title, selection.results, commands=selection.commands)
+    comparison = compare_runs(selection.title, selection.results, commands=selection.commands)
     ids = {record.id[:8]: f"run {i}" for i, record in enumerate(selection.results)}
-    text = as_markdown(found) + render(found, plots(found))
+    text = as_markdown(comparison) + render(comparison, plots(comparison))
     for id, name in ids.items():
         text = text.replace(id, name)
     return text
@@ -358,12 +358,20 @@ DAMAGE = {
         lambda file, run: replaced(file, {f"curves/{run}.parquet": plain(pd.DataFrame({"key": ["a"]}))}),
         r"cannot be read \(curves/\w+.parquet",
     ),
+    "many rows": (
+        lambda file, run: replaced(file, {f"curves/{run}.parquet": plain(zeros(1001))}),
+        r"cannot be read \(curves/\w+.parquet would unpack to more than an export holds",
+    ),
     "curves of zeros": (  # 40,000 rows in a few hundred bytes
         lambda file, run: replaced(file, {f"curves/{run}.parquet": plain(zeros(40_000))}),
         r"cannot be read \(curves/\w+.parquet would unpack to more than an export holds",
     ),
     "a dictionary": (  # which unpacks to more than its footer declares
         lambda file, run: replaced(file, {f"curves/{run}.parquet": plain(zeros(5), use_dictionary=True)}),
+        r"cannot be read \(curves/\w+.parquet would unpack to more than an export holds",
+    ),
+    "lists of nothing": (  # a row that holds more values than there may be rows
+        lambda file, run: replaced(file, {f"curves/{run}.parquet": plain(pd.DataFrame({"key": [[None] * 1001]}))}),
         r"cannot be read \(curves/\w+.parquet would unpack to more than an export holds",
     ),
     "a large part": (
@@ -400,6 +408,7 @@ def plain(table, use_dictionary=False):
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_a_file_that_is_damaged_or_foreign_is_one_sentence(exported, made, damage, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(archive, "LARGEST_PART", 1_000_000)
+    monkeypatch.setattr(archive, "MOST_ROWS", 1000)
     monkeypatch.chdir(tmp_path)
     spoil, sentence = DAMAGE[damage]
     spoil(exported, made[1]["full", 1e-4, 0])
@@ -446,6 +455,15 @@ def test_parts_that_climb_are_never_written(exported, other, tmp_path):
     assert {path for path in tmp_path.rglob("*") if "other" not in path.parts} == before
     assert not [path for path in tmp_path.parent.rglob("*evil*") if tmp_path in path.parents or path.parent == tmp_path]
     assert not Path("/tmp/evil-of-tuneoff.txt").exists()
+
+
+def test_a_run_with_damaged_scores_is_not_exported(tmp_path):
+    store = Store(tmp_path)
+    id = store.run("lora", 1e-3, 0.5)
+    store.client.log_text(id, "PAR1 damaged PAR1", "questions.parquet")
+    with pytest.raises(UserError, match=rf"questions.parquet of run {id[:8]} .* cannot be read .*; leave this run out"):
+        export_runs(store.store, select(store.tracking), tmp_path / "runs.zip")
+    assert not list(tmp_path.glob("*.zip*")) and not list(tmp_path.glob(".runs*"))
 
 
 def test_damaged_scores_are_left_out_and_named_as_from_a_store(exported, made, tmp_path):

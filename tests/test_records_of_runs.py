@@ -20,14 +20,14 @@ MLFLOWS = {f"info.{name}" for name in ("run_id", "run_name", "status", "experime
 
 def uses_of_mlflow(source: str) -> list[str]:
     """Imports of mlflow, inside functions too, and attributes that its runs have."""
-    found = []
+    uses = []
     for node in ast.walk(ast.parse(source)):
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-        found += [name for name in names if name.partition(".")[0] == "mlflow"]
+        uses += [name for name in names if name.partition(".")[0] == "mlflow"]
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Attribute):
-            found += [name for name in [f"{node.value.attr}.{node.attr}"] if name in MLFLOWS]
-    return found
+            uses += [name for name in [f"{node.value.attr}.{node.attr}"] if name in MLFLOWS]
+    return uses
 
 
 def test_the_test_sees_what_it_looks_for():

@@ -14,10 +14,11 @@ twice, and a sweep in the other store finds the runs done already. More:
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 
-from src.compose import explain, key_values
+from src.compose import explain, key_values, listed
 from src.config import TrackingConfig, UserError, nearest
 from src.console import begin
 
@@ -55,8 +56,6 @@ def main() -> None:
 
 
 def _export(to: Path, tracking: TrackingConfig, values: dict[str, str]) -> None:
-    from src.compare import listed
-    from src.report.fairness import count
     from src.runs.export import export_runs
     from src.runs.results import choose
     from src.runs.store import connect, store_errors_explained
@@ -71,14 +70,13 @@ def _export(to: Path, tracking: TrackingConfig, values: dict[str, str]) -> None:
         for note in selection.notes:
             print(note)
         runs, sweeps = export_runs(store, selection, to, texts == "true")
-    held = f"{count(runs, 'run')} of {count(sweeps, 'sweep')}" if sweeps else count(runs, "run")
+    held = f"{_count(runs, 'run')} of {_count(sweeps, 'sweep')}" if sweeps else _count(runs, "run")
     without = "" if texts == "true" else ", without texts"
     print(f"{to} holds {held}{without}: {to.stat().st_size / 1e6:.2f} MB.")
-    print(f"compare them  python -m src.compare from={to}")
+    print(f"compare them  {shlex.join(['python', '-m', 'src.compare', f'from={to}'])}")
 
 
 def _import(file: Path, tracking: TrackingConfig) -> None:
-    from src.report.fairness import count
     from src.runs.archive import Archive
     from src.runs.imports import import_runs
     from src.runs.store import command_line, connect
@@ -86,8 +84,12 @@ def _import(file: Path, tracking: TrackingConfig) -> None:
     archive = Archive(file)  # before a store is made for it
     done = import_runs(archive, connect(tracking))
     there = f" {done.known} of the file's were there already." if done.known else ""
-    print(f"Added {count(done.runs, 'run')} and {count(done.sweeps, 'sweep')}.{there}")
+    print(f"Added {_count(done.runs, 'run')} and {_count(done.sweeps, 'sweep')}.{there}")
     print(f"compare them  {command_line('compare', tracking)}")
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' if number != 1 else ''}"
 
 
 if __name__ == "__main__":

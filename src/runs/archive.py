@@ -36,7 +36,7 @@ FILES = ("config.yaml", "environment.txt", "result.json", "command.txt")
 SHARED = ("question", "context", "answers")  # columns that runs on the same questions share
 TEXTS = (*SHARED, "predicted")  # columns of text, which may be left out
 LARGEST_PART = 256_000_000  # bytes
-MOST_ROWS = 20_000_000
+MOST_ROWS = 20_000_000  # of a table, and values of a column, which lists have more of
 PLAIN = {"PLAIN", "RLE", "BIT_PACKED"}  # encodings of Parquet that unpack to no more than their declared size
 
 
@@ -194,7 +194,8 @@ class Archive:
             groups = [footer.row_group(i) for i in range(footer.num_row_groups)]
             encodings = {e for group in groups for i in range(group.num_columns) for e in group.column(i).encodings}
             size = sum(group.total_byte_size for group in groups)
-            if footer.num_rows > MOST_ROWS or size > LARGEST_PART or not encodings <= PLAIN:
+            values = max((group.column(i).num_values for group in groups for i in range(group.num_columns)), default=0)
+            if max(footer.num_rows, values) > MOST_ROWS or size > LARGEST_PART or not encodings <= PLAIN:
                 raise ValueError(f"{name} would unpack to more than an export holds")
             table = file.read(columns=list(columns)).to_pandas()
         except (OSError, NotImplementedError, TypeError, KeyError, pa.ArrowException) as error:

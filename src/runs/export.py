@@ -71,7 +71,10 @@ def _write_run(zip: zipfile.ZipFile, store: Store, record: Record, texts: bool) 
     curves = [store.points(record.id, key).assign(key=key) for key in record.metrics]
     empty = pd.DataFrame({"key": pd.Series(dtype="str"), "step": 0, "timestamp": 0, "value": 0.0})
     _write(zip, curves_part(record.id), _parquet(pd.concat(curves, ignore_index=True) if curves else empty))
-    questions = record.questions()
+    try:
+        questions = record.questions()
+    except UserError as error:
+        raise UserError(f"{error}; leave this run out (runs=, where=).") from error
     columns, digest = None, None
     if questions is not None:
         questions = questions.reset_index()

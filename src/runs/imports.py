@@ -35,8 +35,8 @@ def import_runs(archive: Archive, store: Store) -> Imported:
     A run is known by the id that it had where it was made (tag `imported_from`), through any number of exports. It
     keeps its name, status, times, parameters, metrics and tags; in those that name other runs, ids become those of
     this store. A run that was RUNNING when it was exported is KILLED. Of a run that is there already only the tags
-    that name other runs are brought up to date. An import that is broken off leaves nothing that counts as a run of
-    ours; the next one removes what it left.
+    that name other runs are brought up to date. What an interrupted import could not remove has none of the tags that
+    a run is known by, and the next import removes it.
 
     Raises:
         UserError: the store fails, or the file is damaged.
@@ -63,7 +63,7 @@ def import_runs(archive: Archive, store: Store) -> Imported:
                     store.client.delete_run(run_id)
             raise
         ids |= {record.id: ids[origin(record)] for record in records}
-        for record in new:  # last, and of each run at once: without its tags it is no run of ours
+        for record in new:  # last, and all tags of a run at once: without them nothing takes it for a run
             store.tag(ids[record.id], {**_mapped(record.tags, ids), ORIGIN: origin(record)})
             store.client.delete_tag(ids[record.id], UNDER_WAY)
         for record in records:

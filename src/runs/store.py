@@ -121,7 +121,7 @@ class Store:
         """All runs and parent runs that meet a condition in MLflow's language, the newest first.
 
         Raises:
-            UserError: it is none.
+            UserError: the condition cannot be read.
         """
         try:
             return self._search(self.experiment, condition)
