@@ -362,8 +362,8 @@ DAMAGE = {
         lambda file, run: replaced(file, {f"curves/{run}.parquet": plain(zeros(1001))}),
         r"cannot be read \(curves/\w+.parquet would unpack to more than an export holds",
     ),
-    "curves of zeros": (  # 40,000 rows in a few hundred bytes
-        lambda file, run: replaced(file, {f"curves/{run}.parquet": plain(zeros(40_000))}),
+    "long texts": (  # 2 MB in a few hundred bytes
+        lambda file, run: replaced(file, {f"curves/{run}.parquet": plain(zeros(1000).assign(key="a" * 2000))}),
         r"cannot be read \(curves/\w+.parquet would unpack to more than an export holds",
     ),
     "a dictionary": (  # which unpacks to more than its footer declares
