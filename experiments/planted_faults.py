@@ -15,7 +15,6 @@ import json
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from pydantic import Field
@@ -29,7 +28,9 @@ from src.compose import MISTAKES, fail
 from src.config import UserError
 from src.console import begin
 from src.evaluation.squad_metric import exact_match, f1
-from src.runs.results import StoredResult, select
+from src.runs.records import Record
+from src.runs.results import choose
+from src.runs.store import Store, connect
 
 Question = dict[str, Any]  # context, answers, start and end (characters of the predicted span), tokens
 Score = Callable[[str, Sequence[str]], tuple[float, float]]
@@ -109,7 +110,7 @@ def planted(questions: Sequence[Question]) -> dict[str, tuple[float, float]]:
     return rows
 
 
-def questions_of(run: StoredResult) -> list[Question]:
+def questions_of(store: Store, run: Record) -> list[Question]:
     """A run's validation questions with its predictions; those it left unanswered are not here.
 
     Raises:
@@ -117,10 +118,10 @@ def questions_of(run: StoredResult) -> list[Question]:
     """
     rows = run.questions(["context", "answers"])
     if rows is None:
-        raise UserError(f"run={run.id} kept no predictions (it is {run.run.info.status}); choose a FINISHED run.")
+        raise UserError(f"run={run.id} kept no predictions (it is {run.status}); choose a FINISHED run.")
     with tempfile.TemporaryDirectory() as temporary:
-        best = json.loads(Path(run.client.download_artifacts(run.id, "nbest.json", temporary)).read_text("utf-8"))
-        tokenizer = AutoTokenizer.from_pretrained(run.client.download_artifacts(run.id, "model", temporary))
+        best = json.loads(store.text(run.id, "nbest.json") or "{}")
+        tokenizer = AutoTokenizer.from_pretrained(store.artifact(run.id, "model", temporary))
 
     def decode(text: str) -> str:
         return str(tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"]))
@@ -148,8 +149,9 @@ def main() -> None:
     try:
         begin()
         given = read(PlantedFaults, sys.argv[1:] or ["--help"], str(__doc__))
-        [run] = select(given.tracking(), runs=[given.run]).results
-        questions = questions_of(run)
+        store = connect(given.tracking(), create=False)
+        [run] = choose(store, runs=[given.run]).results
+        questions = questions_of(store, run)
     except MISTAKES as error:
         fail(error)
     table = Table("fault", "EM", "F1", "F1 - EM", title=f"{run.name}, {len(questions):,} questions")

@@ -177,12 +177,17 @@ def _problem(detail: Mapping[str, Any], given: Mapping[str, str]) -> str:
 
 def help_of(schema: type[BaseModel], text: str) -> str:
     """The help of a command: the text, and a line for each key with its default."""
+    return help_text(text, {"ARGUMENTS": argument_rows(schema)})
+
+
+def argument_rows(schema: type[BaseModel]) -> list[tuple[str, str]]:
+    """The keys of a command as rows of --help, with their defaults and short forms."""
     short = {key: form for form, key in SHORT_FORMS.items()}
     rows = []
     for key, field in keys_of(schema).items():
         also = f"; {short[key]}= for short" if key in short else ""
         rows.append((f"{key}={_default(field)}", f"{field.description}{also}"))
-    return help_text(text, {"ARGUMENTS": rows})
+    return rows
 
 
 def _default(field: FieldInfo) -> str:

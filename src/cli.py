@@ -14,8 +14,10 @@ COMMANDS = {
     "compare": "put finished runs side by side and say which method wins",
     "predict": "answer a question with the model of a finished run",
     "ui": "open the MLflow UI",
+    "runs": "take runs out of a store into a file, and into another store",
     "check": "check the questions of a data set before training on them",
 }
+PACKAGES = ("runs",)  # commands that are a folder of src/
 HELP = "\n".join(
     [
         "Full fine-tuning or LoRA, here, at my budget?",
@@ -38,7 +40,8 @@ def main() -> None:
         print(f"tuneoff {package_version()}")
     elif name in COMMANDS:
         sys.argv = [f"tuneoff {name}", *arguments]  # the commands read their arguments there, as Hydra does
-        importlib.import_module(f"src.{name}").main()
+        module = f"src.{name}.__main__" if name in PACKAGES else f"src.{name}"
+        importlib.import_module(module).main()
     else:
         begin()
         print(

@@ -4,6 +4,7 @@
     python -m src.compare sweep=NAME                         # or 'sweep=[NAME,NAME]': several sweeps as one
     python -m src.compare 'runs=[RUN,RUN,...]'               # a run: the beginning of its id, its name, or best
     python -m src.compare where="params.model.name = 'minilm'"
+    python -m src.compare from=FILE                          # exported runs (python -m src.runs), without a store
 
 The table and the verdict are shown, and written with a page of figures (report.html), Markdown and CSV under
 mlruns/reports/, and to the sweep's parent run in MLflow.
@@ -27,6 +28,9 @@ Format = Literal["html", "md", "csv", "png", "svg"]
 class Compare(ExperimentArguments):
     """What src.compare takes."""
 
+    source: Path | None = Field(
+        None, alias="from", description="a file of exported runs, instead of the store (python -m src.runs export)"
+    )
     sweep: Listed[str] = Field([], description="sweeps, by name or the beginning of an id; the newest by default")
     runs: Listed[str] = Field([], description="runs, by the beginning of an id, by name, or best")
     where: str | None = Field(None, description="all runs that meet a condition in MLflow's language")
@@ -64,7 +68,10 @@ def main() -> None:
             given.formats,
             given.output,
             given.examples,
+            given.source,
         )
+        if given.source is not None:
+            return
         question = ("question=Who wrote it?", "context=It was written by Ada.")
         newest = not (given.sweep or given.runs or given.where)  # it is the sweep that `best` is looked for in
         ask = {"ask the best": command_line("predict", tracking, "run=best", *question)} if newest else {}

@@ -228,24 +228,6 @@ def _holds(parent: DictConfig, group: str, key: str) -> bool:
     return isinstance(node, DictConfig) and not node._is_none() and key in node
 
 
-def key_values(arguments: Sequence[str], keys: Sequence[str], help: str) -> dict[str, str]:
-    """KEY=VALUE arguments of a command without Hydra, for values that hold any character.
-
-    `--help` prints `help` and exits.
-
-    Raises:
-        UserError: a key that is not one of `keys`.
-    """
-    given = {key: value for key, _, value in (argument.partition("=") for argument in arguments)}
-    if given.keys() & {"-h", "--help", "help"}:
-        print(help)
-        sys.exit(0)
-    for key in given:
-        if key not in keys:
-            raise UserError(f"There is no key '{key}'{nearest(key, keys)}; there are: {', '.join(keys)}.")
-    return given
-
-
 def fail(error: BaseException) -> NoReturn:
     """Say what is wrong in one sentence; exit status 2 for a command line that cannot be read, else 1."""
     print(f"Error: {explain(error)}", file=sys.stderr)

@@ -162,6 +162,20 @@ class Config:
     from_run: str | None = None  # the run that this one reproduces: its id, or the file with its configuration
 
 
+# Keys and sections that change no result: they are no part of a run's identity, and no setting of a comparison.
+CHANGES_NO_RESULT = (
+    "tracking",
+    "sweep",
+    "rerun",
+    "from_run",
+    "hardware.threads",
+    "train.checkpoint_minutes",
+    "train.keep_checkpoints",
+    "dataset.root",
+)
+# Keys that name files or folders of questions, which count by their content wherever they lie.
+DATA_FILES = ("dataset.path", "dataset.validation_path", "dataset.extra_validation")
+
 CHOICES = {
     "dataset.source": ("sample", "hub", "file"),
     "dataset.subset": ("first", "random"),

@@ -77,56 +77,62 @@ def load_run(
     Raises:
         UserError: no such run, one that stored no model, a model that needs code or another base.
     """
-    from mlflow.exceptions import MlflowException
-
     from src.model import backbone, base, method
-    from src.runs.keep import KEPT
-    from src.runs.origin import read_config
     from src.runs.results import resolve_run
     from src.runs.store import connect
     from src.training import hardware
 
-    client, _ = connect(tracking, create=False)
-    chosen, note = resolve_run(client, None, run)
+    store = connect(tracking, create=False)
+    chosen, note = resolve_run(store.everywhere(), run)
     if note:
         print(note, file=sys.stderr)
-    run_id = chosen.info.run_id
-    if chosen.data.tags.get(KEPT) == "false":
-        raise UserError(
-            f"run={run}: this run's model was not kept (tracking.keep_model="
-            f"{chosen.data.params.get('tracking.keep_model')}); choose another run, or train this one again with "
-            "rerun=true tracking.keep_model=all."
-        )
     with tempfile.TemporaryDirectory() as temporary:
-        try:
-            text = Path(client.download_artifacts(run_id, "config.yaml", temporary)).read_text(encoding="utf-8")
-            folder = client.download_artifacts(run_id, "model", temporary)
-        except (MlflowException, OSError) as error:
-            status = chosen.info.status
-            raise UserError(f"run={run} stored no model (it is {status}); choose a FINISHED run.") from error
-        stored = read_config(text, f"The configuration of run={run}")
-        config: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), stored))
+        config, folder = _stored(store, chosen, run, Path(temporary))
         if config.model.trust_remote_code and not trust_remote_code:
             raise UserError(
                 f"run={run} was trained with model.trust_remote_code=true: its model brings Python code along, which "
                 "is not run unless you trust it and say so (trust_remote_code=true)."
             )
         config.model.trust_remote_code = trust_remote_code
-        method.refuse_pickles(Path(folder))
-        itself = replace(config.model, path=folder, sha256=None, pretrained=True, tokenizer=None, revision=None)
+        method.refuse_pickles(folder)
+        itself = replace(config.model, path=str(folder), sha256=None, pretrained=True, tokenizer=None, revision=None)
         tokenizer = backbone.load_tokenizer(itself)
-        if whole := method.holds_whole_model(Path(folder)):
+        if whole := method.holds_whole_model(folder):
             start = itself
         else:
             start = config.model if base_path is None else replace(config.model, path=base_path, revision=None)
-            start = base.check(start, Path(folder), run)
+            start = base.check(start, folder, run)
         model: Any = backbone.load_model(start, hidden_dropout=0.0, attention_dropout=0.0, seed=config.train.seed)
         if not whole:
-            model = method.put_on_base(model, Path(folder))
+            model = method.put_on_base(model, folder)
     runtime = hardware.start(replace(config.hardware, processes=None))
-    tracking = replace(tracking, experiment=client.get_experiment(chosen.info.experiment_id).name)
+    tracking = replace(tracking, experiment=store.experiment_of(chosen.id))
     ready = runtime.accelerator.prepare_model(model, evaluation_mode=True)
     return StoredRun(config, tokenizer, ready, runtime, tracking)
+
+
+def _stored(store: Any, chosen: Any, run: str, folder: Path) -> tuple[Config, Path]:
+    """The configuration of a run, and its model copied into a folder.
+
+    Raises:
+        UserError: the run kept none.
+    """
+    from src.runs.keep import KEPT
+    from src.runs.origin import read_config
+
+    if chosen.tags.get(KEPT) == "false":
+        raise UserError(
+            f"run={run}: this run's model was not kept (tracking.keep_model="
+            f"{chosen.params.get('tracking.keep_model')}); choose another run, or train this one again with "
+            "rerun=true tracking.keep_model=all."
+        )
+    text = store.text(chosen.id, "config.yaml")
+    model = store.artifact(chosen.id, "model", str(folder))
+    if text is None or model is None:
+        raise UserError(f"run={run} stored no model (it is {chosen.status}); choose a FINISHED run.")
+    stored = read_config(text, f"The configuration of run={run}")
+    config: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), stored))
+    return config, model
 
 
 def main() -> None:

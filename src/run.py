@@ -127,7 +127,7 @@ def run(config: Config, on_score: OnScore | None = None, progress_file: Path | N
         if not runtime.is_main_process:
             return None
         result = record(prepared, trained)
-    if config.from_run is not None and (scores := origin.scores(log.client, config.from_run)):
+    if config.from_run is not None and (scores := origin.scores(log.store, config.from_run)):
         terminal.line(f"The run that this one reproduces had {scores}.")
     terminal.header(next_commands(config.tracking, result.run_id))
     return result
@@ -138,8 +138,7 @@ def _done(log: RunLog) -> RunResult | None:
     found = log.finished()
     if found is None:
         return None
-    metrics: dict[str, float] = found.data.metrics
-    return RunResult(found.info.run_id, int(metrics["train/reported_epoch"]), metrics)
+    return RunResult(found.id, int(found.metrics["train/reported_epoch"]), found.metrics)
 
 
 def prepare(
@@ -196,7 +195,7 @@ def announce(job: Prepared) -> None:
     log.tags({"device": job.runtime.device.type, "hardware": str(job.runtime)})
     digests = log.inputs({"train": sets.train, "validation": sets.validation}, config.dataset.name)
     if config.from_run is not None and job.runtime.is_main_process:
-        differing = origin.differences(log.client, config.from_run, digests, str(job.runtime))
+        differing = origin.differences(log.store, config.from_run, digests, str(job.runtime))
         same = "" if differing is None or differing else ": data, code, packages and hardware are the same"
         terminal.note(f"This run reproduces {config.from_run}{same}.")
         for sentence in differing or []:

@@ -34,14 +34,13 @@ from src.config import Config, UserError, problems
 from src.credentials import without_secrets
 from src.data.records import read_file
 from src.grid import grid
+from src.metrics import F1
 
 if TYPE_CHECKING:
-    from mlflow.entities import Run
-
     from src.runs.parent import ParentRun
+    from src.runs.records import Record
 
 PRELOADED = ["hydra.main", "src.warm"]
-PRUNED = "pruned"
 _sweep: Sweep | None = None  # the one that this command runs
 
 
@@ -93,7 +92,6 @@ class Sweep:
         from src.report.terminal import Terminal
         from src.runs.identity import hashes
         from src.runs.parent import ParentRun
-        from src.runs.store import finished_run
 
         distinct = list(dict.fromkeys(hashes(config) for config in configs))
         self.hashes = [each.present for each in distinct]
@@ -112,12 +110,11 @@ class Sweep:
         self.tracking = settings.tracking
         keys = [o.get_key_element().lstrip("+") for o in _parsed(composed, given) if o.is_sweep_override()]
         self.varied = [key for key in keys if re.fullmatch(r"[\w.]+", key)]  # groups of Hydra's own have a slash
-        client, experiment = self.parent.client, self.parent.experiment
         if searches:
-            done = [run for run in self.parent.members() if run.info.status == "FINISHED"]
+            done = [run for run in self.parent.members() if run.finished]
         else:
             wanted = [] if settings.rerun else distinct
-            done = [run for each in wanted if (run := finished_run(client, experiment, each)) is not None]
+            done = [run for each in wanted if (run := self.parent.store.finished(each)) is not None]
         for run in done:
             self.parent.include(run)
         self.parent.started(len(done))
@@ -137,22 +134,21 @@ class Sweep:
         """End the parent run and show the table; the exit status."""
         from src.reporting import report
         from src.runs.keep import drop_worse_models
+        from src.runs.records import Status
         from src.runs.store import next_commands, ui_command
 
         members = self.parent.members()
-        if sentence := drop_worse_models(self.parent.client, self.parent.run_id, members):
+        if sentence := drop_worse_models(self.parent.store, self.parent.run_id, members):
             self.terminal.warning(sentence)
-        failed = [run for run in members if run.info.status == "FAILED"]
-        finished = {run.data.tags["config_hash"] for run in members if run.info.status == "FINISHED"}
+        failed = [run for run in members if run.failed]
+        finished = {run.tags["config_hash"] for run in members if run.finished}
         missing = len(set(self.hashes) - finished)
-        status = "KILLED" if interrupted else "FAILED" if failed or missing else "FINISHED"
+        status = Status.KILLED if interrupted else Status.FAILED if failed or missing else Status.FINISHED
         self.terminal.line()
-        self.terminal.sweep_table(
-            [(str(run.info.run_name), _status(run), run.info.run_id[:8], run.data.metrics) for run in members]
-        )
+        self.terminal.sweep_table([(run.name, str(run.status), run.id[:8], run.metrics) for run in members])
         for run in failed:
-            tags = run.data.tags
-            self.terminal.warning(f"{run.info.run_name} failed: {tags.get('error')} See {tags.get('output')}")
+            tags = run.tags
+            self.terminal.warning(f"{run.name} failed: {tags.get('error')} See {tags.get('output')}")
         if missing > len(failed):
             self.terminal.warning(f"{missing - len(failed)} runs are not finished; the same command goes on with them.")
         try:
@@ -160,13 +156,13 @@ class Sweep:
                 report(self.tracking, sweeps=[self.parent.run_id])
         finally:
             self.parent.end(status, members)
-        scored = [run for run in members if run.info.status == "FINISHED"]
+        scored = [run for run in members if run.finished]
         if scored:
-            best = max(scored, key=lambda run: run.data.metrics["quality/f1"])
-            self.terminal.header(next_commands(self.tracking, best.info.run_id))
+            best = max(scored, key=lambda run: run.metrics[F1])
+            self.terminal.header(next_commands(self.tracking, best.id))
         else:
             self.terminal.header({"see all runs": ui_command(self.tracking)})
-        return 130 if interrupted else 0 if status == "FINISHED" else 1
+        return 130 if interrupted else 0 if status is Status.FINISHED else 1
 
 
 def as_typed() -> str:
@@ -294,9 +290,9 @@ def _run_isolated(config: Config, number: int, launcher: str) -> float | None:
     done = log.finished()
     if done is not None:
         parent.include(done)  # another sweep may have done it since this one was planned
-        terminal.line(f"{title}  done already  {run_line(done.data.metrics)}")
-        return done.data.metrics["quality/f1"]
-    if config.sweep.fail_fast and any(run.info.status == "FAILED" for run in parent.members()):
+        terminal.line(f"{title}  done already  {run_line(done.metrics)}")
+        return done.metrics[F1]
+    if config.sweep.fail_fast and any(run.failed for run in parent.members()):
         terminal.line(f"{title}  not begun: sweep.fail_fast=true")
         return None
     output = output_folder(config) / f"{log.hashes.present}.log"
@@ -313,36 +309,31 @@ def _run_isolated(config: Config, number: int, launcher: str) -> float | None:
     if outcome.reason is not None:
         log.record_failure(outcome.reason)
     members = parent.members()
-    [*_, own] = [run for run in members if run.data.tags["config_hash"] == log.hashes.present]
-    parent.client.set_tag(own.info.run_id, "output", str(output))
-    parent.client.set_tag(own.info.run_id, "launcher", launcher)
-    drop_worse_models(parent.client, parent.run_id, members)
-    ending = run_line(own.data.metrics) if outcome.reason is None else f"{own.info.status}: {outcome.reason}"
+    [*_, own] = [run for run in members if run.tags["config_hash"] == log.hashes.present]
+    parent.store.tag(own.id, {"output": str(output), "launcher": launcher})
+    drop_worse_models(parent.store, parent.run_id, members)
+    ending = run_line(own.metrics) if outcome.reason is None else f"{own.status.in_mlflow}: {outcome.reason}"
     terminal.line(f"{title}  {ending}")
     terminal.line(_progress(parent, members))
     return outcome.value
 
 
-def _progress(parent: ParentRun, members: Sequence[Run]) -> str:
+def _progress(parent: ParentRun, members: Sequence[Record]) -> str:
     """Where the sweep stands, whoever runs its runs."""
     from src.report.comparison import arm_keys, make_arms
     from src.report.terminal import progress_line
-    from src.runs.results import StoredResult
+    from src.runs.records import Status
 
     tags = parent.tags
     planned, before = int(tags["planned"]), int(tags["done_before"])
-    counts = Counter(_status(run) for run in members)
-    ended = counts["FINISHED"] + counts["FAILED"] + counts[PRUNED]
+    counts = Counter(run.status for run in members)
+    finished, failed, pruned = counts[Status.FINISHED], counts[Status.FAILED], counts[Status.PRUNED]
+    ended = finished + failed + pruned
     elapsed = time.time() - float(tags["attempt_started"])
     left = elapsed / (ended - before) * (planned - ended) if ended > before else None
-    results = [StoredResult(parent.client, run) for run in members]
-    arms, _ = make_arms(results, arm_keys(results))
+    arms, _ = make_arms(members, arm_keys(members))
     best = {arm.name: (arm.best.f1(), arm.best.rate, len(arm.best.runs)) for arm in arms}
-    return progress_line(counts["FINISHED"], counts["FAILED"], counts[PRUNED], planned, left, best)
-
-
-def _status(run: Run) -> str:
-    return PRUNED if run.info.status == "KILLED" and "stopped" in run.data.tags else str(run.info.status)
+    return progress_line(finished, failed, pruned, planned, left, best)
 
 
 def train_on_a_free_gpu(config: Config) -> float:
@@ -364,4 +355,4 @@ def train(config: Config, progress_file: Path | None = None) -> float:
         on_score = reporter(config.sweep)
     result = run(config, on_score, progress_file)
     assert result is not None  # one process a run
-    return result.metrics["quality/f1"]
+    return result.metrics[F1]

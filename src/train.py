@@ -49,6 +49,7 @@ from src.compose import MISTAKES, Primary, check_method_keys, completed, fail, f
 from src.config import SETTINGS, UserError, validate
 from src.console import begin, tolerate_any_encoding
 from src.credentials import without_secrets_in_yaml
+from src.metrics import F1
 
 
 def job(composed: DictConfig) -> float | None:
@@ -66,7 +67,7 @@ def job(composed: DictConfig) -> float | None:
             from src.run import run
 
             result = run(config)
-            return None if result is None else result.metrics["quality/f1"]
+            return None if result is None else result.metrics[F1]
         return sweep.run_alone(config)
     except MISTAKES as error:
         fail(error)

@@ -54,14 +54,14 @@ def main() -> None:
         from src.runs.view import address
 
         tracking = given.tracking()
-        client, uri = connect(tracking, create=False)
-        if not uri.startswith("sqlite"):
-            print(f"The store is a server; open {address(uri, client, tracking.experiment)}")
+        store = connect(tracking, create=False)
+        if not store.uri.startswith("sqlite"):
+            print(f"The store is a server; open {address(store.uri, store)}")
             return
         if _answers(given.port):
             raise UserError(f"port={given.port} is taken; choose another, such as port={given.port + 1}.")
-        page = address(f"http://127.0.0.1:{given.port}", client, tracking.experiment)
-        serve(uri, given.port, page, Path(tracking.folder) / "ui.log")
+        page = address(f"http://127.0.0.1:{given.port}", store)
+        serve(store.uri, given.port, page, Path(tracking.folder) / "ui.log")
     except MISTAKES as error:
         fail(error)
 

@@ -5,18 +5,16 @@ Nothing here starts threads or touches a GPU; neither would survive the fork.
 
 import matplotlib.backends.backend_svg
 import matplotlib.figure
-import mlflow.store.tracking.sqlalchemy_store
 import peft
-import sqlalchemy.orm
 import transformers.models.bert.modeling_bert
 import transformers.models.distilbert.modeling_distilbert
 
 import src.run
+import src.runs.preload
 import src.sweep
 from src.compose import quiet_libraries
 from src.runs.provenance import environment, git_commit
 
 quiet_libraries()
-sqlalchemy.orm.configure_mappers()
 environment()
 git_commit()

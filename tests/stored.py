@@ -13,7 +13,8 @@ from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 
 from src.config import TrackingConfig
-from src.runs.store import connect, experiment_id
+from src.runs.records import Record
+from src.runs.store import connect
 
 QUESTIONS = 300
 WORDS = ("What", "Who", "When", "How many")
@@ -25,8 +26,12 @@ class Store:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.tracking = TrackingConfig(folder=str(folder))
-        self.client: MlflowClient = connect(self.tracking)[0]
-        self.experiment = experiment_id(self.client, self.tracking)
+        self.store = connect(self.tracking)
+        self.client: MlflowClient = self.store.client
+        self.experiment = self.store.experiment
+
+    def record(self, run_id: str) -> Record:
+        return self.store.record(run_id)
 
     def run(
         self,

@@ -29,6 +29,7 @@ from src.report.terminal import Terminal
 from src.report.verdict import verdict
 from src.reporting import report
 from src.runs.parent import ParentRun
+from src.runs.records import Status
 from src.runs.results import resolve_run, select
 from src.sweep import _progress
 from tests.stored import QUESTIONS, Store
@@ -405,19 +406,19 @@ def test_a_sweep_under_way_shows_the_best_mean_and_no_lucky_seed(store):
         for seed, f1 in enumerate(f1s):
             params = {"model.name": model}
             made = store.run(method, rate, 0.5, seed, metrics={"quality/f1": f1}, params=params, questions=20)
-            parent.include(store.client.get_run(made))
+            parent.include(store.record(made))
 
     run("full", 1e-3, 70.0, 40.0, 40.0)
     run("full", 1e-4, 60.0, 62.0, 64.0)
     run("lora", 1e-3, 55.0)
-    parent.include(store.client.get_run(store.run("head", 1e-3, 0.5, status="FAILED")))
+    parent.include(store.record(store.run("head", 1e-3, 0.5, status="FAILED")))
     line = _progress(parent, parent.members())
     assert line.strip().startswith("7 of 9 done; 1 failed; ")
     assert line.endswith("; best mean F1: full 62.0 (rate 0.0001, 3 seeds), lora 55.0 (rate 0.001, 1 seed)")
     run("lora", 1e-3, 90.0, model="bert_base")
     line = _progress(parent, parent.members())
     assert "bert_base lora 90.0 (rate 0.001, 1 seed), minilm full 62.0 (rate 0.0001, 3 seeds), minilm lora 55.0" in line
-    parent.end("FINISHED", [])
+    parent.end(Status.FINISHED, [])
 
 
 def test_a_setting_with_fewer_seeds_that_may_be_better_is_named(store):
@@ -648,11 +649,11 @@ def test_of_a_run_that_was_repeated_the_newer_counts(store):
     parents = []
     for name in ("old", "new"):
         parents.append(ParentRun.begin(store.tracking, name, "", name, "command", planned=1, fresh=False))
-        parents[-1].include(store.client.get_run(store.run("full", 1e-4, 0.6)))
+        parents[-1].include(store.record(store.run("full", 1e-4, 0.6)))
     for order in (["old", "new"], ["new", "old"]):
         selection = select(store.tracking, order)
         [run] = compare_runs(selection.title, selection.results).arms[0].best.runs
-        assert [run.id] == [member.info.run_id for member in parents[1].members()]
+        assert [run.id] == [member.id for member in parents[1].members()]
 
 
 def test_one_seed_against_several_says_whose_spread_it_is(store):
@@ -681,8 +682,8 @@ def test_a_sweeps_parent_keeps_the_report_and_nothing_else_of_its_folder(store, 
         store.tracking, "a sweep", "", "identity", "python -m src.train -m", planned=2, fresh=False
     )
     for method, rate in (("full", 1e-4), ("lora", 1e-3)):
-        parent.include(store.client.get_run(store.run(method, rate, 0.5)))
-    parent.end("FINISHED", parent.members())
+        parent.include(store.record(store.run(method, rate, 0.5)))
+    parent.end(Status.FINISHED, parent.members())
     folder = tmp_path / "shared folder"
     folder.mkdir()
     (folder / "private.txt").write_text("not of the report")
@@ -694,11 +695,11 @@ def test_a_sweeps_parent_keeps_the_report_and_nothing_else_of_its_folder(store, 
     assert [file.path for file in store.client.list_artifacts(parent.run_id, "report-name-lora")] == [
         "report-name-lora/report.md"
     ]
-    ids = [run.info.run_id for run in parent.members()]
+    ids = [run.id for run in parent.members()]
     folders = {report(store.tracking, runs=chosen, formats=["md"]) for chosen in (ids, ids[:1], ids[1:])}
     assert len(folders) == 3
     second = ParentRun.begin(store.tracking, "another", "", "other", "command", planned=1, fresh=False)
-    second.include(store.client.get_run(ids[0]))
+    second.include(store.record(ids[0]))
     report(store.tracking, sweeps=["a sweep", "another"])
     kept = {file.path for file in store.client.list_artifacts(second.run_id)}
     assert kept == {"command.txt", f"report-{parent.run_id[:12]}-{second.run_id[:12]}"}
@@ -707,8 +708,8 @@ def test_a_sweeps_parent_keeps_the_report_and_nothing_else_of_its_folder(store, 
 
 
 def resolved(store, text):
-    run, note = resolve_run(store.client, None, text)
-    return run.info.run_id, note
+    run, note = resolve_run(store.store.everywhere(), text)
+    return run.id, note
 
 
 def test_a_run_is_named_by_its_id_its_name_or_as_the_best(store):
@@ -740,8 +741,8 @@ def test_a_run_is_named_by_its_id_its_name_or_as_the_best(store):
     with pytest.raises(UserError, match="run=best: no run of the sweep a sweep has finished yet"):
         resolved(store, "best")
     for id in (made["low"], failed):
-        parent.include(store.client.get_run(id))
-    parent.end("FINISHED", [])
+        parent.include(store.record(id))
+    parent.end(Status.FINISHED, [])
     assert resolved(store, "best")[0] == made["low"], "of the newest sweep"
     with pytest.raises(UserError, match="no run has an id that begins so"):
         resolved(store, parent.run_id)
@@ -769,7 +770,7 @@ def test_a_folder_without_runs_is_named_and_left_as_it_was(tmp_path):
 def test_a_sweep_that_is_taken_up_takes_the_name_it_is_given(store):
     def begin(name):
         parent = ParentRun.begin(store.tracking, name, "sweep a=1", "identity", "command", planned=1, fresh=False)
-        parent.end("FINISHED", [])
+        parent.end(Status.FINISHED, [])
         return parent.run_id, store.client.get_run(parent.run_id).info.run_name
 
     first = begin(None)

@@ -55,8 +55,7 @@ def test_training_moves_the_encoder_where_it_trains_it(configure, tmp_path, mini
     else:
         assert figures["forgetting/cka"] < 0.9999
         assert figures["forgetting/mlm_loss"] != figures["forgetting/mlm_loss_before"]
-    client, _ = connect(config.tracking)
-    assert client.get_run(result.run_id).data.metrics["forgetting/cka"] == figures["forgetting/cka"]
+    assert connect(config.tracking).record(result.run_id).metrics["forgetting/cka"] == figures["forgetting/cka"]
 
 
 def test_a_checkpoint_without_the_head_has_no_masked_lm(configure):

@@ -8,11 +8,12 @@ import pytest
 from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 
 from src import predict
-from src.config import UserError, problems
+from src.config import TrackingConfig, UserError, problems
 from src.run import run
 from src.runs import isolation
 from src.runs.keep import drop_worse_models
 from src.runs.parent import ParentRun
+from src.runs.store import connect
 from src.sweep import run_isolated
 from tests.conftest import TINY
 from tests.test_run import client_of, runs_of
@@ -56,8 +57,8 @@ def test_a_sweep_keeps_the_best_model_of_each_method(configure, monkeypatch, tmp
         config.sweep.parent = parent.run_id
         assert run_isolated(config, number, "basic") is not None
     members = parent.members()
-    f1 = {member.info.run_id: member.data.metrics["quality/f1"] for member in members}
-    full = [member.info.run_id for member in members if member.data.tags["method"] == "full"]
+    f1 = {member.id: member.metrics["quality/f1"] for member in members}
+    full = [member.id for member in members if member.tags["method"] == "full"]
     best = max(full, key=lambda run_id: (f1[run_id], -full.index(run_id)))
     assert len(set(f1.values())) > 1
     assert models(tmp_path) == {run_id: run_id not in full or run_id == best for run_id in f1}
@@ -71,26 +72,26 @@ def members(tmp_path):
     """Three runs of a sweep, each with a model: one of 50 F1, one of 60, and one of 40."""
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "model.safetensors").write_bytes(b"weights")
-    client = client_of(tmp_path)
-    experiment = client.create_experiment("tuneoff", (tmp_path / "artifacts").as_uri())
+    store = connect(TrackingConfig(folder=str(tmp_path)))
+    client, experiment = store.client, store.experiment
     for f1 in (50.0, 60.0, 40.0):
         run_id = client.create_run(experiment, tags={"method": "full", "sweep": "s"}).info.run_id
         client.log_param(run_id, "tracking.keep_model", "best")
         client.log_metric(run_id, "quality/f1", f1)
         client.log_artifacts(run_id, str(tmp_path / "model"), "model")
         client.set_terminated(run_id)
-    return client, lambda: runs_of(tmp_path)
+    return store, lambda: store.runs()[::-1]
 
 
 def test_models_that_others_need_stay(members, tmp_path):
-    client, found = members
-    one, _, three = (member.info.run_id for member in found())
-    client.set_tag(one, "sweep", "s another")  # part of another sweep as well
-    client.set_tag(three, "dataset", "other")  # the best of its data set
-    assert drop_worse_models(client, "s", found()) is None
+    store, found = members
+    one, _, three = (member.id for member in found())
+    store.tag(one, {"sweep": "s another"})  # part of another sweep as well
+    store.tag(three, {"dataset": "other"})  # the best of its data set
+    assert drop_worse_models(store, "s", found()) is None
     assert set(models(tmp_path).values()) == {True}
-    client.set_tag(one, "sweep", "s")
-    assert drop_worse_models(client, "s", found()) is None
+    store.tag(one, {"sweep": "s"})
+    assert drop_worse_models(store, "s", found()) is None
     assert [run_id for run_id, there in models(tmp_path).items() if not there] == [one]
 
 
@@ -99,11 +100,11 @@ def test_a_store_that_deletes_nothing_says_so(members, monkeypatch, tmp_path):
         raise NotImplementedError("no deletion here")
 
     monkeypatch.setattr(LocalArtifactRepository, "delete_artifacts", refuse)
-    client, found = members
-    sentence = drop_worse_models(client, "s", found())
+    store, found = members
+    sentence = drop_worse_models(store, "s", found())
     assert sentence is not None and "does not delete artifacts, all models stay (no deletion here)" in sentence
     assert set(models(tmp_path).values()) == {True}
-    assert not any("model_kept" in member.data.tags for member in found())
+    assert not any("model_kept" in member.tags for member in found())
 
 
 def test_there_are_three_ways_to_keep(configure):

@@ -19,8 +19,9 @@ from src.run import run
 from src.runs import identity
 from src.runs.identity import alive, config_hash, holder, previous_hash
 from src.runs.parent import ParentRun
+from src.runs.records import Status
 from src.runs.results import select
-from src.runs.store import connect, mark_dead_runs
+from src.runs.store import connect
 from src.runs.tracking import AlreadyRunning, RunLog, Stopped
 from tests.conftest import TINY
 from tests.test_run import BY_STEP, artifact, client_of, runs_of
@@ -337,10 +338,10 @@ def test_of_two_machines_that_begin_one_run_the_first_goes_on(configure, tmp_pat
     config = configure(*TINY, f"tracking.folder={tmp_path}")
     original = RunLog._create
 
-    def create_twice(self, experiment):
-        original(self, experiment)
+    def create_twice(self):
+        original(self)
         other = RunLog(config)
-        original(other, experiment)  # on another machine, whose lock is its own
+        original(other)  # on another machine, whose lock is its own
         client_of(tmp_path).set_tag(other.run_id, "host_id", "another-machine")
         client_of(tmp_path).set_tag(other.run_id, "claimed", "true")
 
@@ -353,21 +354,22 @@ def test_of_two_machines_that_begin_one_run_the_first_goes_on(configure, tmp_pat
 
     # Neither has looked yet: the older one goes on.
     client_of(tmp_path).delete_run(other.info.run_id)
-    monkeypatch.setattr(RunLog, "_create", lambda self, experiment: [original(self, experiment), time.sleep(0.01)])
+    monkeypatch.setattr(RunLog, "_create", lambda self: [original(self), time.sleep(0.01)])
     older, younger = RunLog(config), RunLog(config)
     for log in (older, younger):
-        log._create("1")
-    older._check_again("1")
+        log._create()
+    older._check_again()
     with pytest.raises(AlreadyRunning):
-        younger._check_again("1")
+        younger._check_again()
     assert [found.info.run_id for found in runs_of(tmp_path)] == [older.run_id]
 
 
 def test_runs_of_other_tools_are_left_alone(tmp_path):
-    client, experiment = connect(TrackingConfig(folder=str(tmp_path)))[0], "0"
+    store = connect(TrackingConfig(folder=str(tmp_path)))
+    client, experiment = store.client, store.experiment
     foreign = client.create_run(experiment)
     dead = client.create_run(experiment, tags=holder() | {"process_start": "0.0"})
-    mark_dead_runs(client, experiment)
+    store.mark_dead_runs()
     status = [client.get_run(run.info.run_id).info.status for run in (foreign, dead)]
     assert status == ["RUNNING", "KILLED"]
 
@@ -376,9 +378,9 @@ def test_a_sweeps_parent_shows_that_it_is_alive(tmp_path, monkeypatch):
     """Or another machine would take it for dead after five minutes."""
     monkeypatch.setattr("src.runs.store.HEARTBEAT_SECONDS", 0.05)
     parent = ParentRun.begin(TrackingConfig(folder=str(tmp_path)), "sweep", "", "0", "command", 1, fresh=False)
-    parent.tag({"heartbeat": "0"})
+    parent.store.tag(parent.run_id, {"heartbeat": "0"})
     deadline = time.monotonic() + 30
     while parent.tags["heartbeat"] == "0":
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    parent.end("FINISHED", [])
+    parent.end(Status.FINISHED, [])

@@ -174,8 +174,8 @@ def test_two_machines_share_a_server_on_postgresql(server_uri, tmp_path, monkeyp
 
 def test_worse_models_are_deleted_from_a_server(server_uri, tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"weights")
-    client = MlflowClient(server_uri)
-    experiment = client.create_experiment("keep the best")
+    store = connect(TrackingConfig(uri=server_uri, experiment="keep the best"))
+    client, experiment = store.client, store.experiment
     runs = []
     for f1 in (50.0, 60.0):
         run = client.create_run(experiment, tags={"method": "full", "sweep": "s"}).info.run_id
@@ -184,7 +184,7 @@ def test_worse_models_are_deleted_from_a_server(server_uri, tmp_path):
         client.log_artifact(run, str(tmp_path / "model.safetensors"), "model")
         client.set_terminated(run)
         runs.append(run)
-    assert drop_worse_models(client, "s", [client.get_run(run) for run in runs]) is None
+    assert drop_worse_models(store, "s", [store.record(run) for run in runs]) is None
     assert [len(client.list_artifacts(run, "model")) for run in runs] == [0, 1]
     assert [client.get_run(run).data.tags.get("model_kept") for run in runs] == ["false", None]
 
@@ -193,9 +193,9 @@ def test_a_databases_password_is_used_and_not_recorded(postgres, server_uri, mon
     monkeypatch.setenv(DATABASES, "")
     config = TrackingConfig(uri=postgres.replace("tuneoff@", "tuneoff:s3@cret@"))
     assert config.uri == postgres.replace("tuneoff@", "tuneoff:***@")
-    client, shown = connect(config)
-    assert shown == config.uri
-    assert client._tracking_client.store.engine.url.password == "s3@cret"
+    store = connect(config)
+    assert store.uri == config.uri
+    assert store.client._tracking_client.store.engine.url.password == "s3@cret"
     monkeypatch.setenv(DATABASES, "")
     with pytest.raises(UserError, match="its password is not known; put the whole address into TUNEOFF_DATABASE_URIS"):
         connect(config)

@@ -157,7 +157,7 @@ def test_a_run_that_another_sweep_has_done_meanwhile_is_part_of_this_one_too(con
     parent = ParentRun.begin(store.tracking, None, "sweep", "identity", "command", planned=1, fresh=False)
     config.sweep.parent = parent.run_id
     assert run_isolated(config, 0, "basic") == pytest.approx(store.client.get_run(done).data.metrics["quality/f1"])
-    assert [member.info.run_id for member in parent.members()] == [done]
+    assert [member.id for member in parent.members()] == [done]
 
 
 def test_a_search_prunes_what_is_behind(command, tmp_path):

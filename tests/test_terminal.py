@@ -12,6 +12,7 @@ from src.report.terminal import Terminal
 from src.runs import isolation
 from src.runs.isolation import Outcome, call
 from src.runs.parent import ParentRun
+from src.runs.records import Status
 from src.sweep import run_isolated
 from tests.conftest import TINY
 
@@ -106,4 +107,4 @@ def test_a_sweep_on_a_terminal_shows_the_run_under_way(configure, tmp_path, monk
     assert ("\x1b[2K        step " in shown or "\x1b[?25l        step " in shown) is followed
     assert shown.splitlines()[-2].startswith("[1/1] lora lr=0.001 epochs=1 seed=0  EM ") or followed
     assert list((tmp_path / "output").glob("*.progress")) == []
-    parent.end("FINISHED", [])
+    parent.end(Status.FINISHED, [])

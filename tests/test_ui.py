@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -17,7 +18,9 @@ from src import sweep, ui
 from src.config import ROOT, UserError
 from src.report.comparison import compare_runs
 from src.report.tables import LONGEST_NOTE, as_note
+from src.runs import store as stores
 from src.runs.naming import run_name
+from src.runs.records import Status
 from src.runs.results import select
 from src.runs.view import TAG, address
 from tests.stored import Store
@@ -43,7 +46,7 @@ def test_a_sweep_tells_its_runs_what_it_varies(server, tmp_path, monkeypatch):
         composed.hydra.overrides.task = ["experiments=demo", *given]
         monkeypatch.setattr(sweep, "_sweep", None)
         sweep.SweepCallback().on_multirun_start(composed)
-    sweep._sweep.parent.end("KILLED", [])
+    sweep._sweep.parent.end(Status.KILLED, [])
     *kept, parent, varied = composed.hydra.overrides.task
     assert kept == ["experiments=demo", *given] and parent == f"sweep.parent={sweep._sweep.parent.run_id}"
     assert varied == "sweep.varied=[method,model,train.seed,train.weight_decay]"
@@ -77,27 +80,29 @@ def test_the_note_of_two_methods_holds_the_verdict_and_a_row_a_method(tmp_path):
 def test_the_address_leads_to_the_view_of_the_experiment(tmp_path):
     store = Store(tmp_path)
     expected = f"http://host/#/experiments/{store.experiment}/runs?workflowType=machine_learning"
-    assert address("http://host", store.client, "tuneoff") == expected + "&viewStateShareKey=tuneoff"
+    assert address("http://host", store.store) == expected + "&viewStateShareKey=tuneoff"
     kept = json.loads(store.client.get_experiment(store.experiment).tags[TAG])
     assert (kept["orderByKey"], kept["orderByAsc"]) == ("metrics.`quality/f1`", False)
     assert kept["selectedColumns"][:3] == ["tags.`method`", "metrics.`quality/exact_match`", "metrics.`quality/f1`"]
     sections = {section["uuid"] for section in kept["compareRunSections"]}
     assert {chart["metricSectionId"] for chart in kept["compareRunCharts"]} < sections
-    assert address("http://host", store.client, "none such") == "http://host"
+    other = replace(store.tracking, experiment="none such")
+    assert address("http://host", stores.connect(other, create=False)) == "http://host"
 
 
 def test_a_store_that_cannot_be_written_to_is_left_as_it_is(tmp_path):
     store = Store(tmp_path)
     before = (tmp_path / "mlflow.db").read_bytes()
-    readable = MlflowClient(f"sqlite:///file:{tmp_path / 'mlflow.db'}?mode=ro&uri=true")
+    uri = f"sqlite:///file:{tmp_path / 'mlflow.db'}?mode=ro&uri=true"
     expected = f"http://host/#/experiments/{store.experiment}/runs?workflowType=machine_learning"
-    assert address("http://host", readable, "tuneoff") == expected
+    assert address("http://host", stores.Store(MlflowClient(uri), uri, store.tracking)) == expected
     assert (tmp_path / "mlflow.db").read_bytes() == before
 
 
 def test_the_ui_of_a_server_is_the_servers_own(tmp_path, monkeypatch, capsys):
     store = Store(tmp_path)
-    monkeypatch.setattr("src.runs.store.connect", lambda *_, **__: (store.client, "http://server:5000"))
+    server = stores.Store(store.client, "http://server:5000", store.tracking)
+    monkeypatch.setattr(stores, "connect", lambda *_, **__: server)
     monkeypatch.setattr("sys.argv", ["ui", "tracking.uri=http://server:5000"])
     ui.main()
     shown = capsys.readouterr().out

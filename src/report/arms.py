@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,27 +13,18 @@ from typing import Any, Protocol
 import numpy as np
 import pandas as pd
 
-from src.config import UserError
+from src.config import CHANGES_NO_RESULT, DATA_FILES, UserError
 from src.metrics import F1, STEPS, TRAIN_LOSS, metric
 
 RATE = "train.learning_rate"
 SCORES = ("exact_match", "f1")
-# What may differ between two runs of one setting: the seed, and what changes no result. Data count by their digests.
-NOT_A_SETTING = (
-    "train.seed",
-    "tracking.",
-    "train.checkpoint_minutes",
-    "train.keep_checkpoints",
-    "dataset.path",
-    "dataset.root",
-    "dataset.validation_path",
-    "dataset.extra_validation",
-    "hardware.threads",
-)
+# What keys begin with that may differ between two runs of one setting: what changes no result, and in addition the
+# seed, and the places of data files, which a comparison knows by the digests of their questions (`Result.inputs`).
+NOT_A_SETTING = (*CHANGES_NO_RESULT, "train.seed", *DATA_FILES)
 
 
 class Result(Protocol):
-    """What a comparison needs to know of a run; `src.runs.results.StoredResult` is one."""
+    """What a comparison needs to know of a run; `src.runs.records.Record` is one."""
 
     @property
     def id(self) -> str: ...
@@ -44,6 +35,8 @@ class Result(Protocol):
     @property
     def failed(self) -> bool: ...
     @property
+    def pruned(self) -> bool: ...
+    @property
     def params(self) -> dict[str, str]: ...
     @property
     def metrics(self) -> dict[str, float]: ...
@@ -52,7 +45,7 @@ class Result(Protocol):
     @property
     def seed(self) -> str: ...
     @property
-    def inputs(self) -> dict[str, tuple[str, int]]: ...
+    def inputs(self) -> Mapping[str, tuple[str, int]]: ...
     def history(self, metric: str) -> pd.DataFrame: ...
     def questions(self, columns: Sequence[str] | None = None) -> pd.DataFrame | None: ...
 
@@ -129,6 +122,12 @@ class Trial:
                 found: pd.DataFrame | None = run.questions()
                 return found
         return None
+
+    @property
+    def texts(self) -> pd.DataFrame | None:
+        """`questions`, unless they were stored or exported without their texts."""
+        table = self.questions
+        return None if table is None or "question" not in table.columns else table
 
     @cached_property
     def _scored(self) -> list[pd.DataFrame | UserError | None]:

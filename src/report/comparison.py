@@ -110,7 +110,7 @@ def make_arms(results: Sequence[Result], keys: Sequence[str]) -> tuple[list[Arm]
         done = {result.tags.get("config_hash", result.id) for result in finished}  # whatever became of earlier attempts
         others = [result for result in members if result.tags.get("config_hash", result.id) not in done]
         failed = [result for result in others if result.failed]
-        pruned = [result for result in others if "stopped" in result.tags and not result.failed]
+        pruned = [result for result in others if result.pruned]
         if finished:
             unfinished = len(others) - len(failed) - len(pruned)
             arms.append(Arm(dict(labels), trials(finished), failed, pruned, unfinished))

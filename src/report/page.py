@@ -54,7 +54,7 @@ def render(comparison: Comparison, plots: list[Plot], examples: int = EXAMPLES) 
 
 def wrong_answers(arm: Arm, shown: int = EXAMPLES) -> list[dict[str, Any]]:
     """Questions that the first run of an arm got wholly wrong, taken from all over the set."""
-    table = arm.best.questions
+    table = arm.best.texts
     if table is None or shown == 0:
         return []
     wrong = table[table["f1"] == 0]
@@ -66,7 +66,7 @@ def differing_most(comparison: Comparison, shown: int = EXAMPLES) -> list[tuple[
     """Arm, baseline and the questions where their F1 are furthest apart, half of them each way."""
     found = []
     for contrast in comparison.contrasts:
-        table, answers = contrast.base.best.questions, contrast.arm.best.questions
+        table, answers = contrast.base.best.texts, contrast.arm.best.texts
         own = None if table is None else contrast.arm.best.scores(table.index)
         of_base = None if table is None else contrast.base.best.scores(table.index)
         if table is None or own is None or of_base is None or answers is None:

@@ -83,7 +83,7 @@ def by_kind(comparison: Comparison) -> list[Plot]:
 
 
 def _by_kind(arms: list[Arm], suffix: str, of: str) -> list[Plot]:
-    table = arms[0].best.questions
+    table = arms[0].best.texts
     if table is None:
         return []
     scores = {arm.name: own[1].mean(0) for arm in arms if (own := arm.best.scores(table.index)) is not None}

@@ -15,24 +15,13 @@ from typing import Any, NamedTuple
 
 import psutil
 
-from src.config import Config
+from src.config import CHANGES_NO_RESULT, DATA_FILES, Config
 
 HEARTBEAT_SECONDS = 60.0
 SILENCE_SECONDS = 300.0  # without a heartbeat for so long, a run of another machine counts as dead
 # The files that a folder with a model is known by.
 CONTENT = (".json", ".parquet", ".safetensors", ".txt")
 MODEL_KEYS = ("model.path", "model.tokenizer")
-# Keys and sections of the configuration that change no result.
-NO_IDENTITY = (
-    "tracking",
-    "sweep",
-    "rerun",
-    "from_run",
-    "hardware.threads",
-    "train.checkpoint_minutes",
-    "train.keep_checkpoints",
-    "dataset.root",
-)
 # Keys of the schema that version 0.1 did not have; without them its hashes are found again.
 ADDED_SINCE_0_1: tuple[str, ...] = ()
 
@@ -73,7 +62,7 @@ def previous_hash(config: Config) -> str | None:
     if any(present[key] != default[key] for key in ADDED_SINCE_0_1):
         return None
     values = dataclasses.asdict(config)
-    for key in (*NO_IDENTITY, *ADDED_SINCE_0_1):
+    for key in (*CHANGES_NO_RESULT, *ADDED_SINCE_0_1):
         *sections, last = key.split(".")
         functools.reduce(lambda node, name: node[name], sections, values).pop(last)
     root = Path(config.dataset.root or ".")
@@ -108,16 +97,15 @@ def _flat(config: Config) -> dict[str, Any]:
 
 
 def _is_excluded(key: str) -> bool:
-    return key in NO_IDENTITY or key.partition(".")[0] in NO_IDENTITY
+    return key in CHANGES_NO_RESULT or key.partition(".")[0] in CHANGES_NO_RESULT
 
 
 def _data_keys(config: Config) -> list[str]:
     """The keys that name files or folders of questions."""
     if config.dataset.source == "sample":
         return []
-    extra = [f"extra_validation.{name}" for name in config.dataset.extra_validation]
-    named = [key for key in ("path", "validation_path") if getattr(config.dataset, key) is not None]
-    return [f"dataset.{key}" for key in (*named, *extra)]
+    flat = _flat(config)
+    return [key for key, value in flat.items() if key.startswith(DATA_FILES) and value is not None]
 
 
 def _content(path: Path, name: str, nested: bool = False) -> str:

@@ -7,12 +7,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from mlflow import MlflowClient
-from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from requests import RequestException
 
+from src.metrics import F1
+from src.runs.records import Record
+from src.runs.store import Store
 from src.runs.tracking import RunLog
 
 MODEL = "model"  # the artifact folder
@@ -31,39 +32,41 @@ def model_folder(log: RunLog) -> Iterator[Path]:
             yield folder
 
 
-def drop_worse_models(client: MlflowClient, sweep: str, members: Sequence[Run]) -> str | None:
+def drop_worse_models(store: Store, sweep: str, members: Sequence[Record]) -> str | None:
     """Delete the models of the runs of a sweep that are not the best of their method, model and data set, by F1.
 
     A run that did not ask for it (`tracking.keep_model=best`), or is part of another sweep as well, keeps its model.
 
     Args:
-        client: of the store.
+        store: that keeps them.
         sweep: run id of its parent.
         members: its runs, the oldest first; of equal ones the oldest is the best.
 
     Returns:
         One sentence where the store deletes nothing.
     """
-    best: dict[tuple[str, ...], Run] = {}
-    finished = [run for run in members if run.info.status == "FINISHED"]
+    best: dict[tuple[str, ...], Record] = {}
+    finished = [run for run in members if run.finished]
     for run in finished:
         kind = _kind(run)
-        if kind not in best or run.data.metrics["quality/f1"] > best[kind].data.metrics["quality/f1"]:
+        if kind not in best or run.metrics[F1] > best[kind].metrics[F1]:
             best[kind] = run
     for run in finished:
-        tags = run.data.tags
-        asked = run.data.params.get("tracking.keep_model") == "best" and tags.get("sweep") == sweep
+        tags = run.tags
+        asked = run.params.get("tracking.keep_model") == "best" and tags.get("sweep") == sweep
         if not asked or run is best[_kind(run)] or tags.get(KEPT) == "false":
             continue
         try:
-            repository = get_artifact_repository(str(run.info.artifact_uri), tracking_uri=client.tracking_uri)
+            client = store.client
+            place = str(client.get_run(run.id).info.artifact_uri)
+            repository = get_artifact_repository(place, tracking_uri=client.tracking_uri)
             repository.delete_artifacts(MODEL)
         except (NotImplementedError, MlflowException, RequestException, OSError) as error:
             reason = " ".join(str(error).split())[:200]
             return f"tracking.keep_model=best: the store does not delete artifacts, all models stay ({reason})."
-        client.set_tag(run.info.run_id, KEPT, "false")
+        store.tag(run.id, {KEPT: "false"})
     return None
 
 
-def _kind(run: Run) -> tuple[str, ...]:
-    return tuple(run.data.tags.get(key, "") for key in ("method", "model", "dataset"))
+def _kind(run: Record) -> tuple[str, ...]:
+    return tuple(run.tags.get(key, "") for key in ("method", "model", "dataset"))

@@ -7,21 +7,18 @@ results differ (data, code, packages, hardware) is compared and said.
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
-from mlflow import MlflowClient
-from mlflow.exceptions import MlflowException
 
 from src.compose import Primary
 from src.config import SETTINGS, Config, TrackingConfig, UserError
 from src.metrics import Place, shown
 from src.runs.provenance import environment, git_commit
-from src.runs.results import StoredResult, resolve_run
-from src.runs.store import connect
+from src.runs.results import resolve_run
+from src.runs.store import Store, connect
 
 NAME = "from_run"  # of the configuration that is written
 # Those that decide about a result; a data set's digest says more than the version of its reader.
@@ -50,10 +47,10 @@ def begin_from(arguments: Sequence[str], folder: Path) -> tuple[Primary, list[st
         text: str | None = Path(source).read_text(encoding="utf-8")
     else:
         places = {key: given[f"tracking.{key}"] for key in ("folder", "uri") if f"tracking.{key}" in given}
-        client, _ = connect(TrackingConfig(**places), create=False)
-        run, note = resolve_run(client, None, source, "from_run")
-        origin = str(run.info.run_id)
-        text = _artifact(client, origin, "config.yaml")
+        store = connect(TrackingConfig(**places), create=False)
+        run, note = resolve_run(store.everywhere(), source, "from_run")
+        origin = run.id
+        text = store.text(origin, "config.yaml")
         if note:
             print(note)
     if text is None:
@@ -98,20 +95,20 @@ def read_config(text: str, source: str) -> dict[str, Any]:
     return {name: values[name] for name in sorted(sections)}
 
 
-def differences(client: MlflowClient, origin: str, digests: Mapping[str, str], hardware: str) -> list[str] | None:
+def differences(store: Store, origin: str, digests: Mapping[str, str], hardware: str) -> list[str] | None:
     """What may make a reproduction differ from its run, a sentence each; None where it is not known.
 
     Args:
-        client: of the store that holds the run.
+        store: that holds the run.
         origin: the id of the run.
         digests: of the data of the reproduction, by context (train, validation).
         hardware: that it runs on, as the tag `hardware` says it.
     """
     if Path(origin).is_file():
         return None  # a configuration alone says nothing of data and code
-    run = client.get_run(origin)
-    then = {context: digest for context, (digest, _) in StoredResult(client, run).inputs.items()}
-    tags = run.data.tags
+    run = store.record(origin)
+    then = {context: digest for context, (digest, _) in run.inputs.items()}
+    tags = run.tags
     sentences = [
         f"The {context} data differ: digest {then.get(context)} then, {digest} now."
         for context, digest in digests.items()
@@ -119,27 +116,19 @@ def differences(client: MlflowClient, origin: str, digests: Mapping[str, str], h
     ]
     pairs = {"The code": (tags.get("git_commit", "unknown"), git_commit())}
     pairs["The hardware"] = (tags.get("hardware", "unknown"), hardware)
-    before, now = _versions(_artifact(client, origin, "environment.txt") or ""), _versions(environment())
+    before, now = _versions(store.text(origin, "environment.txt") or ""), _versions(environment())
     pairs |= {name: (before.get(name, "unknown"), now.get(name, "none")) for name in PACKAGES}
     return sentences + [f"{what} differs: {a} then, {b} now." for what, (a, b) in pairs.items() if a != b]
 
 
-def scores(client: MlflowClient, origin: str) -> str:
+def scores(store: Store, origin: str) -> str:
     """`EM 22.0, F1 28.4` of the run; empty where it is not known."""
     if Path(origin).is_file():
         return ""
-    metrics = client.get_run(origin).data.metrics
+    metrics = store.record(origin).metrics
     return ", ".join(entry.named(metrics[entry.key]) for entry in shown(Place.CARD, metrics))
 
 
 def _versions(text: str) -> dict[str, str]:
     pairs = [line.partition("==") for line in text.splitlines() if "==" in line]
     return {name.lower(): version for name, _, version in pairs}
-
-
-def _artifact(client: MlflowClient, run: str, name: str) -> str | None:
-    with tempfile.TemporaryDirectory() as temporary:
-        try:
-            return Path(client.download_artifacts(run, name, temporary)).read_text(encoding="utf-8")
-        except (MlflowException, OSError):
-            return None

@@ -6,25 +6,24 @@ import csv
 import io
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
-from mlflow import MlflowClient
-from mlflow.entities import Run, RunTag
 
 from src.config import TrackingConfig
 from src.metrics import Metric, Place, shown
 from src.runs.identity import holder, who
-from src.runs.store import AlreadyRunning, connect, experiment_id, joined, keep_alive, mark_dead_runs, search
+from src.runs.records import KIND, SWEEP, Record, Status
+from src.runs.store import AlreadyRunning, Store, connect, joined
 
 
 class ParentRun:
     """A run of MLflow that the runs of one sweep are nested under. It has no figures of its own."""
 
-    def __init__(self, client: MlflowClient, experiment: str, run_id: str) -> None:
-        self.client, self.experiment, self.run_id = client, experiment, run_id
+    def __init__(self, store: Store, run_id: str) -> None:
+        self.store, self.run_id = store, run_id
         self.ended = threading.Event()
 
     @classmethod
@@ -52,54 +51,48 @@ class ParentRun:
         Raises:
             AlreadyRunning: a live process works on the same sweep.
         """
-        client, _ = connect(tracking)
-        experiment = experiment_id(client, tracking)
+        store = connect(tracking)
         with FileLock(Path(tracking.folder).resolve() / "runs.lock"):
-            mark_dead_runs(client, experiment)
-            same = search(client, experiment, f"tags.sweep_hash = '{identity}'")
-            for run in same:
-                if run.info.status == "RUNNING":
-                    raise AlreadyRunning(f"The same sweep is running already ({who(run.data.tags)}); let it finish.")
-            tags = {"kind": "sweep", "sweep_hash": identity, "command": command, "planned": str(planned), **holder()}
+            store.mark_dead_runs()
+            same = store.runs(f"tags.sweep_hash = '{identity}'")
+            for record in same:
+                if record.status is Status.RUNNING:
+                    raise AlreadyRunning(f"The same sweep is running already ({who(record.tags)}); let it finish.")
+            tags = {KIND: SWEEP, "sweep_hash": identity, "command": command, "planned": str(planned), **holder()}
             if same and not fresh:
-                parent = cls(client, experiment, same[0].info.run_id)
-                client.update_run(parent.run_id, status="RUNNING", name=name)
-                parent.tag(tags)
+                parent = cls(store, same[0].id)
+                store.client.update_run(parent.run_id, status="RUNNING", name=name)
+                store.tag(parent.run_id, tags)
             else:
                 tags_of_new = {"mlflow.source.name": "src.train", **tags}
-                created = client.create_run(experiment, tags=tags_of_new, run_name=name or otherwise)
-                parent = cls(client, experiment, created.info.run_id)
-        keep_alive(client, parent.run_id, parent.ended)
-        client.log_text(parent.run_id, command + "\n", "command.txt")
+                created = store.client.create_run(store.experiment, tags=tags_of_new, run_name=name or otherwise)
+                parent = cls(store, created.info.run_id)
+        store.keep_alive(parent.run_id, parent.ended)
+        store.client.log_text(parent.run_id, command + "\n", "command.txt")
         return parent
 
     @classmethod
     def of(cls, tracking: TrackingConfig, run_id: str) -> ParentRun:
         """The parent that a job was given."""
-        client, _ = connect(tracking)
-        return cls(client, experiment_id(client, tracking), run_id)
-
-    def tag(self, tags: Mapping[str, str]) -> None:
-        self.client.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+        return cls(connect(tracking), run_id)
 
     @property
     def tags(self) -> dict[str, str]:
-        found: dict[str, str] = self.client.get_run(self.run_id).data.tags
-        return found
+        return self.store.record(self.run_id).tags
 
     def started(self, done: int) -> None:
         """Note when the work began and how many runs were done before: what the time left is reckoned from."""
-        self.tag({"attempt_started": f"{time.time():.0f}", "done_before": str(done)})
+        self.store.tag(self.run_id, {"attempt_started": f"{time.time():.0f}", "done_before": str(done)})
 
-    def include(self, run: Run) -> None:
+    def include(self, run: Record) -> None:
         """Make a run that was done before a part of this sweep; it stays where it is nested."""
-        self.client.set_tag(run.info.run_id, "sweep", joined(run.data.tags.get("sweep", ""), self.run_id))
+        self.store.tag(run.id, {"sweep": joined(run.tags.get("sweep", ""), self.run_id)})
 
-    def members(self) -> list[Run]:
+    def members(self) -> list[Record]:
         """The runs of the sweep, the oldest first."""
-        return search(self.client, self.experiment, f"tags.sweep LIKE '%{self.run_id}%'")[::-1]
+        return self.store.members(self.run_id)
 
-    def end(self, status: str, members: Sequence[Run]) -> None:
+    def end(self, status: Status, members: Sequence[Record]) -> None:
         """Log the table of all runs, and end as FINISHED, FAILED or KILLED."""
         columns = shown(Place.CSV, (key for run in members for key in _metrics(run)))
         rows = [_row(run, columns) for run in members]
@@ -108,23 +101,23 @@ class ParentRun:
             writer = csv.DictWriter(text, list(rows[0]))
             writer.writeheader()
             writer.writerows(rows)
-            self.client.log_text(self.run_id, text.getvalue(), "table.csv")
+            self.store.client.log_text(self.run_id, text.getvalue(), "table.csv")
         self.ended.set()
-        self.client.set_terminated(self.run_id, status)
+        self.store.client.set_terminated(self.run_id, status.in_mlflow)
 
 
-def _metrics(run: Run) -> dict[str, float]:
+def _metrics(run: Record) -> dict[str, float]:
     """What a finished run has measured; nothing of any other."""
-    return dict(run.data.metrics) if run.info.status == "FINISHED" else {}
+    return run.metrics if run.finished else {}
 
 
-def _row(run: Run, columns: Sequence[Metric]) -> dict[str, Any]:
+def _row(run: Record, columns: Sequence[Metric]) -> dict[str, Any]:
     """The row of a run: values in full, as a program wants them."""
     metrics = _metrics(run)
     return {
-        "run": run.info.run_name,
-        "status": run.info.status,
+        "run": run.name,
+        "status": run.status.in_mlflow,
         **{entry.heading: metrics.get(entry.key, "") for entry in columns},
-        "run id": run.info.run_id,
-        "error": run.data.tags.get("error", ""),
+        "run id": run.id,
+        "error": run.tags.get("error", ""),
     }

@@ -5,18 +5,22 @@ It is SQLite under `tracking.folder` unless `tracking.uri` names a server. `pyth
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
+import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import cached_property
 from pathlib import Path
 from urllib.parse import urlparse
 
+import pandas as pd
 from filelock import FileLock
 from mlflow import MlflowClient
-from mlflow.entities import Run
+from mlflow.entities import Dataset, DatasetInput, InputTag, Run, RunTag
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -24,64 +28,18 @@ from src.arguments import command
 from src.config import TrackingConfig, UserError
 from src.credentials import DATABASES, hidden, with_secrets
 from src.runs.identity import HEARTBEAT_SECONDS, Hashes, alive
+from src.runs.records import KIND, QUESTIONS, SWEEP, Input, Record, Status
 
 EXPERIMENT_TAGS = {
     "mlflow.note.content": "`python -m src.compare` puts the methods side by side; README.md says what each metric is.",
 }
+INPUT_TRIES = 3
+PARAMS_A_BATCH = TAGS_A_BATCH = 100  # MLflow's limits
+METRICS_A_BATCH = 1000
 
 
 class AlreadyRunning(UserError):
     """Another process works on the same run."""
-
-
-def connect(config: TrackingConfig, create: bool = True) -> tuple[MlflowClient, str]:
-    """A client of the tracking store, and the store's URI, without its password.
-
-    Args:
-        config: where it is.
-        create: make a local store where there is none.
-
-    Raises:
-        UserError: a server that does not answer, a folder that cannot be written, or no store and `create` false.
-    """
-    if config.uri is not None:
-        return _connect_to(config.uri), config.uri
-    folder = Path(config.folder).resolve()
-    if not create and not (folder / "mlflow.db").exists():
-        raise UserError(
-            f"tracking.folder={config.folder} holds no store (mlflow.db); train something first "
-            f"({' '.join(command('train'))}), or name the folder that the runs were logged to."
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-    uri = f"sqlite:///{folder / 'mlflow.db'}"
-    # Processes that start together must not create the schema at once.
-    with FileLock(folder / "mlflow.db.lock"):
-        try:
-            client = MlflowClient(uri)
-            client.search_experiments(max_results=1)
-        except (MlflowException, SQLAlchemyError) as error:
-            raise UserError(
-                f"{folder / 'mlflow.db'} cannot be used as MLflow's store ({str(error).splitlines()[0][:200]}); move "
-                "it away, or set tracking.folder."
-            ) from error
-    return client, uri
-
-
-def _connect_to(uri: str) -> MlflowClient:
-    whole = with_secrets(uri)
-    if whole is None:
-        raise UserError(f"tracking.uri={uri}: its password is not known; put the whole address into {DATABASES}.")
-    with quick_refusal():
-        try:
-            client = MlflowClient(whole)
-            client.search_experiments(max_results=1)
-        except (MlflowException, SQLAlchemyError, ImportError, ValueError) as error:
-            reason = " ".join(hidden(str(error)).split())
-            raise UserError(
-                f"The tracking server tracking.uri={uri} cannot be used ({reason[:200]}); check the "
-                "address, or leave tracking.uri out to log under mlruns/."
-            ) from None  # the error itself may hold the password
-    return client
 
 
 @contextmanager
@@ -109,65 +67,283 @@ def store_errors_explained() -> Iterator[None]:
         raise UserError(f"The tracking store failed ({reason}); check that it answers and has room.") from error
 
 
-def experiment_id(client: MlflowClient, tracking: TrackingConfig) -> str:
-    """The id of `tracking.experiment`, made where it does not exist yet."""
-    experiment = client.get_experiment_by_name(tracking.experiment)
-    if experiment is not None:
-        return str(experiment.experiment_id)
-    # With a server, where artifacts go is the server's business.
-    location = None if tracking.uri else (Path(tracking.folder).resolve() / "artifacts").as_uri()
-    try:
-        return str(client.create_experiment(tracking.experiment, location, EXPERIMENT_TAGS))
-    except MlflowException:
-        experiment = client.get_experiment_by_name(tracking.experiment)
-        if experiment is None:
-            raise
-        return str(experiment.experiment_id)  # another process was faster
+class Store:
+    """All runs of one experiment, in MLflow. What fails there is one sentence (UserError) for whoever asks.
 
-
-def search(client: MlflowClient, experiment: str, condition: str) -> list[Run]:
-    """All runs of an experiment that meet a condition in MLflow's language, the newest first."""
-    found: list[Run] = []
-    token = None
-    while True:
-        page = client.search_runs([experiment], condition, max_results=1000, page_token=token)
-        found += page
-        if not (token := page.token):
-            return found
-
-
-def runs_of(client: MlflowClient, experiment: str, hashes: Hashes) -> list[Run]:
-    """All runs of a configuration, the newest first. Those that version 0.1 made get today's hash on the way."""
-    if hashes.previous is not None:
-        for run in search(client, experiment, f"tags.config_hash = '{hashes.previous}'"):
-            client.set_tag(run.info.run_id, "config_hash", hashes.present)
-    return search(client, experiment, f"tags.config_hash = '{hashes.present}'")
-
-
-def finished_run(client: MlflowClient, experiment: str, hashes: Hashes) -> Run | None:
-    """The newest FINISHED run of a configuration."""
-    return next((run for run in runs_of(client, experiment, hashes) if run.info.status == "FINISHED"), None)
-
-
-def mark_dead_runs(client: MlflowClient, experiment: str) -> None:
-    """Runs whose process is gone without a word (a SIGKILL, a reboot) are KILLED, not RUNNING.
-
-    Runs that other tools have put into the experiment are left alone.
+    `client` is for what src/runs itself logs; nothing else uses it.
     """
-    for run in search(client, experiment, "attributes.status = 'RUNNING'"):
-        if "host_id" in run.data.tags and not alive(run.data.tags):
-            client.set_terminated(run.info.run_id, "KILLED")
+
+    def __init__(self, client: MlflowClient, uri: str, tracking: TrackingConfig, create: bool = True) -> None:
+        """
+        Args:
+            client: of MLflow.
+            uri: the store's address, without its password.
+            tracking: where it is, and the name of the experiment.
+            create: make the experiment where there is none.
+        """
+        self.client, self.uri, self.tracking, self.create = client, uri, tracking, create
+
+    @property
+    def name(self) -> str:
+        """The experiment's name."""
+        return self.tracking.experiment
+
+    @property
+    def selection(self) -> None:
+        """None: nothing was chosen yet."""
+        return None
+
+    @cached_property
+    def experiment(self) -> str:
+        """The id of `tracking.experiment`, made where it does not exist yet.
+
+        Raises:
+            UserError: it does not exist, and this store is only read.
+        """
+        name = self.tracking.experiment
+        experiment = self.client.get_experiment_by_name(name)
+        if experiment is not None:
+            return str(experiment.experiment_id)
+        if not self.create:
+            names = [str(e.name) for e in self.client.search_experiments()]
+            raise UserError(f"There is no experiment {name} in the store; there are: {', '.join(names)}.")
+        # With a server, where artifacts go is the server's business.
+        location = None if self.tracking.uri else (Path(self.tracking.folder).resolve() / "artifacts").as_uri()
+        try:
+            return str(self.client.create_experiment(name, location, EXPERIMENT_TAGS))
+        except MlflowException:
+            experiment = self.client.get_experiment_by_name(name)
+            if experiment is None:
+                raise
+            return str(experiment.experiment_id)  # another process was faster
+
+    @store_errors_explained()
+    def runs(self, condition: str = "") -> list[Record]:
+        """All runs and parent runs that meet a condition in MLflow's language, the newest first.
+
+        Raises:
+            UserError: the condition cannot be read.
+        """
+        try:
+            return self._search(self.experiment, condition)
+        except MlflowException as error:
+            if error.error_code != "INVALID_PARAMETER_VALUE":
+                raise
+            reason = str(error).splitlines()[0]
+            raise UserError(f"where={condition} is no condition that MLflow understands ({reason}).") from error
+
+    @store_errors_explained()
+    def everywhere(self) -> list[Record]:
+        """All runs and parent runs of all experiments, the newest first."""
+        experiments = [str(experiment.experiment_id) for experiment in self.client.search_experiments()]
+        records = [record for experiment in experiments for record in self._search(experiment, "")]
+        return sorted(records, key=lambda record: record.started, reverse=True)
+
+    def sweeps(self) -> list[Record]:
+        """The parent runs of all sweeps, the newest first."""
+        return self.runs(f"tags.{KIND} = '{SWEEP}'")
+
+    def members(self, sweep: str) -> list[Record]:
+        """The runs of a sweep, by the id of its parent run, the oldest first."""
+        return self.runs(f"tags.sweep LIKE '%{sweep}%'")[::-1]
+
+    def of_hash(self, hashes: Hashes) -> list[Record]:
+        """All runs of a configuration, the newest first. Those that version 0.1 made get today's hash on the way."""
+        if hashes.previous is not None:
+            for record in self.runs(f"tags.config_hash = '{hashes.previous}'"):
+                self.tag(record.id, {"config_hash": hashes.present})
+        return self.runs(f"tags.config_hash = '{hashes.present}'")
+
+    def finished(self, hashes: Hashes) -> Record | None:
+        """The newest FINISHED run of a configuration."""
+        return next((record for record in self.of_hash(hashes) if record.finished), None)
+
+    @store_errors_explained()
+    def record(self, run_id: str) -> Record:
+        """The run of an id."""
+        return self._record(self.client.get_run(run_id))
+
+    @store_errors_explained()
+    def experiment_of(self, run_id: str) -> str:
+        """The name of the experiment that a run is in, whichever of the store's it is."""
+        experiment = self.client.get_run(run_id).info.experiment_id
+        return str(self.client.get_experiment(experiment).name)
+
+    def _search(self, experiment: str, condition: str) -> list[Record]:
+        records: list[Record] = []
+        token = None
+        while True:
+            page = self.client.search_runs([experiment], condition, max_results=1000, page_token=token)
+            records += [self._record(run) for run in page]
+            if not (token := page.token):
+                return records
+
+    def _record(self, run: Run) -> Record:
+        """MLflow's run as a record: the one place where its shape is known."""
+        info, tags = run.info, dict(run.data.tags)
+        status = Status.RUNNING if info.status == "SCHEDULED" else Status(info.status)
+        inputs = {}
+        for item in run.inputs.dataset_inputs if run.inputs else []:
+            context = next((tag.value for tag in item.tags if tag.key == "mlflow.data.context"), "")
+            rows = json.loads(item.dataset.profile or "{}").get("num_rows", 0)
+            inputs[context] = Input(str(item.dataset.digest), int(rows))
+        return Record(
+            id=str(info.run_id),
+            name=str(info.run_name),
+            status=Status.PRUNED if status is Status.KILLED and "stopped" in tags else status,
+            started=info.start_time,
+            ended=info.end_time,
+            params=dict(run.data.params),
+            metrics=dict(run.data.metrics),
+            tags=tags,
+            inputs=inputs,
+            source=self,
+        )
+
+    @store_errors_explained()
+    def points(self, run_id: str, metric: str) -> pd.DataFrame:
+        """Columns `step`, `timestamp` (milliseconds since 1970) and `value`: one metric of a run, sorted by step."""
+        points = sorted(self.client.get_metric_history(run_id, metric), key=lambda point: point.step)
+        rows = [(point.step, point.timestamp, point.value) for point in points]
+        return pd.DataFrame(rows, columns=["step", "timestamp", "value"])
+
+    def questions(self, run_id: str, columns: Sequence[str] | None = None) -> pd.DataFrame | None:
+        """The columns of a run's scores by question, or all; None where the run kept none."""
+        with tempfile.TemporaryDirectory() as temporary:
+            file = self.artifact(run_id, QUESTIONS, temporary)
+            return None if file is None else pd.read_parquet(file, columns=columns)
+
+    def artifact(self, run_id: str, name: str, folder: str) -> Path | None:
+        """An artifact, or a folder of them, copied into a folder; None where the run has none of that name."""
+        try:
+            return Path(self.client.download_artifacts(run_id, name, folder))
+        except (MlflowException, OSError):
+            return None
+
+    def text(self, run_id: str, name: str) -> str | None:
+        """The text of an artifact; None where the run has none of that name."""
+        with tempfile.TemporaryDirectory() as temporary:
+            file = self.artifact(run_id, name, temporary)
+            return None if file is None else file.read_text(encoding="utf-8")
+
+    @store_errors_explained()
+    def log_artifact(self, run_id: str, file: Path, folder: str | None = None) -> None:
+        """Add a file to the artifacts of a run."""
+        self.client.log_artifact(run_id, str(file), folder)
+
+    def log_table(self, run_id: str, name: str, table: pd.DataFrame) -> None:
+        """Add a table to the artifacts of a run, as a compressed Parquet file.
+
+        Raises:
+            MlflowException: the store does not take it.
+        """
+        with tempfile.TemporaryDirectory() as temporary:
+            file = Path(temporary) / name
+            table.to_parquet(file, compression="zstd", index=False)
+            self.client.log_artifact(run_id, str(file))
+
+    @store_errors_explained()
+    def tag(self, run_id: str, tags: Mapping[str, str]) -> None:
+        """Set tags of a run; those of one batch (100) all at once."""
+        listed = [RunTag(key, value) for key, value in tags.items()]
+        for i in range(0, len(listed), TAGS_A_BATCH):
+            self.client.log_batch(run_id, tags=listed[i : i + TAGS_A_BATCH])
+
+    def log_inputs(self, run_id: str, name: str, inputs: Mapping[str, Input]) -> None:
+        """Log the sets of questions of a run, by context (train, validation); `name` is the data set's.
+
+        Raises:
+            MlflowException: the store does not take them.
+        """
+        logged = [
+            DatasetInput(
+                Dataset(
+                    name,
+                    digest,
+                    "local",
+                    json.dumps({"uri": name}),
+                    profile=json.dumps({"num_rows": rows}),
+                ),
+                [InputTag("mlflow.data.context", context)],
+            )
+            for context, (digest, rows) in inputs.items()
+        ]
+        for tries_left in reversed(range(INPUT_TRIES)):
+            try:
+                self.client.log_inputs(run_id, logged)
+                break
+            except MlflowException:  # two runs that log the same new data set at once: the store refuses one of them
+                if not tries_left:
+                    raise
+
+    def mark_dead_runs(self) -> None:
+        """Runs whose process is gone without a word (a SIGKILL, a reboot) are KILLED, not RUNNING.
+
+        Runs that other tools have put into the experiment are left alone.
+        """
+        for record in self.runs("attributes.status = 'RUNNING'"):
+            if "host_id" in record.tags and not alive(record.tags):
+                self.client.set_terminated(record.id, "KILLED")
+
+    def keep_alive(self, run_id: str, ended: threading.Event) -> None:
+        """Tell other machines every minute that this process still works on a run, until it has ended."""
+
+        def beat() -> None:
+            while not ended.wait(HEARTBEAT_SECONDS):
+                with suppress(MlflowException):
+                    self.client.set_tag(run_id, "heartbeat", f"{time.time():.0f}")
+
+        threading.Thread(target=beat, daemon=True).start()
 
 
-def keep_alive(client: MlflowClient, run_id: str, ended: threading.Event) -> None:
-    """Tell other machines every minute that this process still works on a run, until it has ended."""
+def connect(config: TrackingConfig, create: bool = True) -> Store:
+    """The store that a configuration names.
 
-    def beat() -> None:
-        while not ended.wait(HEARTBEAT_SECONDS):
-            with suppress(MlflowException):
-                client.set_tag(run_id, "heartbeat", f"{time.time():.0f}")
+    Args:
+        config: where it is.
+        create: make a local store, and the experiment, where there is none.
 
-    threading.Thread(target=beat, daemon=True).start()
+    Raises:
+        UserError: a server that does not answer, a folder that cannot be written, or no store and `create` false.
+    """
+    if config.uri is not None:
+        return Store(_client_of(config.uri), config.uri, config, create)
+    folder = Path(config.folder).resolve()
+    if not create and not (folder / "mlflow.db").exists():
+        raise UserError(
+            f"tracking.folder={config.folder} holds no store (mlflow.db); train something first "
+            f"({' '.join(command('train'))}), or name the folder that the runs were logged to."
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    uri = f"sqlite:///{folder / 'mlflow.db'}"
+    # Processes that start together must not create the schema at once.
+    with FileLock(folder / "mlflow.db.lock"):
+        try:
+            client = MlflowClient(uri)
+            client.search_experiments(max_results=1)
+        except (MlflowException, SQLAlchemyError) as error:
+            raise UserError(
+                f"{folder / 'mlflow.db'} cannot be used as MLflow's store ({str(error).splitlines()[0][:200]}); move "
+                "it away, or set tracking.folder."
+            ) from error
+    return Store(client, uri, config, create)
+
+
+def _client_of(uri: str) -> MlflowClient:
+    whole = with_secrets(uri)
+    if whole is None:
+        raise UserError(f"tracking.uri={uri}: its password is not known; put the whole address into {DATABASES}.")
+    with quick_refusal():
+        try:
+            client = MlflowClient(whole)
+            client.search_experiments(max_results=1)
+        except (MlflowException, SQLAlchemyError, ImportError, ValueError) as error:
+            reason = " ".join(hidden(str(error)).split())
+            raise UserError(
+                f"The tracking server tracking.uri={uri} cannot be used ({reason[:200]}); check the "
+                "address, or leave tracking.uri out to log under mlruns/."
+            ) from None  # the error itself may hold the password
+    return client
 
 
 def ui_command(tracking: TrackingConfig) -> str:

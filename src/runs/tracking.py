@@ -20,31 +20,26 @@ from typing import Any
 
 import pandas as pd
 from filelock import FileLock
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
+from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
 from src.config import Config, UserError
 from src.runs.identity import alive, hashes, holder, who
 from src.runs.naming import run_name
 from src.runs.provenance import environment, git_commit
+from src.runs.records import Input, Record, Status
 from src.runs.store import (
+    METRICS_A_BATCH,
+    PARAMS_A_BATCH,
     AlreadyRunning,
     connect,
-    experiment_id,
-    finished_run,
     joined,
-    keep_alive,
-    mark_dead_runs,
     quick_refusal,
-    runs_of,
     store_errors_explained,
 )
 
-PARAMS_A_BATCH = 100  # MLflow's limits
-METRICS_A_BATCH = 1000
 LONGEST_VALUE = 6000
 FLUSH_SECONDS = 10.0
-INPUT_TRIES = 3
 CLAIMED = "claimed"  # tag of a run that no other machine has begun at the same moment
 
 
@@ -97,9 +92,8 @@ class RunLog:
         """
         self.config = config
         self.hashes = hashes(config)
-        self.client: Any = _Nothing()
-        if enabled:
-            self.client, _ = connect(config.tracking)
+        self.store: Any = connect(config.tracking) if enabled else _Nothing()
+        self.client: Any = self.store.client if enabled else _Nothing()
         self.warn = warn
         self.pending: list[Metric] = []
         self.out_of_reach = False  # the store did not answer last time
@@ -110,12 +104,12 @@ class RunLog:
         self.logged: dict[tuple[str, int], float] = {}  # by metric and step, what the attempts before this one logged
         self.ended = threading.Event()
 
-    def finished(self) -> Run | None:
+    def finished(self) -> Record | None:
         """The run that has done this already."""
         if isinstance(self.client, _Nothing) or self.config.rerun:
             return None
-        done = finished_run(self.client, experiment_id(self.client, self.config.tracking), self.hashes)
-        return None if done is None or done.info.run_id == self.config.from_run else done
+        done: Record | None = self.store.finished(self.hashes)
+        return None if done is None or done.id == self.config.from_run else done
 
     @property
     def checkpoints(self) -> Path:
@@ -143,13 +137,13 @@ class RunLog:
         try:
             # Two processes of this machine that want the same run decide one after the other.
             with FileLock(Path(tracking.folder).resolve() / "runs.lock"):
-                self._claim(experiment_id(self.client, tracking))
+                self._claim()
         except MlflowException as error:  # its experiment was deleted, say
             raise UserError(
                 f"tracking.experiment={tracking.experiment} takes no run ({str(error).splitlines()[0]}); restore it in "
                 "the MLflow UI, or choose another name."
             ) from error
-        keep_alive(self.client, self.run_id, self.ended)
+        self.store.keep_alive(self.run_id, self.ended)
         if self.resumed:
             return self
         try:
@@ -162,28 +156,26 @@ class RunLog:
             raise
         return self
 
-    def _claim(self, experiment: str) -> None:
-        mark_dead_runs(self.client, experiment)
-        same = runs_of(self.client, experiment, self.hashes)
+    def _claim(self) -> None:
+        self.store.mark_dead_runs()
+        same: list[Record] = self.store.of_hash(self.hashes)
         for run in same:
-            if run.info.status == "RUNNING":
-                raise AlreadyRunning(
-                    f"{run_name(self.config)} is running already ({who(run.data.tags)}, run {run.info.run_id})."
-                )
-        unfinished = [] if self.config.rerun else [run for run in same if run.info.status != "FINISHED"]
+            if run.status is Status.RUNNING:
+                raise AlreadyRunning(f"{run_name(self.config)} is running already ({who(run.tags)}, run {run.id}).")
+        unfinished = [] if self.config.rerun else [run for run in same if not run.finished]
         for run in unfinished:
-            self.run_id = run.info.run_id
+            self.run_id = run.id
             self.result = self._whole_result()
             if self.result is not None or any(self.checkpoints.glob("step-*")):
                 self._take_over(run)
                 return
-        self._create(experiment)
-        self._check_again(experiment)
+        self._create()
+        self._check_again()
         for run in unfinished:  # nothing of them can be used: the new one stands for them
-            self.client.set_tag(run.info.run_id, "superseded_by", self.run_id)
-            self.client.delete_run(run.info.run_id)  # the UI shows it among the deleted ones
+            self.client.set_tag(run.id, "superseded_by", self.run_id)
+            self.client.delete_run(run.id)  # the UI shows it among the deleted ones
 
-    def _check_again(self, experiment: str) -> None:
+    def _check_again(self) -> None:
         """Give way to a run of another machine that was begun at the same moment: the file lock is of this machine.
 
         One that has passed this check goes before one that has not, the older before the younger.
@@ -192,21 +184,20 @@ class RunLog:
             AlreadyRunning: the other one goes on.
         """
 
-        def order(run: Run) -> tuple[bool, int, str]:
-            return CLAIMED not in run.data.tags, run.info.start_time, run.info.run_id
+        def order(run: Record) -> tuple[bool, int, str]:
+            return CLAIMED not in run.tags, run.started, run.id
 
-        running = [run for run in runs_of(self.client, experiment, self.hashes) if run.info.status == "RUNNING"]
-        first = min(running, key=order)
-        if first.info.run_id != self.run_id:
+        first = min((run for run in self.store.of_hash(self.hashes) if run.status is Status.RUNNING), key=order)
+        if first.id != self.run_id:
             self.client.set_terminated(self.run_id, "KILLED")
             self.client.delete_run(self.run_id)
             raise AlreadyRunning(
-                f"{run_name(self.config)} was begun at the same moment by {who(first.data.tags)} "
-                f"(run {first.info.run_id}), which goes on with it."
+                f"{run_name(self.config)} was begun at the same moment by {who(first.tags)} "
+                f"(run {first.id}), which goes on with it."
             )
         self.tags({CLAIMED: "true"})
 
-    def _create(self, experiment: str) -> None:
+    def _create(self) -> None:
         config = self.config
         tags = {
             "mlflow.source.name": "src.train",
@@ -222,24 +213,24 @@ class RunLog:
         }
         if config.from_run is not None:
             tags["reproduces"] = config.from_run
-        self.run_id = self.client.create_run(experiment, tags=tags, run_name=run_name(config)).info.run_id
+        created = self.client.create_run(self.store.experiment, tags=tags, run_name=run_name(config))
+        self.run_id = created.info.run_id
 
     def record_failure(self, reason: str) -> None:
         """Put a run on record as FAILED whose process died without a word, or before the run began."""
-        experiment = experiment_id(self.client, self.config.tracking)
-        same = runs_of(self.client, experiment, self.hashes)
-        if not same or same[0].info.status == "FINISHED":
-            self._create(experiment)
+        same: list[Record] = self.store.of_hash(self.hashes)
+        if not same or same[0].finished:
+            self._create()
             tags: Mapping[str, str] = {}
         else:
-            self.run_id, status, tags = same[0].info.run_id, same[0].info.status, same[0].data.tags
-            if status == "KILLED" or (status == "RUNNING" and alive(tags)):
+            self.run_id, status, tags = same[0].id, same[0].status, same[0].tags
+            if status in (Status.KILLED, Status.PRUNED) or (status is Status.RUNNING and alive(tags)):
                 return
         self.tags({"error": reason[:LONGEST_VALUE], **self._membership(tags)})
         self.client.set_terminated(self.run_id, "FAILED")
 
-    def _take_over(self, run: Run) -> None:
-        tags, commits = run.data.tags, run.data.tags.get("git_commit", "").split(", ")
+    def _take_over(self, run: Record) -> None:
+        tags, commits = run.tags, run.tags.get("git_commit", "").split(", ")
         self.resumed = True
         self.client.update_run(self.run_id, status="RUNNING")
         for ending in {"error", "stopped"} & tags.keys():
@@ -254,7 +245,7 @@ class RunLog:
         )
         self.logged = {
             (point.key, point.step): point.value
-            for key in run.data.metrics
+            for key in run.metrics
             for point in self.client.get_metric_history(self.run_id, key)
         }
 
@@ -378,23 +369,14 @@ class RunLog:
             datasets: by context (train, validation).
             source: the name of the data set.
         """
-        logged, digests = [], {}
+        logged = {}
         for context, dataset in datasets.items():
             digest = hashlib.sha256()
             for row in dataset:
                 digest.update(json.dumps([row["id"], row["context"], row["question"], row["answers"]]).encode())
-            digests[context] = digest.hexdigest()[:12]
-            profile = json.dumps({"num_rows": len(dataset)})
-            entity = Dataset(source, digests[context], "local", json.dumps({"uri": source}), profile=profile)
-            logged.append(DatasetInput(entity, [InputTag("mlflow.data.context", context)]))
-        for tries_left in reversed(range(INPUT_TRIES)):
-            try:
-                self.client.log_inputs(self.run_id, logged)
-                break
-            except MlflowException:  # two runs that log the same new data set at once: the store refuses one of them
-                if not tries_left:
-                    raise
-        return digests
+            logged[context] = Input(digest.hexdigest()[:12], len(dataset))
+        self.store.log_inputs(self.run_id, source, logged)
+        return {context: each.digest for context, each in logged.items()}
 
     def text(self, name: str, content: str) -> None:
         self.client.log_text(self.run_id, content, name)
@@ -407,10 +389,7 @@ class RunLog:
 
     def frame(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Rows as a compressed Parquet file."""
-        with tempfile.TemporaryDirectory() as temporary:
-            file = Path(temporary) / name
-            pd.DataFrame(rows).to_parquet(file, compression="zstd", index=False)
-            self.client.log_artifact(self.run_id, str(file))
+        self.store.log_table(self.run_id, name, pd.DataFrame(rows))
 
     def figure(self, name: str, figure: Any) -> None:
         self.client.log_figure(self.run_id, figure, name)

@@ -8,10 +8,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from src.metrics import F1, Metric, Place, at, groups
+from src.runs.store import Store
 
 KEY = "tuneoff"
 TAG = f"mlflow.sharedViewState.{KEY}"
@@ -73,14 +73,16 @@ def _section(name: str, display: bool) -> dict[str, Any]:
     return {"uuid": f"{KEY}-{name}", "name": name, "display": display, "isReordered": True, "deleted": False}
 
 
-def address(server: str, client: MlflowClient, experiment: str) -> str:
-    """Where the UI of a server shows an experiment so, by its name; the server's own address where there is none."""
-    found = client.get_experiment_by_name(experiment)
-    if found is None:
+def address(server: str, store: Store) -> str:
+    """Where the UI of a server shows the experiment so; the server's own address where there is no such experiment."""
+    client = store.client
+    experiment = client.get_experiment_by_name(store.tracking.experiment)
+    if experiment is None:
         return server
+    place = f"{server}/#/experiments/{experiment.experiment_id}/runs?workflowType=machine_learning"
     try:
-        if found.tags.get(TAG) != view():
-            client.set_experiment_tag(found.experiment_id, TAG, view())
+        if experiment.tags.get(TAG) != view():
+            client.set_experiment_tag(experiment.experiment_id, TAG, view())
     except MlflowException:  # a store that cannot be written to is looked at as it is
-        return f"{server}/#/experiments/{found.experiment_id}/runs?workflowType=machine_learning"
-    return f"{server}/#/experiments/{found.experiment_id}/runs?workflowType=machine_learning&viewStateShareKey={KEY}"
+        return place
+    return f"{place}&viewStateShareKey={KEY}"

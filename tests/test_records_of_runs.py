@@ -1,0 +1,111 @@
+"""Runs are plain records outside src/runs: nothing there imports MLflow or knows the shape of its runs."""
+
+from __future__ import annotations
+
+import ast
+
+import pytest
+from mlflow import MlflowClient
+
+from src.config import CHANGES_NO_RESULT, ROOT, TrackingConfig, UserError
+from src.report.arms import NOT_A_SETTING, setting
+from src.runs.records import Input, Status
+from src.runs.store import connect
+from tests.stored import Store
+
+MLFLOWS = {f"info.{name}" for name in ("run_id", "run_name", "status", "experiment_id")} | {
+    f"data.{name}" for name in ("metrics", "params", "tags")
+}
+
+
+def uses_of_mlflow(source: str) -> list[str]:
+    """Imports of mlflow, inside functions too, and attributes that its runs have."""
+    uses = []
+    for node in ast.walk(ast.parse(source)):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        uses += [name for name in names if name.partition(".")[0] == "mlflow"]
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Attribute):
+            uses += [name for name in [f"{node.value.attr}.{node.attr}"] if name in MLFLOWS]
+    return uses
+
+
+def test_the_test_sees_what_it_looks_for():
+    assert uses_of_mlflow("import mlflow.store as s\ndef f():\n    from mlflow import MlflowClient") == [
+        "mlflow.store",
+        "mlflow",
+    ]
+    assert uses_of_mlflow("run.info.status == run.data.tags['x']") == ["info.status", "data.tags"]
+    assert uses_of_mlflow((ROOT / "src" / "runs" / "store.py").read_text(encoding="utf-8"))
+
+
+def test_only_the_package_of_runs_knows_mlflow():
+    files = [*(ROOT / "src").rglob("*.py"), *(ROOT / "hydra_plugins").rglob("*.py")]
+    outside = [file for file in files if ROOT / "src" / "runs" not in file.parents]
+    assert len(outside) > 40
+    knowing = {str(file.relative_to(ROOT)): uses_of_mlflow(file.read_text(encoding="utf-8")) for file in outside}
+    assert {file: uses for file, uses in knowing.items() if uses} == {}
+
+
+def test_the_report_does_not_import_the_runs():
+    for file in (ROOT / "src" / "report").glob("*.py"):
+        assert "from src.runs" not in file.read_text(encoding="utf-8"), file.name
+
+
+def test_a_record_is_what_mlflow_holds(tmp_path):
+    store = Store(tmp_path)
+    id = store.run("lora", 1e-3, 0.5, seed=3, tags={"config_hash": "abc"})
+    run, record = store.client.get_run(id), store.record(id)
+    assert (record.id, record.name, record.seed) == (id, "lora lr=0.001 epochs=3 seed=3", "3")
+    assert (record.params, record.metrics, record.tags) == (run.data.params, run.data.metrics, run.data.tags)
+    assert (record.started, record.ended) == (run.info.start_time, run.info.end_time)
+    assert record.inputs == {"train": Input("train-a", 4000), "validation": Input("validation-a", 300)}
+    curve = record.history("train/loss")
+    assert list(curve["step"]) == list(range(1, 31)) and list(curve["value"][:2]) == [5.0, 2.5]
+    assert list(curve["seconds"][:3]) == [0.0, 0.5, 1.0]
+    assert record.history("none such").empty
+    table = record.questions(["f1"])
+    assert list(table.columns) == ["f1"] and table.index[0] == "q0"
+
+
+@pytest.mark.parametrize(
+    ("in_mlflow", "tags", "status", "back"),
+    [
+        ("FINISHED", {}, Status.FINISHED, "FINISHED"),
+        ("FAILED", {}, Status.FAILED, "FAILED"),
+        ("KILLED", {}, Status.KILLED, "KILLED"),
+        ("KILLED", {"stopped": "behind the median"}, Status.PRUNED, "KILLED"),
+        ("RUNNING", {}, Status.RUNNING, "RUNNING"),
+        ("SCHEDULED", {}, Status.RUNNING, "RUNNING"),
+    ],
+)
+def test_how_a_run_ended(tmp_path, in_mlflow, tags, status, back):
+    store = Store(tmp_path)
+    id = store.client.create_run(store.experiment, tags=tags).info.run_id
+    store.client.update_run(id, status=in_mlflow)
+    record = store.record(id)
+    assert (record.status, record.status.in_mlflow) == (status, back)
+    assert (record.finished, record.failed, record.pruned) == tuple(
+        status is each for each in (Status.FINISHED, Status.FAILED, Status.PRUNED)
+    )
+
+
+def test_a_store_that_fails_is_one_sentence_for_whoever_asks(tmp_path):
+    store = Store(tmp_path).store
+    with pytest.raises(UserError, match=r"^The tracking store failed \(.*0{32}.*\); check that it answers"):
+        store.record("0" * 32)
+    with pytest.raises(UserError, match=r"^where=nonsense is no condition that MLflow understands"):
+        store.runs("nonsense")
+    with pytest.raises(UserError, match=r"^There is no experiment other in the store; there are: .*tuneoff"):
+        connect(TrackingConfig(folder=str(tmp_path), experiment="other"), create=False).runs()
+    assert MlflowClient(store.uri).get_experiment_by_name("other") is None
+
+
+def test_what_changes_no_result_is_said_once(tmp_path):
+    assert set(CHANGES_NO_RESULT) < set(NOT_A_SETTING)
+    store = Store(tmp_path)
+    places = {"dataset.path": "a.json", "dataset.extra_validation.noisy": "b.json", "train.keep_checkpoints": True}
+    one = store.record(store.run("lora", 1e-3, 0.5))
+    two = store.record(store.run("lora", 1e-3, 0.5, seed=1, params=places | {"tracking.folder": "x"}))
+    assert setting(one) == setting(two)
+    assert setting(store.record(store.run("lora", 1e-3, 0.5, params={"dataset.train_size": 5}))) != setting(one)
