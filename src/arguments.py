@@ -207,6 +207,7 @@ def help_text(text: str, sections: Mapping[str, Iterable[tuple[str, str]]]) -> s
         width = max(len(name) for name, _ in rows) + 2
         lines += ["", title]
         for name, description in rows:
+            description = description.replace("python -m src.", " ".join(command("")))
             first, *more = textwrap.wrap(description, WIDTH - width - 2) or [""]
             lines += [f"  {name:<{width}}{first}".rstrip(), *(" " * (width + 2) + line for line in more)]
     return "\n".join(lines)

@@ -97,6 +97,7 @@ def check(config: Config, console: Console) -> None:
     """
     from src.data import sources
     from src.data.records import read_file
+    from src.data.split import group
 
     path = config.dataset.files()["dataset.path"]
     checked = read_file(path)
@@ -111,7 +112,7 @@ def check(config: Config, console: Console) -> None:
     table, unknown = _length_table(config.model.name, tokenizer, checked.records, contexts)
     of = "articles" if titles else "passages"
     sides = {"training": sets.train, "validation": sets.validation}
-    groups = {name: len({sources.group(record) for record in side}) for name, side in sides.items()}
+    groups = {name: len({group(record) for record in side}) for name, side in sides.items()}
     split = ", ".join(f"{len(side):,} for {name} ({groups[name]:,} {of})" for name, side in sides.items())
     _show(console, [("split", split), ("windows", _windows(config, tokenizer, sets))])
     console.print()
@@ -211,7 +212,7 @@ def _windows(config: Config, tokenizer: Any, sets: QuestionSets) -> str:
     counts = []
     for side in (sets.train, sets.validation):
         windows, notes = make_windows(side, tokenizer, config.model, config.dataset.answer)
-        sets.notes += notes
+        sets.notes.extend(notes)
         counts.append(np.bincount(windows["question"][:], minlength=len(side)))
     each = np.concatenate(counts)
     line = f"{(each == 1).sum():,} of {counted(len(each), 'question')} fit into one of {config.model.max_length} tokens"

@@ -170,7 +170,7 @@ def test_examples_and_formats_are_those_of_the_report():
 def test_every_command_has_help_of_one_look(name, word, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", [f"src/{name}.py", word])
     try:
-        import_module(f"src.{name}").main()
+        import_module(f"src.{name}.__main__" if name in cli.PACKAGES else f"src.{name}").main()
     except SystemExit as ended:
         assert ended.code == 0
     shown = capsys.readouterr()

@@ -728,9 +728,9 @@ def test_a_run_is_named_by_its_id_its_name_or_as_the_best(store):
     assert resolved(store, failed[:12])[0] == failed
     with pytest.raises(UserError, match=r"run=lora lr=0.001 epochs=3 seed=0: that run is FAILED; choose a FINISHED"):
         resolved(store, "lora lr=0.001 epochs=3 seed=0")
-    with pytest.raises(UserError, match=r"no run has an id .*; there are: full lr=0.0001 epochs=3 seed=0, odd = "):
+    with pytest.raises(UserError, match=r"no run has this name .*; there are: full lr=0.0001 epochs=3 seed=0, odd = "):
         resolved(store, "nothing")
-    with pytest.raises(UserError, match=r"4 runs have an id that begins so \(.*give more of it"):
+    with pytest.raises(UserError, match=r"4 runs have such an id \(.*give more of it"):
         resolved(store, "")
     best, note = resolved(store, "best")
     assert (best, note) == (
@@ -744,7 +744,7 @@ def test_a_run_is_named_by_its_id_its_name_or_as_the_best(store):
         parent.include(store.record(id))
     parent.end(Status.FINISHED, [])
     assert resolved(store, "best")[0] == made["low"], "of the newest sweep"
-    with pytest.raises(UserError, match="no run has an id that begins so"):
+    with pytest.raises(UserError, match="no run has this name or such an id"):
         resolved(store, parent.run_id)
     selection = select(store.tracking, runs=["best", made["low"], "full lr=0.0001 epochs=3 seed=0"])
     assert [result.id for result in selection.results] == [made["low"], made["again"]]
@@ -784,11 +784,11 @@ def test_a_sweep_that_is_taken_up_takes_the_name_it_is_given(store):
         ("sweep=nothing", "Error: sweep=nothing: there is no such sweep; there are: none."),
         (
             "runs=[zzz]",
-            "Error: runs=zzz: no run has an id that begins so, or this name; there are: lora lr=0.003 epochs",
+            "Error: runs=zzz: no run has this name or such an id; there are: lora lr=0.003 epochs",
         ),
         (
             "runs=[lora lr=0.001 epochs=3]",
-            "Error: runs=lora lr=0.001 epochs=3: no run has an id that begins so, or this name (did you mean",
+            "Error: runs=lora lr=0.001 epochs=3: no run has this name or such an id (did you mean",
         ),
         ("where=params.model.name = 'x'", "Error: where=params.model.name = 'x': no run meets it."),
         ("by=[method.peft.rank]", "Error: by=method.peft.rank: no run has such a parameter"),

@@ -27,9 +27,9 @@ def alone(configure, server, tmp_path_factory):
         ("submitit_local", ["method=lora"]),  # every job pays for all imports again
     ],
 )
-def test_every_launcher_gives_the_same_results(command, alone, tmp_path, launcher, more):
+def test_every_launcher_gives_the_same_results(fresh_command, alone, tmp_path, launcher, more):
     pytest.importorskip(f"hydra_plugins.hydra_{launcher.partition('_')[0]}_launcher")
-    shown = sweep(command, tmp_path, *SMALL, f"hydra/launcher={launcher}", *more)
+    shown = sweep(fresh_command, tmp_path, *SMALL, f"hydra/launcher={launcher}", *more)
     assert shown.returncode == 0, shown.stderr + shown.stdout
     [parent], children = parents_and_children(tmp_path)
     assert parent.info.status == "FINISHED"

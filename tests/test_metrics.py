@@ -25,6 +25,7 @@ from src.report.terminal import Terminal, run_line
 from src.report.verdict import verdict
 from src.runs import origin
 from src.runs.parent import ParentRun
+from src.runs.records import Status
 from src.runs.results import select
 from src.runs.view import view
 from tests.stored import Store
@@ -208,10 +209,10 @@ def test_a_new_metric_is_in_mlflow_and_readme_without_any_other_change(priced, t
     results = select(priced.tracking).results
     parent = ParentRun.begin(priced.tracking, "a sweep", "", "identity", "command", planned=7, fresh=False)
     for result in results:
-        parent.include(priced.client.get_run(result.id))
+        parent.include(result)
     unfinished = priced.run("head", 1e-3, 0.5, status="FAILED")
-    parent.include(priced.client.get_run(unfinished))
-    parent.end("FAILED", parent.members())
+    parent.include(priced.record(unfinished))
+    parent.end(Status.FAILED, parent.members())
     with Path(priced.client.download_artifacts(parent.run_id, "table.csv", str(tmp_path))).open() as file:
         rows = {row["run id"]: row for row in csv.DictReader(file)}
     assert {id: row["price, machine ($)"] for id, row in rows.items()} == {

@@ -222,7 +222,9 @@ def test_predict_answers_from_the_command_line(finished, command):
     context = "Ada, who wrote: a = b {c}, lived in Paris."
     shown = command("src.predict", f"run={one.info.run_id[:10]}", "question=Who, then?", f"context={context}", store)
     assert shown.returncode == 0, shown.stderr
-    assert len(shown.stdout.splitlines()) == 5
+    answers, _, commands = shown.stdout.partition("\n\n")
+    assert len(answers.splitlines()) == 5
+    assert commands.startswith(f"compare runs  python -m src.compare {store}\n")
     assert shown.stdout.startswith(">")
     assert shown.stdout.splitlines()[0].split("%  ")[1] in context
 
@@ -230,17 +232,18 @@ def test_predict_answers_from_the_command_line(finished, command):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["run=zzz", "question=Who?", "context=Ada."], "run=zzz: no run has an id that begins so, or this name; there"),
-        (["run=", "question=Who?", "context=Ada."], "run= is missing"),
-        (["run=1", "qestion=Who?"], "'qestion' (did you mean 'question'?)"),
+        (["run=zzz", "question=Who?", "context=Ada."], (1, "run=zzz: no run has this name or such an id; there")),
+        (["run=", "question=Who?", "context=Ada."], (2, "run= is empty")),
+        (["run=1", "qestion=Who?"], (1, "'qestion' (did you mean 'question'?)")),
     ],
 )
 def test_a_mistake_of_predicts_command_line_is_one_sentence(finished, monkeypatch, capsys, arguments, expected):
     monkeypatch.setattr(sys, "argv", ["src.predict", *arguments, f"tracking.folder={finished[0]}"])
     with pytest.raises(SystemExit) as ended:
         predict.main()
-    assert ended.value.code == 1
-    assert expected in capsys.readouterr().err
+    status, sentence = expected
+    assert ended.value.code == status
+    assert sentence in capsys.readouterr().err
 
 
 def test_a_run_leaves_its_configuration_as_it_was_given(configure, tmp_path):
@@ -481,7 +484,7 @@ def test_a_deleted_experiment_is_one_sentence(finished, configure, tmp_path):
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs a file system that refuses to be written")
 def test_a_place_that_cannot_be_written_is_one_sentence(configure, server, tmp_path):
     failed = call(train, configure(*TINY, "tracking.folder=/proc/mlruns"), tmp_path / "log")
-    assert str(failed.reason).startswith("No such file or directory: /proc/mlruns")
+    assert str(failed.reason).startswith("/proc/mlruns does not exist; check the path.")
     assert "Traceback" not in (tmp_path / "log").read_text()
 
 

@@ -9,7 +9,9 @@ import pytest
 
 from src.config import DatasetConfig, UserError
 from src.data import notes, sample
-from src.data.sources import group, load, training_answer
+from src.data.answers import training_answer
+from src.data.sources import load
+from src.data.split import group
 from tests.conftest import own_csv, question, squad_json
 
 

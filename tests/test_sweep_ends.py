@@ -37,7 +37,7 @@ def test_a_killed_run_and_an_interrupted_sweep_go_on(command, tmp_path):
     checkpoints_of_runs(2)
     process.send_signal(signal.SIGINT)
     shown, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == 130, shown + errors
     assert errors.splitlines()[-2:] == [
         "Interrupted; this goes on where it stopped:",
         f"  python -m src.train -m {' '.join(longer)}",

@@ -15,10 +15,10 @@ import numpy as np
 from datasets import Dataset, Features, List, Value
 
 from src.config import ModelConfig, UserError
+from src.data.answers import training_answer
 from src.data.cache import cached
 from src.data.notes import listed
 from src.data.shorten import shorten_questions
-from src.data.sources import training_answer
 
 WINDOW_SCHEMA = Features(
     {

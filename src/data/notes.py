@@ -28,9 +28,9 @@ def agreeing(number: int, singular: str, plural: str) -> str:
     return singular if number == 1 else plural
 
 
-def of_file(checked: Checked, source: str) -> list[str]:
+def of_file(checked: Checked) -> list[str]:
     """What checking a file or a data set has brought out."""
-    notes = []
+    notes, source = [], checked.source
     total = len(checked.records) + len(checked.left_out)
 
     def which(ids: Sequence[str]) -> str:

@@ -40,6 +40,7 @@ class Checked:
     empty: list[str] = field(default_factory=list)  # an empty answer was left out; the question has others
     not_found: list[str] = field(default_factory=list)  # no answer could be located: kept for evaluation alone
     declares_unanswerable: bool = False  # a record has `is_impossible: true`
+    source: str = ""  # what notes call the file or data set
 
     @property
     def realigned(self) -> int:
@@ -96,7 +97,7 @@ def check(raw_records: Iterable[RawRecord], source: str) -> Checked:
     Raises:
         UserError: on the first record that is not a question, and where there is none at all.
     """
-    checked = Checked([])
+    checked = Checked([], source=source)
     for where, raw in raw_records:
         place = f"{source}: {where}"
         if isinstance(raw, Unreadable):
