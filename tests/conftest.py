@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gc
 import json
 import os
 import shutil
@@ -35,6 +36,12 @@ from tests.forked import forked
 register()
 
 TINY = ["model=tiny", "dataset.train_size=64", "dataset.validation_size=24", "train.epochs=2", "train.batch_size=8"]
+
+
+def pytest_collection_finish() -> None:
+    """Leave what the imports have made out of later collections: each run of a test's own process makes one."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -220,7 +220,7 @@ def test_a_new_metric_is_in_mlflow_and_readme_without_any_other_change(priced, t
         unfinished: "",
     }
     assert rows[results[0].id]["F1"] == repr(results[0].metrics[F1])
-    assert origin.scores(priced.client, results[0].id).endswith(", price 1.000 $")
+    assert origin.scores(priced.store, results[0].id).endswith(", price 1.000 $")
     assert markdown().splitlines()[-1] == (
         "| `price/dollars` | price, machine ($) | end | lower | median | what the machine cost for this long |"
     )

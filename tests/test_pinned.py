@@ -2,6 +2,7 @@
 
 The tolerances hold across kinds of CPU, whose products round differently. Between two commits on one machine the values
 are the same to the bit, which `python -m benchmarks.pinned COMMIT` shows.
+With MiniLM it also trains everything, which takes longer than a test may.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ def assert_pinned(values, pinned):
             assert values[key] == pytest.approx(expected, abs=4.2), key
 
 
-@pytest.mark.parametrize("name", ["minilm_full", "minilm_lora", "tiny_dropout"])
+@pytest.mark.parametrize("name", ["minilm_lora", "tiny_dropout"])
 def test_a_short_run_gives_the_pinned_values(name, configure, server, tmp_path):
     outcome = call(train, configure(*RUNS[name], FP32, f"tracking.folder={tmp_path}"), tmp_path / "output.log")
     assert outcome.reason is None

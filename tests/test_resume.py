@@ -165,19 +165,20 @@ def test_a_damaged_or_tampered_checkpoint_is_one_sentence(configure, tmp_path, m
     interrupted_at(13, config, monkeypatch)
     [folder] = tmp_path.glob("checkpoints/*/step-*")
     assert {file.name for file in folder.iterdir()} == {"trained.safetensors", "state.pt", "process-0.pt"}
-    for file in sorted(folder.iterdir()):
+    damages = [("trained.safetensors", "shortened"), ("state.pt", "tampered"), ("process-0.pt", "tampered")]
+    for name, damage in [*damages, ("state.pt", "missing")]:
+        file = folder / name
         whole = file.read_bytes()
-        for damage in ("shortened", "missing", "tampered"):
-            if damage == "shortened":
-                file.write_bytes(whole[: len(whole) // 2])
-            elif damage == "missing":
-                file.unlink()
-            else:
-                torch.save({"torch": Trap(tmp_path / "run"), "optimizer": Trap(tmp_path / "run")}, file)
-            with pytest.raises(UserError, match=r"step-00000010 cannot be read .* delete the folder"):
-                run(config)
-            assert not (tmp_path / "run").exists(), "what a checkpoint holds was run"
-            file.write_bytes(whole)
+        if damage == "shortened":
+            file.write_bytes(whole[: len(whole) // 2])
+        elif damage == "missing":
+            file.unlink()
+        else:
+            torch.save({"torch": Trap(tmp_path / "run"), "optimizer": Trap(tmp_path / "run")}, file)
+        with pytest.raises(UserError, match=r"step-00000010 cannot be read .* delete the folder"):
+            run(config)
+        assert not (tmp_path / "run").exists(), "what a checkpoint holds was run"
+        file.write_bytes(whole)
     assert run(config) is not None
 
 

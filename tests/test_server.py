@@ -11,13 +11,14 @@ import sys
 import tempfile
 import time
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
 
 from src import compare
-from src.config import ROOT, TrackingConfig, UserError
+from src.config import TrackingConfig, UserError
 from src.credentials import DATABASES, PASSWORD, USERNAME
 from src.runs.keep import drop_worse_models
 from src.runs.store import connect
@@ -105,7 +106,7 @@ def server_uri(postgres, tmp_path_factory):
             process.wait(30)
 
 
-def test_two_machines_share_a_server_on_postgresql(server_uri, tmp_path, monkeypatch, capsys):
+def test_two_machines_share_a_server_on_postgresql(server_uri, command, tmp_path, monkeypatch, capsys):
     """Two folders stand for two machines: each has its own checkpoints and output, and both the same store.
 
     The password in the address is nowhere afterwards.
@@ -114,28 +115,16 @@ def test_two_machines_share_a_server_on_postgresql(server_uri, tmp_path, monkeyp
     monkeypatch.setenv(USERNAME, "")  # so that they are put back at the end
     monkeypatch.setenv(PASSWORD, "")
     shared = [*SMALL, store]
-    processes = [
-        subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "src.train",
-                "-m",
-                *shared,
-                f"method={method}",
-                f"tracking.folder={tmp_path / method}",
-            ],
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for method in ("full", "lora")
-    ]
+    with ThreadPoolExecutor(2) as pool:
+        machines = [
+            pool.submit(command, "src.train", "-m", *shared, f"method={method}", f"tracking.folder={tmp_path / method}")
+            for method in ("full", "lora")
+        ]
     everything = ""
-    for process in processes:
-        shown, _ = process.communicate(timeout=200)
-        assert process.returncode == 0, shown
+    for machine in machines:
+        done = machine.result()
+        shown = done.stderr + done.stdout
+        assert done.returncode == 0, shown
         assert shown.startswith("Warning: the password in the store's address is kept out of")
         assert f"set {USERNAME} and {PASSWORD}" in shown
         everything += shown

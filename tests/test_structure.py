@@ -1,4 +1,4 @@
-"""How the house is built: data flow one way, through stages that do not know each other."""
+"""How the code is divided: data flow one way, through stages that do not know each other."""
 
 from __future__ import annotations
 
