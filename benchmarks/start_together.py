@@ -29,21 +29,21 @@ SETTINGS = ["model=tiny", "dataset.train_size=64", "dataset.validation_size=24",
 SETTINGS += ["hardware.threads=1"]  # eight runs share the machine
 
 
-def start_together(config: Config, folder: Path, runs: int = RUNS) -> list[str]:
-    """Run runs seeds of `config` at the same time; everything that is missing from the store afterwards."""
+def start_together(config: Config, folder: Path, count: int = RUNS) -> list[str]:
+    """Run `count` seeds of `config` at the same time; everything that is missing from the store afterwards."""
     configs = [
         replace(config, train=replace(config.train, seed=seed), tracking=TrackingConfig(folder=str(folder)))
-        for seed in range(runs)
+        for seed in range(count)
     ]
-    with ThreadPoolExecutor(runs) as threads:  # each only waits for its process
-        logs = [folder.with_name(f"{folder.name}-{seed}.log") for seed in range(runs)]
+    with ThreadPoolExecutor(count) as threads:  # each only waits for its process
+        logs = [folder.with_name(f"{folder.name}-{seed}.log") for seed in range(count)]
         outcomes = list(threads.map(lambda c, log: call(train, c, log), configs, logs))
     problems = [f"seed {seed}: {o.reason}" for seed, o in enumerate(outcomes) if o.reason is not None]
     problems += [f"{log} names a locked database" for log in logs if "database is locked" in log.read_text()]
     client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
     runs = client.search_runs([e.experiment_id for e in client.search_experiments()])
     statuses = Counter(run.info.status for run in runs)
-    if statuses != {"FINISHED": runs}:
+    if statuses != {"FINISHED": count}:
         problems.append(f"runs: {dict(statuses)}")
     for run in runs:
         points = {key: len(client.get_metric_history(run.info.run_id, key)) for key in run.data.metrics}

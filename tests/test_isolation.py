@@ -67,4 +67,4 @@ def test_the_text_of_a_panic_is_carried_too(tmp_path, server):
 
 
 def test_runs_that_start_together_on_an_empty_store_lose_nothing(configure, server, tmp_path):
-    assert start_together(configure(*TINY, "hardware.threads=1"), tmp_path / "store", runs=4) == []
+    assert start_together(configure(*TINY, "hardware.threads=1"), tmp_path / "store", count=4) == []

@@ -23,7 +23,7 @@ def alone(configure, server, tmp_path_factory):
     ("launcher", "more"),
     [
         ("joblib", ["method=full,lora"]),
-        ("ray", ["method=full,lora", "+hydra.launcher.ray.init={num_cpus:1,include_dashboard:false}"]),
+        ("ray", ["method=lora", "+hydra.launcher.ray.init={num_cpus:1,include_dashboard:false}"]),
         ("submitit_local", ["method=lora"]),  # every job pays for all imports again
     ],
 )
@@ -36,5 +36,5 @@ def test_every_launcher_gives_the_same_results(fresh_command, alone, tmp_path, l
     assert {child.data.tags["mlflow.parentRunId"] for child in children} == {parent.info.run_id}
     assert {child.data.tags["launcher"] for child in children} == {launcher}
     found = results(tmp_path)
-    assert len(found) == (1 if more == ["method=lora"] else 2)
+    assert len(found) == (1 if "method=lora" in more else 2)
     assert found == {hash: alone[hash] for hash in found}

@@ -7,7 +7,6 @@ import math
 import os
 import shlex
 import signal
-import subprocess
 import sys
 import time
 from copy import deepcopy
@@ -20,7 +19,7 @@ from transformers import BertConfig, BertForMaskedLM
 
 from src import compare, predict
 from src.arguments import read
-from src.config import ROOT, TrackingConfig, UserError
+from src.config import TrackingConfig, UserError
 from src.data import batches, sources
 from src.evaluation.score import score
 from src.metrics import EXTRA, GPU, LINUX, METRICS, metric
@@ -278,16 +277,6 @@ def test_any_other_model_by_its_folder_is_called_after_it(configure, tmp_path, m
 
 
 # Ends
-
-
-def start(*arguments):
-    return subprocess.Popen(
-        [sys.executable, "-m", "src.train", *arguments],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
 
 
 def test_a_loss_that_is_no_number_fails_the_run(configure, tmp_path):

@@ -18,7 +18,8 @@ from axe_playwright_python.sync_playwright import Axe
 
 from src.config import ROOT
 from tests.conftest import TINY
-from tests.test_run import BY_STEP, FINAL, artifact, client_of, start
+from tests.forked import started
+from tests.test_run import BY_STEP, FINAL, artifact, client_of
 
 # One thread, so that sums are added up in one order however many runs share the machine.
 SMALL = [*TINY, "train.epochs=1", "hardware.threads=1"]
@@ -123,13 +124,13 @@ def test_killed_sweeps_are_finished_by_the_same_command(whole, command, tmp_path
     """SIGKILL, with nothing put in order, in the course of a sweep; benchmarks/kill_sweep.py does more."""
     part = [*SMALL, "method=full,lora", "train.learning_rate=1e-2", "train.seed=0,1"]
     folder = tmp_path / "killed"
-    process = start("-m", *part, f"tracking.folder={folder}")
-    while not list(folder.glob("artifacts/*")):
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.05)
-    time.sleep(random.Random(0).uniform(0, 2))
-    process.kill()
-    process.communicate()
+    with started("src.train", "-m", *part, f"tracking.folder={folder}") as process:
+        while not list(folder.glob("artifacts/*")):
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.05)
+        time.sleep(random.Random(0).uniform(0, 2))
+        process.kill()
+        process.communicate()
     shown = sweep(command, folder, *part)
     assert shown.returncode == 0, shown.stderr + shown.stdout
     found, expected = results(folder), results(whole[0])

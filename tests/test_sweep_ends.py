@@ -17,26 +17,27 @@ from src.runs.isolation import call
 from src.runs.parent import ParentRun
 from src.sweep import run_isolated, train
 from tests.conftest import TINY, own_csv
+from tests.forked import started
 from tests.stored import Store
-from tests.test_run import client_of, start
+from tests.test_run import client_of
 from tests.test_sweep import SMALL, parents_and_children, sweep
 
 
 def test_a_killed_run_and_an_interrupted_sweep_go_on(command, tmp_path):
     longer = [*SMALL, "train.seed=0,1", "train.epochs=6", f"tracking.folder={tmp_path}"]
-    process = start("-m", *longer)
+    with started("src.train", "-m", *longer) as process:
 
-    def checkpoints_of_runs(number):
-        while len(list(tmp_path.glob("checkpoints/*/step-*"))) < number:
-            assert process.poll() is None, process.communicate()
-            time.sleep(0.02)
+        def checkpoints_of_runs(number):
+            while len(list(tmp_path.glob("checkpoints/*/step-*"))) < number:
+                assert process.poll() is None, process.communicate()
+                time.sleep(0.02)
 
-    checkpoints_of_runs(1)
-    _, [child] = parents_and_children(tmp_path)
-    os.kill(int(child.data.tags["process_id"]), signal.SIGKILL)  # as the kernel does when memory runs out
-    checkpoints_of_runs(2)
-    process.send_signal(signal.SIGINT)
-    shown, errors = process.communicate(timeout=60)
+        checkpoints_of_runs(1)
+        _, [child] = parents_and_children(tmp_path)
+        os.kill(int(child.data.tags["process_id"]), signal.SIGKILL)  # as the kernel does when memory runs out
+        checkpoints_of_runs(2)
+        process.send_signal(signal.SIGINT)
+        shown, errors = process.communicate()
     assert process.returncode == 130, shown + errors
     assert errors.splitlines()[-2:] == [
         "Interrupted; this goes on where it stopped:",
@@ -128,17 +129,19 @@ def test_files_are_read_once_and_without_torch(tmp_path):
 
 def test_a_live_run_is_not_run_twice(configure, server, tmp_path):
     settings = [*SMALL, "train.epochs=500", f"tracking.folder={tmp_path}"]
-    process = start(*settings)
-    for line in process.stdout:
-        if line.startswith("run "):
-            break
-    _, [running] = parents_and_children(tmp_path)
-    second = call(train, configure(*settings), tmp_path / "log")
-    for line in process.stdout:
-        if line.startswith("epoch 1"):
-            break
-    process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=60)
+    with started("src.train", *settings) as process:
+
+        def until_it_shows(beginning):
+            while f"\n{beginning}" not in process.shown()[0]:
+                assert process.poll() is None, process.communicate()
+                time.sleep(0.05)
+
+        until_it_shows("run ")
+        _, [running] = parents_and_children(tmp_path)
+        second = call(train, configure(*settings), tmp_path / "log")
+        until_it_shows("epoch 1")
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate()
     assert process.returncode == 130
     assert errors.strip().startswith("Interrupted; this goes on where it stopped:\n  python -m src.train model=tiny ")
     tags = running.data.tags
