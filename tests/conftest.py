@@ -38,6 +38,17 @@ register()
 TINY = ["model=tiny", "dataset.train_size=64", "dataset.validation_size=24", "train.epochs=2", "train.batch_size=8"]
 
 
+# The files that take longest, first: at the end no worker is left with one of them while the others have nothing to do.
+LONGEST = ("test_launchers", "test_sweep", "test_resume", "test_sweep_ends", "test_run", "test_server", "test_pinned")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def place(item: pytest.Item) -> int:
+        return LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST)
+
+    items.sort(key=place)
+
+
 def pytest_collection_finish() -> None:
     """Leave what the imports have made out of later collections: each run of a test's own process makes one."""
     gc.collect()

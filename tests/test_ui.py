@@ -83,7 +83,7 @@ def test_the_address_leads_to_the_view_of_the_experiment(tmp_path):
     assert address("http://host", store.store) == expected + "&viewStateShareKey=tuneoff"
     kept = json.loads(store.client.get_experiment(store.experiment).tags[TAG])
     assert (kept["orderByKey"], kept["orderByAsc"]) == ("metrics.`quality/f1`", False)
-    assert kept["selectedColumns"][:3] == ["tags.`method`", "metrics.`quality/exact_match`", "metrics.`quality/f1`"]
+    assert kept["selectedColumns"][:3] == ["tags.`method`", "metrics.`quality/f1`", "metrics.`quality/exact_match`"]
     sections = {section["uuid"] for section in kept["compareRunSections"]}
     assert {chart["metricSectionId"] for chart in kept["compareRunCharts"]} < sections
     other = replace(store.tracking, experiment="none such")
