@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from src.data.sources import QuestionSets
-from src.evaluate import Evaluation
 from src.evaluation.score import per_question
 from src.evaluation.spans import Answer
+from src.evaluator import Evaluation
 from src.model.method import ParameterCounts
 from src.training.meter import Meter
 from src.training.step import Step

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from src.evaluate import Evaluation
+from src.evaluator import Evaluation
 from src.report.terminal import Terminal
 from src.runs.tracking import RunLog
 from src.training.meter import Meter

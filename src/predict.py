@@ -54,7 +54,7 @@ class StoredRun:
         from src.data.batches import Batches
         from src.data.features import make_windows
         from src.data.sources import to_dataset
-        from src.evaluate import Evaluator
+        from src.evaluator import Evaluator
 
         records = [{"title": "", "answers": {"text": [], "answer_start": []}, **question} for question in questions]
         windows, _ = make_windows(to_dataset(records), self.tokenizer, self.config.model, self.config.dataset.answer)

@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 from src.config import Config, validate
 from src.data import batches
 from src.data.batches import RunData
-from src.evaluate import Evaluation, Evaluator
+from src.evaluator import Evaluation, Evaluator
 from src.final import example_rows, final_metrics
 from src.history import History
 from src.model import backbone, base, card, fast, method

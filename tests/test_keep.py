@@ -49,9 +49,9 @@ def test_a_sweep_keeps_the_best_model_of_each_method(configure, monkeypatch, tmp
     settings = [*TINY, "train.epochs=1", f"tracking.folder={tmp_path}", "tracking.keep_model=best"]
     configs = [
         configure(*settings, f"method={method}", f"train.learning_rate={rate}")
-        for method, rate in (("full", 1e-7), ("full", 1e-2), ("full", 1e-6), ("head", 1e-2))
+        for method, rate in (("full", 1e-7), ("full", 1e-2), ("head", 1e-2))
     ]
-    parent = ParentRun.begin(configs[0].tracking, None, "sweep", "identity", "command", planned=4, fresh=False)
+    parent = ParentRun.begin(configs[0].tracking, None, "sweep", "identity", "command", planned=3, fresh=False)
     parent.started(0)
     for number, config in enumerate(configs):
         config.sweep.parent = parent.run_id

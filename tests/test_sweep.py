@@ -209,13 +209,13 @@ def test_the_report_is_accessible(page):
     assert [rule["id"] for rule in found if rule["impact"] in ("serious", "critical")] == []
 
 
-def test_the_mlflow_ui_compares_the_runs(whole, browser):
+def test_the_mlflow_ui_compares_the_runs(whole, browser, command):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "src.ui", f"port={port}", f"tracking.folder={whole[0]}"]
-    quiet = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
-    ui = subprocess.Popen(command, cwd=ROOT, **quiet)
+    arguments = [f"port={port}", f"tracking.folder={whole[0]}"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    ui = subprocess.Popen([sys.executable, "-m", "src.ui", *arguments], cwd=ROOT, **pipes)
     try:
         _, children = parents_and_children(whole[0])
         ids = [child.info.run_id for child in children[:2]]
@@ -223,7 +223,11 @@ def test_the_mlflow_ui_compares_the_runs(whole, browser):
         address = (
             f"http://127.0.0.1:{port}/#/compare-runs?runs={json.dumps(ids)}&experiments={json.dumps([experiment])}"
         )
-        printed = ui.stdout.readline().split()[0]
+        line = ui.stdout.readline()
+        with socket.socket() as probe:
+            assert probe.connect_ex(("127.0.0.1", port)) == 0, "the address is printed when the UI answers"
+        printed, _, ending = line.partition("  ")
+        assert ending == "(Ctrl-C ends it)\n"
         page = browser.new_page()
         for _ in range(120):
             with suppress(Exception):
@@ -255,11 +259,13 @@ def test_the_mlflow_ui_compares_the_runs(whole, browser):
         assert shown == pytest.approx(expected, abs=0.01)
         page.locator("input[value=CHART]").dispatch_event("click")
         page.get_by_text("F1 and its costs").wait_for(timeout=60_000)
-        second = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        second = command("src.ui", *arguments)
         assert second.returncode == 1
         assert second.stderr.startswith(f"Error: port={port} is taken")
     finally:
         ui.terminate()
-        ui.wait()
+        out, err = ui.communicate(timeout=60)
+    assert (ui.returncode, out, err) == (0, "", f"MLflow's UI starts; its log is {whole[0] / 'ui.log'}\n")
+    assert "Uvicorn running on" in (whole[0] / "ui.log").read_text()
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", port)) != 0, "its workers outlive it"

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
-import socket
-import subprocess
 import sys
 from dataclasses import replace
 
@@ -107,29 +104,6 @@ def test_the_ui_of_a_server_is_the_servers_own(tmp_path, monkeypatch, capsys):
     ui.main()
     shown = capsys.readouterr().out
     assert shown.startswith(f"The store is a server; open http://server:5000/#/experiments/{store.experiment}/runs?")
-
-
-def test_what_the_server_logs_goes_to_a_file(tmp_path):
-    store = Store(tmp_path)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "src.ui", f"port={port}", f"folder={tmp_path}"]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    try:
-        printed = process.stdout.readline()
-        with socket.socket() as probe:
-            assert probe.connect_ex(("127.0.0.1", port)) == 0, "the address is printed when the UI answers"
-        process.send_signal(signal.SIGTERM)
-        out, err = process.communicate(timeout=60)
-    finally:
-        process.kill()
-        process.wait()
-    page = f"http://127.0.0.1:{port}/#/experiments/{store.experiment}/runs?workflowType=machine_learning"
-    assert printed == f"{page}&viewStateShareKey=tuneoff  (Ctrl-C ends it)\n"
-    assert (out, err) == ("", f"MLflow's UI starts; its log is {tmp_path / 'ui.log'}\n")
-    assert "Uvicorn running on" in (tmp_path / "ui.log").read_text()
-    assert process.returncode == 0
 
 
 def test_a_ui_that_ends_by_itself_names_its_log(tmp_path, monkeypatch, capsys):
