@@ -169,6 +169,8 @@ def _problem(detail: Mapping[str, Any], given: Mapping[str, str]) -> str:
     key, *inside = detail["loc"]
     value = detail["input"] if inside else given[str(key)]
     sentence = str(detail["msg"]).removeprefix("Value error, ").partition(", unable to")[0]
+    if detail["type"] == "bool_parsing":
+        sentence = "must be true or false"
     return f"{key}={value} {sentence.replace('Input should be', 'must be')}."
 
 

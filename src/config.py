@@ -82,7 +82,7 @@ class HardwareConfig:
     threads: int | None = None  # CPU threads; null: as many as torch finds physical cores
     processes: int | None = 1  # null: as many as the launcher started
     compile: bool = False  # torch.compile
-    # A batch of more goes through the model in several passes; the gradient is that of the whole. null: 1536 on a CPU.
+    # A batch of more is split into micro-batches; the gradient is that of the whole. null: 1536 on a CPU.
     tokens_per_pass: int | None = None
     fast_kernels: bool = True  # our own products, attention and dropout: the same model, computed faster
 

@@ -502,7 +502,7 @@ def test_the_command_line(made, tmp_path, command, empty_store):
         ("import a.zip b.zip", (2, "import needs the name of one file")),
         ("import a.zip texts=false", (1, "There is no key 'texts'")),
         ("import none.zip", (1, "none.zip does not exist; give a file that python -m src.runs export has written.")),
-        ("export a.zip texts=maybe", (1, "texts=maybe must be a valid boolean.")),
+        ("export a.zip texts=maybe", (1, "texts=maybe must be true or false.")),
         ("export a.zip sweep=x runs=y", (1, "sweep=, runs= and where= each choose runs by themselves")),
         ("export no/folder/a.zip", (1, "no/folder is not a folder; make it")),
     ],
