@@ -58,7 +58,7 @@ METHODS = {
 class TextBatches:
     """Windows made of the words of a SQuAD file, in the shape of `src.data.features.Batches`."""
 
-    windows: Any = None  # these are no questions
+    windows: Any = None  # nothing is predicted from these texts
 
     def __init__(self, data: Path, count: int) -> None:
         self.windows: list[tuple[list[int], int]] = []

@@ -4,7 +4,7 @@
     python -m src.predict run=RUN_ID question="..." context=@passage.txt
 
 `run=` is the beginning of a run's id, a run's name, or `best`: the finished run with the highest F1 of the newest
-sweep, or of all runs where there is no sweep.
+sweep that has one, or of all runs where there is no sweep.
 """
 
 from __future__ import annotations

@@ -59,14 +59,17 @@ def job(composed: DictConfig) -> float | None:
     try:
         config = from_hydra(composed, hydra_config.overrides.task)
         validate(config)
-        if config.sweep.parent is None:
-            sweep.read_data([config])
         if config.sweep.parent is not None:
             return sweep.run_isolated(config, hydra_config.job.num, hydra_config.runtime.choices["hydra/launcher"])
+        sweep.read_data([config])
         if "WORLD_SIZE" in os.environ:  # one of several processes that a launcher has started
+            from accelerate import PartialState
+
             from src.run import run
 
             result = run(config)
+            # A process that ends with its exchange under way may abort, and the launcher would end the others with it.
+            PartialState().destroy_process_group()
             return None if result is None else result.metrics[F1]
         return sweep.run_alone(config)
     except MISTAKES as error:

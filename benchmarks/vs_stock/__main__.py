@@ -3,7 +3,7 @@
     python -m benchmarks.vs_stock DATA.json                       # everything but quality, about 20 minutes on 2 cores
     python -m benchmarks.vs_stock DATA.json --parts quality --seeds 3      # (a) alone takes an hour a seed on 2 cores
 
-DATA.json is a file in SQuAD's format. Every measurement runs in a process of its own; those that are compared take
+DATA.json is a file in SQuAD's format. Every measurement runs in its own process; those that are compared take
 turns, `--rounds` times, and medians are reported. Results are kept in results.json in the folder `--output`, one part
 at a time, and written from there to RESULTS.md.
 

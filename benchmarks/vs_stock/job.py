@@ -17,7 +17,7 @@ MODELS = ("minilm", "bert_base_shape")
 
 @dataclass(frozen=True)
 class Sizes:
-    """Numbers of questions, by what is done with them."""
+    """How many questions each measurement uses."""
 
     trained: int = 60 * BATCH  # before evaluation is measured
     validation: int = 1000

@@ -1,4 +1,4 @@
-"""The measurements, each made in a process of its own: training, memory, tokenising, quality."""
+"""The measurements, each made in its own process: training, memory, tokenising, quality."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ def import_runs(archive: Archive, store: Store) -> Imported:
                 made.append(_create(store, record))
                 _fill(store, archive, record, made[-1])
                 ids[origin(record)] = made[-1]
-        except BaseException:
+        except BaseException:  # an interruption too: no half of a file stays
             for run_id in made:
                 with suppress(MlflowException):
                     store.client.delete_run(run_id)
