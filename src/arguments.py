@@ -118,6 +118,16 @@ def _listed(text: Any) -> Any:
 
 Item = TypeVar("Item")
 Listed = Annotated[list[Item], BeforeValidator(_listed)]
+
+
+class RunsArguments(ExperimentArguments):
+    """The store that a command reads, and which of its runs."""
+
+    sweep: Listed[str] = Field([], description="sweeps, by name or the beginning of an id; the newest by default")
+    runs: Listed[str] = Field([], description="runs, by the beginning of an id, by name, or best")
+    where: str | None = Field(None, description="all runs that meet a condition in MLflow's language")
+
+
 Arguments = TypeVar("Arguments", bound=BaseModel)
 
 

@@ -25,8 +25,9 @@ from rich.table import Table
 
 from src.arguments import HELP_WORDS, UsageError, command, help_text, short_form_rows
 from src.compose import MISTAKES, Primary, assignment, completed, fail, from_hydra, register
-from src.config import Config, validate
+from src.config import Config
 from src.console import begin
+from src.problems import validate
 
 if TYPE_CHECKING:
     from src.data.records import Checked

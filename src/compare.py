@@ -18,22 +18,19 @@ from typing import Literal
 
 from pydantic import Field
 
-from src.arguments import ExperimentArguments, Listed, read
+from src.arguments import Listed, RunsArguments, read
 from src.compose import MISTAKES, fail
 from src.console import begin
 
 Format = Literal["html", "md", "csv", "png", "svg"]
 
 
-class Compare(ExperimentArguments):
+class Compare(RunsArguments):
     """What src.compare takes."""
 
     source: Path | None = Field(
         None, alias="from", description="a file of exported runs, instead of the store (python -m src.runs export)"
     )
-    sweep: Listed[str] = Field([], description="sweeps, by name or the beginning of an id; the newest by default")
-    runs: Listed[str] = Field([], description="runs, by the beginning of an id, by name, or best")
-    where: str | None = Field(None, description="all runs that meet a condition in MLflow's language")
     by: Listed[str] = Field([], description="parameters that tell arms apart, in addition to the method")
     baseline: str = Field(
         "full", description="the method that the others are compared with, each within its model and data set"
@@ -55,7 +52,7 @@ def main() -> None:
         given = read(Compare, sys.argv[1:], str(__doc__))
         from src.report.terminal import Terminal
         from src.reporting import report
-        from src.runs.store import command_line, ui_command
+        from src.runs.commands import command_line, ui_command
 
         tracking = given.tracking()
         report(

@@ -147,7 +147,7 @@ def main() -> None:
             mark = ">" if span == answer.best else " "
             print(f"{mark} {span.probability:6.1%}  {span.text or '(no answer)'}")
         from src.report.terminal import Terminal
-        from src.runs.store import command_line, ui_command
+        from src.runs.commands import command_line, ui_command
 
         store, terminal = stored.tracking, Terminal()
         terminal.line()

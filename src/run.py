@@ -17,7 +17,7 @@ from accelerate.utils import broadcast_object_list
 from omegaconf import OmegaConf
 from transformers import PreTrainedModel
 
-from src.config import Config, validate
+from src.config import Config
 from src.data import batches
 from src.data.batches import RunData
 from src.evaluator import Evaluation, Evaluator
@@ -26,12 +26,13 @@ from src.history import History
 from src.model import backbone, base, card, fast, method
 from src.model.base import Base
 from src.model.method import ParameterCounts
+from src.problems import validate
 from src.report.figures import loss_curve
 from src.report.terminal import Terminal
 from src.runs import origin
+from src.runs.commands import next_commands
 from src.runs.keep import model_folder
 from src.runs.naming import run_name
-from src.runs.store import next_commands
 from src.runs.tracking import RunLog, recorded
 from src.training import hardware
 from src.training.checkpoint import Checkpoints

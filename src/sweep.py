@@ -30,11 +30,12 @@ from omegaconf import DictConfig, open_dict, read_write
 
 from src.arguments import command
 from src.compose import MISTAKES, fail, from_hydra
-from src.config import Config, UserError, problems
+from src.config import Config, UserError
 from src.credentials import without_secrets
 from src.data.records import read_file
 from src.grid import grid
 from src.metrics import F1
+from src.problems import problems
 
 if TYPE_CHECKING:
     from src.runs.parent import ParentRun
@@ -133,9 +134,9 @@ class Sweep:
     def end(self, interrupted: bool = False) -> int:
         """End the parent run and show the table; the exit status."""
         from src.reporting import report
+        from src.runs.commands import next_commands, ui_command
         from src.runs.keep import drop_worse_models
         from src.runs.records import Status
-        from src.runs.store import next_commands, ui_command
 
         members = self.parent.members()
         if sentence := drop_worse_models(self.parent.store, self.parent.run_id, members):

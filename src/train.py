@@ -46,10 +46,11 @@ from omegaconf import DictConfig
 from src import sweep
 from src.arguments import HELP_WORDS, help_text, short_form_rows
 from src.compose import MISTAKES, Primary, check_method_keys, completed, fail, from_hydra, groups, register
-from src.config import SETTINGS, UserError, validate
+from src.config import SETTINGS, UserError
 from src.console import begin, tolerate_any_encoding
 from src.credentials import without_secrets_in_yaml
 from src.metrics import F1
+from src.problems import validate
 
 
 def job(composed: DictConfig) -> float | None:

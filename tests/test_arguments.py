@@ -25,7 +25,7 @@ from src.arguments import (
 )
 from src.compose import assignment, completed, explain, groups
 from src.config import TrackingConfig, UserError
-from src.runs.store import command_line
+from src.runs.commands import command_line
 
 SCHEMAS = {"compare": compare.Compare, "predict": predict.Predict, "ui": ui.Ui}
 ODD = "Why \"a=b\", {c: d}, ${oc.env:HOME}, '[e]', ??? and \\\\${f}: null?"

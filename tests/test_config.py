@@ -12,8 +12,9 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from src.compose import Primary, check_method_keys, completed, explain
-from src.config import ROOT, UserError, nearest, problems, validate
+from src.config import ROOT, UserError, nearest
 from src.grid import MethodKeys, grid
+from src.problems import problems, validate
 from tests.conftest import question, squad_json
 
 OPTIONS = [(path.parent.name, path.stem) for path in sorted((ROOT / "conf").glob("*/*.yaml"))]

@@ -28,7 +28,8 @@ from src.credentials import (
     without_secrets,
     without_secrets_in_yaml,
 )
-from src.runs.store import connect, ui_command
+from src.runs.commands import ui_command
+from src.runs.store import connect
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,8 @@ import pytest
 from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 
 from src import predict
-from src.config import TrackingConfig, UserError, problems
+from src.config import TrackingConfig, UserError
+from src.problems import problems
 from src.run import run
 from src.runs import isolation
 from src.runs.keep import drop_worse_models

@@ -7,7 +7,8 @@ import yaml
 from hydra import compose, initialize_config_dir
 
 from src.compose import completed, from_hydra
-from src.config import UserError, validate
+from src.config import UserError
+from src.problems import validate
 from src.run import run
 from src.runs.origin import begin_from
 from tests.conftest import TINY

@@ -25,9 +25,9 @@ from src.evaluation.score import score
 from src.metrics import EXTRA, GPU, LINUX, METRICS, metric
 from src.model import backbone
 from src.run import run
+from src.runs.commands import next_commands, ui_command
 from src.runs.identity import hashes
 from src.runs.isolation import call
-from src.runs.store import next_commands, ui_command
 from src.runs.tracking import flatten
 from src.sweep import train
 from src.train import how_to_go_on

@@ -20,7 +20,7 @@ from pydantic import Field
 from src.arguments import (
     HELP_WORDS,
     ExperimentArguments,
-    Listed,
+    RunsArguments,
     UsageError,
     argument_rows,
     command,
@@ -32,12 +32,9 @@ from src.config import nearest
 from src.console import begin
 
 
-class Export(ExperimentArguments):
+class Export(RunsArguments):
     """What `src.runs export` takes."""
 
-    sweep: Listed[str] = Field([], description="sweeps, by name or the beginning of an id; the newest by default")
-    runs: Listed[str] = Field([], description="runs, by the beginning of an id, by name, or best")
-    where: str | None = Field(None, description="all runs that meet a condition in MLflow's language")
     texts: bool = Field(True, description="false leaves out questions, passages, answers and predictions")
 
 
@@ -91,8 +88,9 @@ def _export(to: Path, given: Export) -> None:
 
 def _import(file: Path, given: ExperimentArguments) -> None:
     from src.runs.archive import Archive
+    from src.runs.commands import command_line
     from src.runs.imports import import_runs
-    from src.runs.store import command_line, connect
+    from src.runs.store import connect
 
     archive = Archive(file)  # before a store is made for it
     done = import_runs(archive, connect(given.tracking()))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import tempfile
 import threading
 import time
@@ -15,7 +14,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
-from urllib.parse import urlparse
 
 import pandas as pd
 from filelock import FileLock
@@ -344,34 +342,6 @@ def _client_of(uri: str) -> MlflowClient:
                 "address, or leave tracking.uri out to log under mlruns/."
             ) from None  # the error itself may hold the password
     return client
-
-
-def ui_command(tracking: TrackingConfig) -> str:
-    """The line that opens the MLflow UI on a store, or its address where it has one."""
-    if tracking.uri and urlparse(tracking.uri).scheme in ("http", "https"):
-        return tracking.uri
-    return command_line("ui", tracking)
-
-
-def command_line(module: str, tracking: TrackingConfig, *arguments: str) -> str:
-    """The line that starts a command, with arguments, and with the keys of a store other than the default."""
-    default = TrackingConfig()
-    keys = {"tracking.uri": tracking.uri} if tracking.uri else {"tracking.folder": tracking.folder}
-    if module == "compare":  # the other commands look through all experiments
-        keys["tracking.experiment"] = tracking.experiment
-    given = {"tracking.folder": default.folder, "tracking.experiment": default.experiment}
-    at = [f"{key}={value}" for key, value in keys.items() if value != given.get(key)]
-    return shlex.join([*command(module), *arguments, *at])
-
-
-def next_commands(tracking: TrackingConfig, run_id: str) -> dict[str, str]:
-    """What can be done with a run that has finished, and the line that does it."""
-    example = ("question=Who wrote it?", "context=It was written by Ada.")
-    return {
-        "ask it": command_line("predict", tracking, f"run={run_id[:8]}", *example),
-        "compare runs": command_line("compare", tracking),
-        "see all runs": ui_command(tracking),
-    }
 
 
 def joined(names: str, name: str) -> str:

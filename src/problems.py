@@ -1,0 +1,158 @@
+"""What is wrong with the values of a configuration, before anything is loaded."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from src.config import Config, DatasetConfig, MethodConfig, ModelConfig, UserError, nearest, no_such_file
+
+CHOICES = {
+    "dataset.source": ("sample", "hub", "file"),
+    "dataset.subset": ("first", "random"),
+    "dataset.split": ("given", "article", "random"),
+    "dataset.answer": ("first", "majority", "shortest"),
+    "hardware.device": ("auto", "cpu", "gpu"),
+    "hardware.precision": ("auto", "fp32", "bf16", "fp16"),
+    "train.scheduler": ("linear", "cosine", "constant"),
+    "train.keep": ("last", "best"),
+    "tracking.keep_model": ("all", "best", "none"),
+}
+AT_LEAST_ONE = (  # or null
+    *("train.epochs", "train.batch_size", "train.gradient_accumulation_steps"),
+    *("train.eval_every_epochs", "train.early_stopping_patience"),
+    *("dataset.train_size", "dataset.validation_size"),
+    *("evaluation.batch_size", "evaluation.max_answer_length", "evaluation.n_best"),
+    *("hardware.threads", "hardware.processes", "hardware.tokens_per_pass"),
+)
+ABOVE_ZERO = ("train.learning_rate", "train.max_grad_norm")
+SHARES = ("train.warmup_ratio", "train.hidden_dropout", "train.attention_dropout")
+Check = tuple[bool, str]  # whether all is well, and the sentence where it is not
+
+
+def problems(config: Config) -> list[str]:
+    """Everything wrong with the values, each as one sentence that names its key; empty when all is well."""
+    checks = [*_values(config), *_train(config), *_model(config.model), *_data(config.dataset), *_method(config.method)]
+    return _unknown_keys(config) + [sentence for ok, sentence in checks if not ok]
+
+
+def _unknown_keys(config: Config) -> list[str]:
+    """Keys that the schema does not have: Hydra lets `+train.epohcs=3` add any."""
+    sentences = []
+    names = [each.name for each in fields(config)]
+    for name in names:
+        section = getattr(config, name)
+        if is_dataclass(section):
+            known = [key.name for key in fields(section)]
+            for key in sorted(vars(section).keys() - set(known)):
+                sentences.append(f"There is no key '{name}.{key}'{nearest(key, known)}; leave out the '+'.")
+    return sentences + [f"There is no key '{key}'; leave it out." for key in sorted(vars(config).keys() - set(names))]
+
+
+def _values(config: Config) -> Iterator[Check]:
+    """Each value by itself."""
+
+    def value(key: str) -> Any:
+        section, _, name = key.partition(".")
+        return getattr(getattr(config, section), name)
+
+    for key, options in CHOICES.items():
+        chosen = value(key)
+        yield chosen in options, f"{key}={chosen} is none of {', '.join(options)}{nearest(chosen, options)}."
+    for key in AT_LEAST_ONE:
+        yield value(key) is None or value(key) >= 1, f"{key}={value(key)} must be at least 1."
+    for key in ABOVE_ZERO:
+        yield value(key) > 0, f"{key}={value(key)} must be above 0."
+    train = config.train
+    yield train.weight_decay >= 0, f"train.weight_decay={train.weight_decay} must not be negative."
+    yield train.checkpoint_minutes > 0, f"train.checkpoint_minutes={train.checkpoint_minutes} must be above 0."
+    for key in SHARES:
+        yield 0 <= value(key) < 1, f"{key}={value(key)} must be at least 0 and below 1."
+
+
+def _train(config: Config) -> Iterator[Check]:
+    train = config.train
+    same_every_time = config.method.trainable == ["head"] and train.hidden_dropout == train.attention_dropout == 0
+    yield (
+        same_every_time or not train.cache_encoder,
+        (
+            "train.cache_encoder=true needs an encoder that gives the same every time: method=head, "
+            "train.hidden_dropout=0 and train.attention_dropout=0."
+        ),
+    )
+
+
+def _model(model: ModelConfig) -> Iterator[Check]:
+    yield (
+        model.max_length >= 16 and 0 <= model.doc_stride <= model.max_length - 16,
+        (
+            f"model.doc_stride={model.doc_stride} with model.max_length={model.max_length} leaves too little room: "
+            "a window needs at least 16 tokens more than its overlap."
+        ),
+    )
+    yield (
+        bool(model.path or model.model_type),
+        "model.path and model.model_type are both empty: name a folder or a hub model in model.path.",
+    )
+    yield (
+        model.path is not None or model.tokenizer is not None,
+        "model.tokenizer is empty: a model without model.path needs to know whose tokenizer to use.",
+    )
+    yield (
+        model.pretrained or model.model_type is not None,
+        "model.pretrained=false needs model.model_type, the architecture's name in transformers (bert, ...).",
+    )
+
+
+def _data(data: DatasetConfig) -> Iterator[Check]:
+    yield (
+        data.source not in ("file", "hub") or data.path is not None,
+        f"dataset={data.name} needs dataset.path, " + ("a hub name." if data.source == "hub" else "a file."),
+    )
+    yield (
+        data.source != "sample" or data.path is None,
+        f"dataset.path={data.path} is given, but dataset={data.name} generates its questions: add dataset=file.",
+    )
+    yield (
+        data.source == "file" or data.validation_path is None,
+        f"dataset.validation_path={data.validation_path} needs dataset=file; dataset={data.name} has its own.",
+    )
+    yield (
+        data.validation_path is None or data.split == "given",
+        (
+            f"dataset.validation_path brings its own validation questions, dataset.split={data.split} draws others: "
+            "leave one of them out."
+        ),
+    )
+    yield (
+        not (data.source == "file" and data.split == "given" and data.validation_path is None),
+        "dataset.split=given needs dataset.validation_path; with one file choose dataset.split=article.",
+    )
+    for key, file in data.files().items():
+        yield file.exists(), f"{key}: {no_such_file(file)}"
+    for name in data.extra_validation:
+        yield (
+            re.fullmatch(r"[\w.-]+", name) is not None,
+            f"dataset.extra_validation.{name}: use letters, digits, '_', '-' and '.' in a name.",
+        )
+
+
+def _method(method: MethodConfig) -> Iterator[Check]:
+    yield (
+        (method.trainable is None) != (method.peft is None),
+        f"method={method.name} must have either `trainable` (parameter patterns) or `peft` (a peft config), "
+        + ("not both." if method.peft is not None else "and has neither."),
+    )
+    yield method.trainable is None or len(method.trainable) > 0, f"method={method.name}: `trainable` is empty."
+    yield (
+        method.peft is None or "peft_type" in method.peft,
+        f"method={method.name}: the peft block names no `peft_type` (LORA, IA3, ...).",
+    )
+
+
+def validate(config: Config) -> None:
+    """Raise one UserError that names every problem of the values at once."""
+    if sentences := problems(config):
+        raise UserError("\n".join(sentences))
