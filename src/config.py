@@ -46,9 +46,11 @@ class DatasetConfig:
     source: str = MISSING  # sample | hub | file
     path: str | None = None  # hub name or file; for hub also a folder of Parquet files
     validation_path: str | None = None  # file: validation questions of their own
+    test_path: str | None = None  # test questions of their own: a file; for hub the name of a split
     root: str | None = None  # folder that relative paths start from; null: the current one
     train_size: int | None = None  # questions; null: all there are
     validation_size: int | None = None
+    test_size: int | str | None = None  # questions that nothing is chosen on: a number, or all; null: no test set
     subset: str = "random"  # first | random
     split: str = "given"  # given | article (no title on both sides) | random
     seed: int = 0  # draws the subset and the split; train.seed does not touch the data
@@ -83,6 +85,7 @@ class HardwareConfig:
     # A batch of more is split into micro-batches; the gradient is that of the whole. null: 1536 on a CPU.
     tokens_per_pass: int | None = None
     fast_kernels: bool = True  # our own products, attention and dropout: the same model, computed faster
+    price_per_hour: float | None = None  # of the machine, in any currency: what a run and a whole tuning cost
 
 
 @dataclass
@@ -132,6 +135,7 @@ class SweepConfig:
 
     name: str | None = None  # null: after what the sweep varies
     fail_fast: bool = False  # start no more runs after one has failed
+    margin: float = 1.0  # points of F1 that a cheaper method may lose and still be preferred; named before the first run
     parent: str | None = None  # run id of the sweep's parent run, set by the sweep itself
     varied: list[str] = field(
         default_factory=list
@@ -167,6 +171,7 @@ CHANGES_NO_RESULT = (
     "rerun",
     "from_run",
     "hardware.threads",
+    "hardware.price_per_hour",
     "train.checkpoint_minutes",
     "train.keep_checkpoints",
     "dataset.root",

@@ -27,7 +27,7 @@ AT_LEAST_ONE = (  # or null
     *("evaluation.batch_size", "evaluation.max_answer_length", "evaluation.n_best"),
     *("hardware.threads", "hardware.processes", "hardware.tokens_per_pass"),
 )
-ABOVE_ZERO = ("train.learning_rate", "train.max_grad_norm")
+ABOVE_ZERO = ("train.learning_rate", "train.max_grad_norm", "sweep.margin")
 SHARES = ("train.warmup_ratio", "train.hidden_dropout", "train.attention_dropout")
 Check = tuple[bool, str]  # whether all is well, and the sentence where it is not
 

@@ -286,7 +286,7 @@ def test_a_new_key_with_its_default_changes_no_hash(configure, monkeypatch):
     before = config_hash(config), previous_hash(config)
     later = replace(config, train=Later(**vars(config.train)))
     monkeypatch.setattr(identity, "Config", lambda: replace(Config(), train=Later(learning_rate=0.0)))
-    monkeypatch.setattr(identity, "ADDED_SINCE_0_1", ("train.new_key",))
+    monkeypatch.setattr(identity, "ADDED_SINCE_0_1", (*identity.ADDED_SINCE_0_1, "train.new_key"))
     assert (config_hash(later), previous_hash(later)) == before
     later.train.new_key = 6
     assert config_hash(later) != before[0]
