@@ -1,9 +1,10 @@
-"""How far apart two methods are, and how sure that is: a paired bootstrap over the questions, seeds taken in.
+"""How far apart two methods are, and how sure that is: a paired bootstrap over the passages, seeds taken in.
 
-What varies is kept apart. Which questions happen to be in the validation set: both methods answer the same ones, so
-questions are drawn with their pairs. Which seed a run happens to have: its spread is estimated over the runs of both
-methods, and its uncertainty comes from Student's t with as many degrees of freedom as runs beyond the first of each
-method. With one run a method the spread between seeds is unknown, and the interval is about these two runs alone.
+What varies is kept apart. Which questions happen to be in the set that is scored: both methods answer the same ones, so
+they are drawn with their pairs, and by passage, since questions about one passage may be alike. Which seed a run
+happens to have: its spread is estimated over the runs of both methods, and its uncertainty comes from Student's t with
+as many degrees of freedom as runs beyond the first of each method. With one run a method the spread between seeds is
+unknown, and the interval is for these two runs alone. `docs/statistics.md` derives every formula.
 """
 
 from __future__ import annotations
@@ -16,8 +17,20 @@ import numpy as np
 RESAMPLES = 10_000
 CONFIDENCE = 0.95
 SEED = 0
-# Standard errors from zero at which a two-sided test at 5 % finds a difference four times out of five.
-FOUND_FOUR_IN_FIVE = 1.960 + 0.842
+POWER = 0.842  # standard normal quantile of 80 %
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """Which passage and which article each question is about, as integer codes of shape (questions,)."""
+
+    passages: np.ndarray
+    articles: np.ndarray | None = None  # None where the split is not by article
+
+    @property
+    def counts(self) -> tuple[int, int | None]:
+        """The numbers of passages and of articles."""
+        return len(np.unique(self.passages)), None if self.articles is None else len(np.unique(self.articles))
 
 
 @dataclass(frozen=True)
@@ -25,46 +38,83 @@ class Difference:
     """The mean of the first method minus that of the second, in the unit of the scores."""
 
     mean: float
-    low: float  # ends of the 95 % interval
+    low: float  # ends of the 95 % interval, adjusted for the number of comparisons
     high: float
     p: float  # of no difference, two-sided
-    unseen: float  # a true difference of this size is found four times out of five, a smaller one less often
+    adjusted_p: float
+    p_inferior: float  # one-sided: of the first method being worse by the margin or more
+    adjusted_p_inferior: float
+    minimum_detectable: float  # 80 % power, adjusted for the number of comparisons
+    standard_error: float
+    degrees_of_freedom: float
+    # What decides how many more seeds or questions are needed: the two parts of standard_error squared.
+    question_variance: float  # falls with the number of questions
+    seed_variance: float  # falls with the number of seeds; 0 with one seed, where it is not known
 
     @property
-    def shown(self) -> bool:
+    def significant(self) -> bool:
         """Whether the interval leaves zero out."""
         return self.low > 0 or self.high < 0
+
+    @property
+    def bound(self) -> float:
+        """How much worse the first method is at most (95 %); 0 where it is better."""
+        return max(0.0, -self.low)
 
 
 def compare(
     first: Sequence[np.ndarray],
     second: Sequence[np.ndarray],
+    clusters: Clusters,
+    comparisons: int = 1,
+    margin: float = 1.0,
     resamples: int = RESAMPLES,
     generator: np.random.Generator | None = None,
 ) -> list[Difference]:
-    """Compare two methods in several scores at once, on the same resampled questions.
+    """Compare two methods in several scores at once, on the same resampled passages.
 
     Args:
-        first, second: the scores of a method, each of shape (seeds, questions); the questions in one order everywhere.
-        resamples: how often questions are drawn.
+        first, second: the scores of a method, each of shape (splits, seeds, questions); the questions in one order
+            everywhere. There is one split unless settings were cross-fitted (`src.report.scored`).
+        clusters: of the questions.
+        comparisons: among which this is one; intervals hold for all of them together.
+        margin: of non-inferiority, in the unit of the scores.
+        resamples: how often passages are drawn.
         generator: of the draws; by default always the same.
 
     Returns:
         A difference for each score.
     """
     generator = generator or np.random.default_rng(SEED)
-    differences = np.stack([a.mean(0) - b.mean(0) for a, b in zip(first, second, strict=True)])
-    draws = _bootstrap_means(differences, resamples, generator)
-    found = []
-    for a, b, difference, means in zip(first, second, differences, draws, strict=True):
-        replicates = means + _seed_noise(a, b, resamples, generator)
-        low, high = np.quantile(replicates, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    tail = (1 - CONFIDENCE) / 2 / comparisons
+    results = []
+    for a, b in zip((scores[0] for scores in first), (scores[0] for scores in second), strict=True):
+        difference = a.mean(0) - b.mean(0)
+        means = _bootstrap_means(difference[None], resamples, generator)[0]
+        noise = _seed_noise(a, b, resamples, generator)
+        replicates = means + noise
+        low, high = np.quantile(replicates, [tail, 1 - tail])
         beyond = min((replicates <= 0).sum(), (replicates >= 0).sum())
         p = min(1.0, 2 * (int(beyond) + 1) / (resamples + 1))
-        # Half the interval rather than the deviation: Student's t with few degrees of freedom has none.
-        unseen = FOUND_FOUR_IN_FIVE * (high - low) / 2 / 1.960
-        found.append(Difference(float(difference.mean()), float(low), float(high), p, float(unseen)))
-    return found
+        p_inferior = min(1.0, (int((replicates <= -margin).sum()) + 1) / (resamples + 1))
+        error = (high - low) / 2 / 1.960
+        results.append(
+            Difference(
+                float(difference.mean()),
+                float(low),
+                float(high),
+                p,
+                min(1.0, comparisons * p),
+                p_inferior,
+                min(1.0, comparisons * p_inferior),
+                float((1.960 + POWER) * error),
+                float(error),
+                float("inf"),
+                float(means.var()),
+                float(noise.var()),
+            )
+        )
+    return results
 
 
 def _bootstrap_means(scores: np.ndarray, resamples: int, generator: np.random.Generator) -> np.ndarray:
@@ -90,11 +140,3 @@ def _seed_noise(first: np.ndarray, second: np.ndarray, resamples: int, generator
         by_question += float((residual**2).sum()) / (runs.shape[1] - 1)
     own = max(0.0, spread - by_question / freedom / first.shape[1])
     return np.sqrt(own * (1 / len(first) + 1 / len(second))) * generator.standard_t(freedom, resamples)
-
-
-def holm(p: Sequence[float]) -> list[float]:
-    """The p-values adjusted for their number (Holm 1979), in the order given."""
-    order = np.argsort(p)
-    adjusted = np.empty(len(p))
-    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(np.asarray(p)[order] * (len(p) - np.arange(len(p)))))
-    return [float(value) for value in adjusted]
