@@ -299,7 +299,10 @@ def test_from_one_right_answer_no_interval_is_made(store):
     scored(store, "lora", one, one)
     found = compared(store)
     assert found.contrasts[0].differences == {}
-    assert "no difference is computed (either method scores above 0 on only 1 of 200 questions" in verdict(found)[0][0]
+    assert (
+        "no difference is computed (only 1 of 200 questions got a score above 0 from either method"
+        in verdict(found)[0][0]
+    )
     assert "interval" not in " ".join(verdict(found)[0])
     assert "differences" not in {plot.name for plot in plots(found)}
 
@@ -318,7 +321,7 @@ def test_an_exact_match_that_is_hardly_ever_made_has_no_interval(store):
     found = compared(store)
     assert list(found.contrasts[0].differences) == ["f1"]
     figures = verdict(found)[0][1]
-    assert "exact match without an interval (either method scores above 0 on only 1 of 200 questions" in figures
+    assert "exact match without an interval (only 1 of 200 questions got a score above 0 from either method" in figures
     [plot] = [plot for plot in plots(found) if plot.name == "differences"]
     assert [list(line.y) for line in plot.figure.data] == [["lora, F1"], []]
 
@@ -338,7 +341,7 @@ def test_a_damaged_file_of_scores_is_left_out_and_named(store, content):
     runs = [store.run("lora", 1e-3, 0.3, seed) for seed in (0, 1)]
     damage(store, runs[0], content)
     found = compared(store)
-    assert [contrast.seeds for contrast in found.contrasts] == [(1, 1)]
+    assert [contrast.footing.seeds for contrast in found.contrasts] == [(1, 1)]
     [warning] = [warning for warning in found.warnings if "questions.parquet" in warning]
     assert warning.startswith(
         f"questions.parquet of run {runs[0][:8]} (lora lr=0.001 epochs=3 seed=0) cannot be read ("
@@ -359,7 +362,7 @@ def test_other_validation_questions_are_never_compared(store):
     found = compared(store)
     assert found.contrasts[0].differences == {}
     assert any("no difference is computed" in warning for warning in found.warnings)
-    assert "no difference is computed (scored on other questions)" in verdict(found)[0][0]
+    assert "no difference is computed (scored on other validation questions)" in verdict(found)[0][0]
 
 
 def test_each_draw_of_the_questions_is_compared_within_itself(store):

@@ -18,6 +18,7 @@ from src.metrics import F1, STEPS, TRAIN_LOSS, metric
 
 RATE = "train.learning_rate"
 SCORES = ("exact_match", "f1")
+KEYS = ("passage", "article")  # what a question is about, by which questions are resampled
 # What keys begin with that may differ between two runs of one setting: what changes no result, and in addition the
 # seed, and the places of data files, which a comparison knows by the digests of their questions (`Result.inputs`).
 NOT_A_SETTING = (*CHANGES_NO_RESULT, "train.seed", *DATA_FILES)
@@ -47,7 +48,7 @@ class Result(Protocol):
     @property
     def inputs(self) -> Mapping[str, tuple[str, int]]: ...
     def history(self, metric: str) -> pd.DataFrame: ...
-    def questions(self, columns: Sequence[str] | None = None) -> pd.DataFrame | None: ...
+    def questions(self, columns: Sequence[str] | None = None, split: str = "validation") -> pd.DataFrame | None: ...
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ class Trial:
         return int(self.runs[0].inputs.get("train", ("", 0))[1])
 
     def digest(self, context: str) -> str:
-        """Of the data its runs were trained (`train`) or scored (`validation`) on."""
+        """Of the data its runs were trained (`train`) or scored on (`validation`, `test`); empty for none."""
         return str(self.runs[0].inputs.get(context, ("", 0))[0])
 
     @property
@@ -114,12 +115,17 @@ class Trial:
         values = [run.metrics[key] for run in self.runs if key in run.metrics]
         return stdev(values) if len(values) > 1 else None
 
+    @property
+    def scored_on(self) -> str:
+        """The set that verdicts are made on: `test` where the runs have one, else `validation`."""
+        return "test" if self.digest("test") else "validation"
+
     @cached_property
     def questions(self) -> pd.DataFrame | None:
-        """The validation questions with their texts, as the first run with a whole file kept them."""
+        """The questions of `scored_on` with their texts, as the first run with a whole file kept them."""
         for run in self.runs:
             with suppress(UserError):  # `damaged` tells
-                found: pd.DataFrame | None = run.questions()
+                found: pd.DataFrame | None = run.questions(split=self.scored_on)
                 return found
         return None
 
@@ -130,30 +136,41 @@ class Trial:
         return None if table is None or "question" not in table.columns else table
 
     @cached_property
-    def _scored(self) -> list[pd.DataFrame | UserError | None]:
-        tables: list[pd.DataFrame | UserError | None] = []
+    def _read(self) -> dict[str, pd.DataFrame | UserError | None]:
+        tables: dict[str, pd.DataFrame | UserError | None] = {}
         for run in self.runs:
             try:
-                tables.append(run.questions(SCORES))
+                tables[run.seed] = run.questions((*SCORES, *KEYS), split=self.scored_on)
             except UserError as error:
-                tables.append(error)
+                tables[run.seed] = error
         return tables
 
     @property
     def damaged(self) -> list[str]:
         """What is wrong, with the name of run and file, for each run whose scores by question cannot be read."""
-        return [str(table) for table in self._scored if isinstance(table, UserError)]
+        return [str(table) for table in self._read.values() if isinstance(table, UserError)]
+
+    @cached_property
+    def by_seed(self) -> dict[str, pd.DataFrame]:
+        """SCORES in percent and KEYS of each question of `scored_on`, sorted by id, for each seed whose file is whole.
+
+        Empty where a run kept none, or where two runs have other questions.
+        """
+        whole = {seed: table for seed, table in self._read.items() if not isinstance(table, UserError)}
+        tables = {seed: table.sort_index() for seed, table in whole.items() if table is not None}
+        first = next(iter(tables.values()), None)
+        if first is None or len(tables) < len(whole) or any(not t.index.equals(first.index) for t in tables.values()):
+            return {}
+        return {
+            seed: table.assign(**{score: 100.0 * table[score] for score in SCORES}) for seed, table in tables.items()
+        }
 
     def scores(self, ids: pd.Index) -> list[np.ndarray] | None:
-        """For each of SCORES, in percent, (runs, questions), without the runs whose file is damaged; None where a run
-        kept none or has other questions, or all files are damaged.
-        """
-        tables: list[Any] = [table for table in self._scored if not isinstance(table, UserError)]
-        if any(
-            table is None or len(table) != len(ids) or not ids.isin(table.index).all() for table in tables or [None]
-        ):
+        """For each of SCORES, in percent, (runs, questions) in the order of `ids`; None where `by_seed` has others."""
+        tables = list(self.by_seed.values())
+        if not tables or len(tables[0]) != len(ids) or not ids.isin(tables[0].index).all():
             return None
-        return [100.0 * np.stack([table.loc[ids, score].to_numpy(float) for table in tables]) for score in SCORES]
+        return [np.stack([table.loc[ids, score].to_numpy(float) for table in tables]) for score in SCORES]
 
 
 @dataclass(frozen=True)
@@ -194,6 +211,13 @@ class Arm:
         return max(self.trials, key=lambda trial: (wins(trial), trial.f1()))
 
     @property
+    def choosing_seeds(self) -> set[str]:
+        """The seeds on which the best setting was compared with another: a lucky one is lucky on every question."""
+        others = [trial.seeds for trial in self.trials if trial is not self.best]
+        others += [{run.seed} for run in self.pruned]
+        return self.best.seeds & set().union(*others)
+
+    @property
     def rates(self) -> list[float]:
         """All that were tried, also those that failed or were pruned."""
         ended = [run.params.get(RATE) for run in (*self.failed, *self.pruned)]
@@ -206,7 +230,7 @@ class Arm:
         return len({setting(run) for run in runs if RATE in run.params})
 
     def digests(self, context: str) -> set[str]:
-        """Of the data sets its runs were trained (`train`) or scored (`validation`) on."""
+        """Of the data sets its runs were trained (`train`) or scored (`validation`, `test`) on."""
         return {trial.digest(context) for trial in self.trials}
 
 

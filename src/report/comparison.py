@@ -7,20 +7,22 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from src.metrics import TRAINABLE
 from src.report.arms import NOT_A_SETTING, RATE, SCORES, Arm, Result, trials
+from src.report.decision import Decision, decide
 from src.report.fairness import warnings
-from src.report.statistics import Difference, compare, holm
+from src.report.scored import Footing, Scored, footing, scored
+from src.report.statistics import Difference, compare
 
 # What tells arms apart wherever it varies. Scores on different questions do not compare, so what draws the questions
 # is among it.
-DRAWN_BY = ("dataset.split", "dataset.subset", "dataset.validation_size", "dataset.seed")
+DRAWN_BY = ("dataset.split", "dataset.subset", "dataset.validation_size", "dataset.test_size", "dataset.seed")
 FEWEST_SCORED = 10  # questions that one of two methods scores on, below which there is nothing to resample
 NAMES = ("dataset.name", "model.name", "method.name")
 ARMS_BY = ("dataset.name", *DRAWN_BY, "model.name", "method.name")
@@ -33,9 +35,9 @@ class Contrast:
     arm: Arm
     base: Arm
     differences: dict[str, Difference] = field(default_factory=dict)  # by score; F1 is there, or none
-    adjusted_p: float = 1.0  # of F1, for the number of arms compared
+    decision: Decision | None = None  # None where there is no difference to decide on
+    footing: Footing | None = None
     why_not: str = ""
-    seeds: tuple[int, int] = (0, 0)  # of the arm and its baseline, behind the differences
     left_out: dict[str, str] = field(default_factory=dict)  # scores that no interval is given for, and why
 
 
@@ -50,6 +52,9 @@ class Comparison:
     contrasts: list[Contrast]
     warnings: list[str]
     varied: list[str]  # parameters that differ between the settings of an arm, beside rate and epochs, which are shown
+    scored: dict[str, Scored | None]  # by the name of the arm
+    margin: float = 1.0  # points of F1 that an arm may lose against its baseline
+    margin_afterwards: bool = False  # it was named when the runs were there already
 
     @property
     def baseline(self) -> Arm:
@@ -64,7 +69,13 @@ class Comparison:
 
 
 def compare_runs(
-    title: str, results: Iterable[Result], by: Sequence[str] = (), baseline: str = "full", commands: Sequence[str] = ()
+    title: str,
+    results: Iterable[Result],
+    by: Sequence[str] = (),
+    baseline: str = "full",
+    commands: Sequence[str] = (),
+    margin: float = 1.0,
+    margin_afterwards: bool = False,
 ) -> Comparison:
     """Put runs side by side.
 
@@ -75,6 +86,8 @@ def compare_runs(
         baseline: the method that the others are compared with, each with that of its own data set, model and so on; or
             the whole name of one arm. Where there is none, it is the arm that trains most.
         commands: that made the runs.
+        margin: points of F1 that an arm may lose against its baseline and still be preferred.
+        margin_afterwards: it was named when the runs were there already.
     """
     results = list(results)
     keys = arm_keys(results, by)
@@ -91,7 +104,19 @@ def compare_runs(
     alone = [arm for arm in arms if len(arms) > 1 and arm.method != baseline and not any(arm in pair for pair in pairs)]
     told = [f"There is no {baseline} to compare {arm.name} with." for arm in alone]
     varied = _varied(arms, [*keys, RATE, "train.epochs", "method.learning_rate"])
-    return Comparison(title, commands, arms, empty, _contrasts(pairs), told + warnings(arms, pairs, empty), varied)
+    scores = {arm.name: scored(arm) for arm in arms}
+    return Comparison(
+        title,
+        commands,
+        arms,
+        empty,
+        _contrasts(pairs, scores, margin),
+        told + warnings(arms, pairs, empty),
+        varied,
+        scores,
+        margin,
+        margin_afterwards,
+    )
 
 
 def arm_keys(results: Sequence[Result], by: Sequence[str] = ()) -> list[str]:
@@ -170,45 +195,56 @@ def _pairs(arms: Sequence[Arm], baseline: str) -> list[tuple[Arm, Arm]]:
     return [(arm, other) for arm, other in pairs if arm is not other]
 
 
-def _contrasts(pairs: Sequence[tuple[Arm, Arm]]) -> list[Contrast]:
-    found = []
-    for arm, base in pairs:
-        if arm.best.digest("validation") != base.best.digest("validation"):
-            found.append(Contrast(arm, base, why_not="scored on other questions"))
-            continue
-        table = base.best.questions
-        scores = None if table is None else base.best.scores(table.index)
-        own = None if table is None else arm.best.scores(table.index)
-        if scores is None or own is None:
-            found.append(Contrast(arm, base, why_not="a run has no scores by question (questions.parquet)"))
-            continue
-        found.append(_contrast(arm, base, own, scores))
-    tested = [contrast for contrast in found if contrast.differences]
-    adjusted = iter(holm([contrast.differences["f1"].p for contrast in tested]))
-    return [replace(contrast, adjusted_p=next(adjusted)) if contrast.differences else contrast for contrast in found]
+def _contrasts(pairs: Sequence[tuple[Arm, Arm]], scores: Mapping[str, Scored | None], margin: float) -> list[Contrast]:
+    reasons = [_not_comparable(scores[arm.name], scores[base.name], arm, base) for arm, base in pairs]
+    comparisons = sum(not reason for reason in reasons)
+    return [
+        Contrast(arm, base, why_not=reason) if reason else _contrast(arm, base, scores, comparisons, margin)
+        for (arm, base), reason in zip(pairs, reasons, strict=True)
+    ]
 
 
-def _contrast(arm: Arm, base: Arm, own: Sequence[np.ndarray], scores: Sequence[np.ndarray]) -> Contrast:
-    """Of scores by question, each of shape (seeds, questions), in the order of SCORES."""
-    differences = dict(zip(SCORES, compare(own, scores), strict=True))
+def _not_comparable(own: Scored | None, other: Scored | None, arm: Arm, base: Arm) -> str:
+    """Why two arms have no difference; empty where they have one."""
+    split = base.best.scored_on
+    if arm.best.scored_on != split:
+        return "one of them has a test set, the other has none"
+    if arm.best.digest(split) != base.best.digest(split):
+        return f"scored on other {split} questions"
+    if own is None or other is None or not own.ids.equals(other.ids):
+        return "a run has no scores by question (questions.parquet)"
+    return ""
+
+
+def _contrast(arm: Arm, base: Arm, scores: Mapping[str, Scored | None], comparisons: int, margin: float) -> Contrast:
+    own, other = scores[arm.name], scores[base.name]
+    assert own is not None and other is not None
+    first, second = ([each.values[score] for score in SCORES] for each in (own, other))
+    found = compare(first, second, other.clusters, comparisons, margin)
+    differences = dict(zip(SCORES, found, strict=True))
+    rests_on = footing(own, other)
     left_out = {}
-    for score, a, b in zip(SCORES, own, scores, strict=True):
-        if reason := _too_little(a, b, differences[score]):
+    for score in SCORES:
+        if reason := _too_little(own.values[score], other.values[score], differences[score]):
             left_out[score] = reason
             del differences[score]
-    seeds = (len(own[0]), len(scores[0]))
     if "f1" in left_out:
-        return Contrast(arm, base, why_not=left_out["f1"], seeds=seeds)
-    return Contrast(arm, base, differences, seeds=seeds, left_out=left_out)
+        return Contrast(arm, base, footing=rests_on, why_not=left_out["f1"])
+    return Contrast(arm, base, differences, decide(differences["f1"], margin), rests_on, left_out=left_out)
 
 
 def _too_little(first: np.ndarray, second: np.ndarray, difference: Difference) -> str:
-    """Why no interval is given for a score: there is nearly nothing to resample. Empty where there is enough."""
-    questions = first.shape[1]
-    scored = int(((first > 0).any(0) | (second > 0).any(0)).sum())
-    if scored < FEWEST_SCORED:
-        return f"either method scores above 0 on only {scored} of {questions:,} questions"
+    """Why no interval is given for a score: there is nearly nothing to resample. Empty where there is enough.
+
+    Args:
+        first, second: the scores of two arms, each of shape (splits, seeds, questions).
+        difference: of their means.
+    """
+    questions = first.shape[-1]
+    answered = int(((first > 0).any((0, 1)) | (second > 0).any((0, 1))).sum())
+    if answered < FEWEST_SCORED:
+        return f"only {answered} of {questions:,} questions got a score above 0 from either method"
     if round(difference.low, 1) == round(difference.high, 1):
-        apart = int((first.mean(0) != second.mean(0)).sum())
+        apart = int((first.mean((0, 1)) != second.mean((0, 1))).sum())
         return f"the two methods score differently on only {apart} of {questions:,} questions"
     return ""

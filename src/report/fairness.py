@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from src.metrics import ADAPTER, BACKBONE, F1, TRAIN_SECONDS, TRAINABLE, WAITED_SECONDS, metric
 from src.report.arms import Arm
@@ -14,6 +15,13 @@ SHARING = ("joblib", "ray", "submitit_local")  # launchers that run several at o
 WAITED = 0.05
 # Share of the F1 that the untrained model lacked (to 100) that training must have gained to count as learning.
 LEARNED = 0.1
+
+
+class Caveat(NamedTuple):
+    """A reason to doubt a comparison: a code for programs, a sentence for people."""
+
+    code: str
+    text: str
 
 
 def warnings(arms: Sequence[Arm], pairs: Sequence[tuple[Arm, Arm]], empty: dict[str, str]) -> list[str]:

@@ -100,6 +100,13 @@ def side_by_side(comparison: Comparison) -> Table:
     return Table([arm.name for arm in arms], rows, main)
 
 
+def overview(comparison: Comparison) -> tuple[list[str], list[list[Cell]]]:
+    """Headings, and one row a method: F1, its difference with its interval, the decision, and costs with their ratios."""
+    f1 = {arm.name: comparison.scored[arm.name] for arm in comparison.arms}
+    rows = [[Cell(name), Cell("–" if own is None else f"{own.level('f1'):.1f}")] for name, own in f1.items()]
+    return ["method", "F1"], rows
+
+
 def _related(cell: Cell, base: Cell) -> Cell:
     if not cell.value or not base.value:
         return cell

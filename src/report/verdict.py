@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from src.metrics import CKA, F1, Place, metric, shown
 from src.report.arms import Arm
@@ -15,6 +16,19 @@ TRY = (
     "Train on more questions (dataset.train_size), for more epochs (train.epochs) or at a higher rate "
     "(train.learning_rate)."
 )
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """The answer to "full or LoRA?" in one line, and the command to run next where there is one."""
+
+    headline: str
+    next_command: str = ""
+
+
+def recommendation(comparison: Comparison) -> Recommendation:
+    """What to use, or that it is not decided yet and what would decide it."""
+    return Recommendation("No decision yet.")
 
 
 def verdict(comparison: Comparison) -> list[list[str]]:
@@ -51,12 +65,13 @@ def _sentences(contrast: Contrast, several: bool, varied: Sequence[str], nobody:
     if not contrast.differences:
         return [f"{opening}no difference is computed ({contrast.why_not}).", *_costs(arm, base)]
     f1, em = contrast.differences["f1"], contrast.differences.get("exact_match")
-    seeds = sorted(set(contrast.seeds))
+    assert contrast.footing is not None
+    seeds = sorted(set(contrast.footing.seeds))
     told = count(seeds[0], "seed") if len(seeds) == 1 else f"{seeds[0]} and {count(seeds[1], 'seed')}"
-    size = f"n = {base.best.validation_questions:,}, {told}"
-    p = contrast.adjusted_p
+    size = f"n = {contrast.footing.questions:,}, {told}"
+    p = f1.adjusted_p
     adjusted = ", adjusted for the number of comparisons, which the intervals are not" if several else ""
-    shown = f1.shown and p < 0.05
+    shown = f1.significant
     better = "better" if f1.mean > 0 else "worse"
     subject = arm.name if seeds[-1] > 1 else f"this run of {arm.name}"
     found = f"{subject} is {better} in F1." if shown else "no difference in F1 shown."
@@ -69,9 +84,9 @@ def _sentences(contrast: Contrast, several: bool, varied: Sequence[str], nobody:
         advice = [] if nobody else [f"{reasons}. {TRY}"]
         sentences = [f"{opening}no answer yet.", *advice, f"As the runs stand: {found}", figures]
     if not shown:
-        sentences.append(f"A true difference of {f1.unseen:.1f} F1 would be found four times out of five.")
+        sentences.append(f"A true difference of {f1.minimum_detectable:.1f} F1 would be found four times out of five.")
     if seeds[0] == 1 < seeds[-1]:
-        one, more = (arm, base) if contrast.seeds[0] == 1 else (base, arm)
+        one, more = (arm, base) if contrast.footing.seeds[0] == 1 else (base, arm)
         sentences.append(f"With one seed of {one.name}, the spread between seeds is taken from {more.name}'s.")
     if seeds[-1] == 1:
         sentences.append("How much other seeds would differ is not known: the interval is about these runs alone.")

@@ -118,15 +118,23 @@ class Record:
         seconds = (points["timestamp"] - begin) / 1000
         return pd.DataFrame({"step": points["step"], "seconds": seconds, "value": points["value"]})
 
-    def questions(self, columns: Sequence[str] | None = None) -> pd.DataFrame | None:
-        """Each validation question with its scores (0 to 1) and texts, by `id`; None where the run kept none.
+    def questions(self, columns: Sequence[str] | None = None, split: str = "validation") -> pd.DataFrame | None:
+        """Each question of a split with its scores (0 to 1) and texts, by `id`; None where the run kept none.
 
         Raises:
             UserError: they are damaged.
         """
         try:
-            table = self.source.questions(self.id, None if columns is None else ["id", *columns])
-            return None if table is None else table.set_index("id")
+            table = self.source.questions(self.id)
+            if table is None:
+                return None
+            table = table.set_index("id")
+            if "split" in table:
+                table = table[table["split"] == split]
+            for key in ("passage", "article"):
+                if key not in table:
+                    table[key] = table["context"] if "context" in table and key == "passage" else None
+            return table if columns is None else table[list(columns)]
         except (OSError, ValueError, KeyError) as error:  # what pyarrow and pandas make of a damaged file
             reason = " ".join(str(error).split())[:150]
             raise UserError(f"{QUESTIONS} of run {self.id[:8]} ({self.name}) cannot be read ({reason})") from error

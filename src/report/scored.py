@@ -1,0 +1,113 @@
+"""Scores of an arm by question, as far as possible on questions and seeds on which its setting was not chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import stdev
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from src.report.arms import KEYS, SCORES, Arm
+from src.report.crossfit import cross_fitted
+from src.report.statistics import Clusters
+
+FEWEST_FRESH = 2  # seeds on which nothing was chosen that are needed to leave the others out
+
+
+@dataclass(frozen=True)
+class Footing:
+    """What a difference rests on: which questions, how many of what, and how many seeds of the arm and its baseline."""
+
+    split: str  # test | validation
+    cross_fitted: bool  # settings were chosen on one half of the passages and scored on the other
+    questions: int
+    passages: int
+    articles: int | None  # None where the split is not by article
+    seeds: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The scores of an arm that its verdict rests on."""
+
+    split: str  # test | validation
+    cross_fitted: bool
+    seeds: tuple[str, ...]
+    on_choosing_seeds: bool  # some of these seeds are those on which the setting was chosen
+    on_choosing_questions: bool  # the questions are those on which the setting was chosen
+    ids: pd.Index  # (questions,), sorted
+    clusters: Clusters
+    values: dict[str, np.ndarray]  # for each of SCORES, in percent, (splits, seeds, questions)
+
+    def level(self, score: str) -> float:
+        """Mean of a score in percent; the median over splits."""
+        return float(np.median(self.values[score].mean((1, 2))))
+
+    def deviation(self, score: str) -> float | None:
+        """Standard deviation of a score over the seeds; None for one seed."""
+        by_seed = np.median(self.values[score].mean(2), axis=0)
+        return stdev(by_seed) if len(by_seed) > 1 else None
+
+
+def scored(arm: Arm) -> Scored | None:
+    """Score an arm at its best setting; None where a run kept no scores by question.
+
+    With a test set, and where one setting alone was run, the scores are those of the best setting. Without one, each
+    question has the score of the setting that did best on the other half of the passages (`cross_fitted`). Seeds on
+    which the setting was chosen are left out where at least FEWEST_FRESH others were run.
+    """
+    best = arm.best
+    tables = best.by_seed
+    if not tables:
+        return None
+    fresh = sorted(tables.keys() - arm.choosing_seeds)
+    seeds = fresh if len(fresh) >= FEWEST_FRESH else sorted(tables)
+    first = tables[seeds[0]]
+    clusters = _clusters(first, by_article=best.runs[0].params.get("dataset.split") == "article")
+    chosen = arm.settings > 1
+    crossed = None
+    if chosen and best.scored_on == "validation":
+        crossed = _crossed(arm, first.index, clusters, seeds)
+    values = crossed or [np.stack([_values(tables[seed], score) for seed in seeds])[None] for score in SCORES]
+    return Scored(
+        best.scored_on,
+        crossed is not None,
+        tuple(seeds),
+        bool(set(seeds) & arm.choosing_seeds) and (crossed is None or len(seeds) == 1),
+        chosen and crossed is None and best.scored_on == "validation",
+        first.index,
+        clusters,
+        dict(zip(SCORES, values, strict=True)),
+    )
+
+
+def footing(arm: Scored, base: Scored) -> Footing:
+    """What the difference of two arms rests on."""
+    passages, articles = base.clusters.counts
+    crossed = arm.cross_fitted or base.cross_fitted
+    return Footing(base.split, crossed, len(base.ids), passages, articles, (len(arm.seeds), len(base.seeds)))
+
+
+def _crossed(arm: Arm, ids: pd.Index, clusters: Clusters, seeds: Sequence[str]) -> list[np.ndarray] | None:
+    """Cross-fitted scores; None where a setting has no scores on the same questions."""
+    settings = []
+    for trial in arm.trials:
+        tables = trial.by_seed
+        if not tables or any(not table.index.equals(ids) for table in tables.values()):
+            return None
+        settings.append({s: np.stack([_values(table, score) for score in SCORES]) for s, table in tables.items()})
+    return cross_fitted(settings, clusters.passages, seeds)
+
+
+def _values(table: pd.DataFrame, score: str) -> Any:
+    return table[score].to_numpy(float)
+
+
+def _clusters(table: pd.DataFrame, by_article: bool) -> Clusters:
+    passages, articles = (pd.factorize(table[key].replace("", None))[0] for key in KEYS)
+    if (passages < 0).any():  # a run that kept no passages: each question stands for itself
+        return Clusters(np.arange(len(table)))
+    return Clusters(passages, articles if by_article and not (articles < 0).any() else None)
