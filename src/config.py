@@ -135,7 +135,9 @@ class SweepConfig:
 
     name: str | None = None  # null: after what the sweep varies
     fail_fast: bool = False  # start no more runs after one has failed
-    margin: float = 1.0  # points of F1 that a cheaper method may lose and still be preferred; named before the first run
+    margin: float = (
+        1.0  # points of F1 that a cheaper method may lose and still be preferred; named before the first run
+    )
     parent: str | None = None  # run id of the sweep's parent run, set by the sweep itself
     varied: list[str] = field(
         default_factory=list
