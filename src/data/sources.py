@@ -42,6 +42,12 @@ class QuestionSets:
     untrainable: int = 0  # questions without an answer that has a place, in all sources
     notes: list[str] = field(default_factory=list)  # one line each, for the person at the terminal
 
+    @property
+    def by_context(self) -> dict[str, Dataset]:
+        """The sets that a run has, but for extra ones, by the names that they are logged under."""
+        sets = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {name: questions for name, questions in sets.items() if questions is not None}
+
 
 def load(config: DatasetConfig) -> QuestionSets:
     """Load, check, split and draw the questions of a run.
