@@ -49,7 +49,7 @@ def split(records: Records, config: DatasetConfig) -> Sides:
     else:
         held_out, tests = set(), set()
     if tested and not tests:
-        said.append(_no_test(len(set(map(place, records))), config))
+        said.append(_no_test({place(record) for record in records}, records, config))
     if config.split == "article" or tests:
         train = [record for record in records if place(record) not in held_out | tests]
         validation = [record for record in records if place(record) in held_out]
@@ -134,14 +134,15 @@ def _wanted(total: int, left: int, size: int | str | None, config: DatasetConfig
     return max(size if isinstance(size, int) else 1, min(total // 5, left - (config.train_size or 0)))
 
 
-def _no_test(places: int, config: DatasetConfig) -> str:
+def _no_test(places: set[str], records: Records, config: DatasetConfig) -> str:
     """A note on why the questions leave no test set.
 
     Raises:
         UserError: it was asked for by a number.
     """
-    of = f"{places} {'articles' if config.split == 'article' else 'passages'}" if places > 1 else "one passage"
-    why = f"'{config.name}' has {of}, which do not make three sides"
+    titled = config.split == "article" and any(record["title"] for record in records)
+    has = counted(len(places), "article" if titled else "passage")
+    why = f"'{config.name}' has {has}, too few for three sides"
     if config.train_size is not None:
         why += f" with dataset.train_size={config.train_size}"
     if isinstance(config.test_size, int):
