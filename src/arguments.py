@@ -19,6 +19,7 @@ SHORT_FORMS = {
     "data": "dataset.path",
     "train_size": "dataset.train_size",
     "validation_size": "dataset.validation_size",
+    "test_size": "dataset.test_size",
     "epochs": "train.epochs",
     "learning_rate": "train.learning_rate",
     "batch_size": "train.batch_size",

@@ -13,7 +13,7 @@ from __future__ import annotations
 import shlex
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -113,13 +113,15 @@ def check(config: Config, console: Console) -> None:
     table, unknown = _length_table(config.model.name, tokenizer, checked.records, contexts)
     of = "articles" if titles else "passages"
     sides = {"training": sets.train, "validation": sets.validation}
+    if sets.test is not None:
+        sides["test"] = sets.test
     groups = {name: len({group(record) for record in side}) for name, side in sides.items()}
     split = ", ".join(f"{len(side):,} for {name} ({groups[name]:,} {of})" for name, side in sides.items())
     _show(console, [("split", split), ("windows", _windows(config, tokenizer, sets))])
     console.print()
     console.print(table, soft_wrap=False)
 
-    warnings = _warnings(config, contexts, unknown, groups["validation"], of)
+    warnings = _warnings(config, contexts, unknown, groups, of)
     console.print()
     _show(console, [*(("note", note) for note in sets.notes), *(("WARNING", warning) for warning in warnings)])
 
@@ -153,14 +155,16 @@ def _counts(path: Path, checked: Checked, contexts: int, titles: int) -> list[tu
     return rows
 
 
-def _warnings(config: Config, contexts: Sequence[str], unknown: float, groups: int, of: str) -> list[str]:
+def _warnings(config: Config, contexts: Sequence[str], unknown: float, groups: Mapping[str, int], of: str) -> list[str]:
     """What is likely to spoil the scores, or what they mean."""
     from src.data import language
 
     warnings = []
-    if groups < FEW_GROUPS:
+    scored = [(name, number) for name, number in groups.items() if name != "training" and number < FEW_GROUPS]
+    if scored:
+        few = " and the ".join(f"{name} questions are about {number} {of} alone" for name, number in scored)
         warnings.append(
-            f"The validation questions are about {groups} {of} alone, and the scores may be quite different on others. "
+            f"The {few}, and the scores may be quite different on others. "
             f"More {of} with fewer questions each make them surer."
         )
     if unknown >= UNKNOWN_SHARE:
@@ -211,7 +215,7 @@ def _windows(config: Config, tokenizer: Any, sets: QuestionSets) -> str:
     from src.data.notes import counted
 
     counts = []
-    for side in (sets.train, sets.validation):
+    for side in sets.by_context.values():
         windows, notes = make_windows(side, tokenizer, config.model, config.dataset.answer)
         sets.notes.extend(notes)
         counts.append(np.bincount(windows["question"][:], minlength=len(side)))

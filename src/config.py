@@ -58,9 +58,15 @@ class DatasetConfig:
     unanswerable: bool | None = None  # whether "no answer" may be given; null: as the training questions show
     extra_validation: dict[str, str] = field(default_factory=dict)  # name -> file, scored at the end
 
+    @property
+    def has_own_test(self) -> bool:
+        """Whether the test questions come from a place of their own, and are not carved out of the others."""
+        return self.test_size is not None and (self.source == "sample" or self.test_path is not None)
+
     def files(self) -> dict[str, Path]:
         """The files of questions, by the key that names each."""
-        own = {"path": self.path, "validation_path": self.validation_path} if self.source == "file" else {}
+        keys = ("path", "validation_path", "test_path") if self.source == "file" else ()
+        own = {key: getattr(self, key) for key in keys}
         extra = {f"extra_validation.{name}": path for name, path in self.extra_validation.items()}
         named = {key: path for key, path in {**own, **extra}.items() if path is not None}
         return {f"dataset.{key}": Path(self.root or ".") / Path(path).expanduser() for key, path in named.items()}
@@ -179,7 +185,7 @@ CHANGES_NO_RESULT = (
     "dataset.root",
 )
 # Keys that name files or folders of questions, which count by their content wherever they lie.
-DATA_FILES = ("dataset.path", "dataset.validation_path", "dataset.extra_validation")
+DATA_FILES = ("dataset.path", "dataset.validation_path", "dataset.test_path", "dataset.extra_validation")
 
 
 def no_such_file(path: Path) -> str:

@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from src.data.sources import QuestionSets
+from src.data.split import group
 from src.evaluation.score import per_question
 from src.evaluation.spans import Answer
 from src.evaluator import Evaluation
 from src.model.method import ParameterCounts
+from src.runs.records import short_key
 from src.training.meter import Meter
 from src.training.step import Step
 
@@ -23,6 +25,7 @@ def final_metrics(
     steps: Sequence[Step],
     validation: Evaluation,
     extra: Mapping[str, Evaluation],
+    test: Evaluation | None = None,
 ) -> dict[str, float]:
     """The final metrics of `src.metrics`, but for those known only once the weights are stored.
 
@@ -33,6 +36,7 @@ def final_metrics(
         steps: all optimizer steps.
         validation: of the reported epoch.
         extra: of further sets, by name.
+        test: of the same epoch on the test questions.
     """
     last = steps[-FINAL_LOSS_STEPS:]
     metrics = {
@@ -53,6 +57,9 @@ def final_metrics(
         "data/realigned": sets.realigned,
         "data/untrainable": sets.untrainable,
     }
+    if test is not None:
+        metrics |= {"test/exact_match": test.figures["exact_match"], "test/f1": test.figures["f1"]}
+        metrics["time/test_seconds"] = meter.test.seconds
     # What was not measured is left out: a wrong figure is worse than none.
     if meter.train.counted_seconds:
         metrics["speed/examples_per_second"] = meter.train.examples_per_second
@@ -84,3 +91,17 @@ def example_rows(questions: Any, answers: Sequence[Answer]) -> list[dict[str, An
             }
         )
     return rows
+
+
+def with_places(rows: Sequence[Mapping[str, Any]], questions: Any, split: str) -> list[dict[str, Any]]:
+    """Rows with the set, the article and the passage of their questions; the keys tell both where the texts are not."""
+    return [
+        {
+            **row,
+            "split": split,
+            "title": question["title"],
+            "article": short_key(group(question)),
+            "passage": short_key(question["context"]),
+        }
+        for row, question in zip(rows, questions, strict=True)
+    ]

@@ -22,6 +22,7 @@ EXTRA = "extra"  # the group of the metrics of extra validation sets, `extra/NAM
 BEGIN, END = "<!-- The table of metrics: made by python -m src.metrics README.md -->", "<!-- End of the metrics -->"
 # When a metric is logged if not always.
 UNANSWERABLE = "with unanswerable questions"
+TESTED = "with a test set"
 MASKED_LM = "with a checkpoint that holds a masked-language-model head"
 GPU, LINUX = "on a GPU", "on Linux"
 
@@ -45,6 +46,8 @@ NOWHERE = Place(0)
 RESULT, SIDE_BY_SIDE, CHARTS = Place.RESULT, Place.SIDE_BY_SIDE, Place.CHARTS
 TABLES = Place.RESULT | Place.SIDE_BY_SIDE | Place.ALL_RUNS | Place.CSV
 SCORES = TABLES | Place.SUMMARY | Place.COLUMNS | Place.CARD
+# Not where many runs stand beside each other, to be chosen from.
+TEST_SCORES = Place.RESULT | Place.SIDE_BY_SIDE | Place.CSV | Place.CARD
 COSTS = TABLES | Place.VERDICT | Place.PARETO
 MAIN_COSTS = COSTS | Place.SUMMARY | Place.CHARTS
 
@@ -177,6 +180,7 @@ def groups() -> list[str]:
 
 # The metrics that the code asks for by name.
 EXACT_MATCH, F1 = "quality/exact_match", "quality/f1"
+TEST_EXACT_MATCH, TEST_F1 = "test/exact_match", "test/f1"
 EVAL_EXACT_MATCH, EVAL_F1, EVAL_LOSS = "eval/exact_match", "eval/f1", "eval/loss"
 TRAIN_LOSS, STEPS = "train/loss", "train/steps"
 TRAINABLE, TOTAL, ADAPTER, BACKBONE = "params/trainable", "params/total", "params/adapter", "params/backbone"
@@ -209,6 +213,15 @@ METRICS: tuple[Metric, ...] = (
         "quality/best_null_threshold", "best threshold",
         "threshold for leaving a question unanswered that scores best on these questions", form=",.2f",
         only=UNANSWERABLE, extra=True
+    ),
+    _score(
+        TEST_EXACT_MATCH, "test exact match",
+        "as `quality/exact_match`, on the test questions, by which nothing is chosen",
+        short="test EM", only=TESTED, places=TEST_SCORES
+    ),
+    _score(
+        TEST_F1, "test F1", "as `quality/f1`, on the test questions, by which nothing is chosen", only=TESTED,
+        places=TEST_SCORES
     ),
     _score(
         EVAL_EXACT_MATCH, "validation exact match", "as `quality/exact_match`; epoch 0 is the untrained model",
@@ -247,7 +260,10 @@ METRICS: tuple[Metric, ...] = (
         short="training", places=MAIN_COSTS | Place.COLUMNS
     ),
     _seconds("time/eval_seconds", "evaluation time", "prediction and choice of the answers, over all evaluations"),
-    _seconds("time/total_seconds", "total time", "from loading the model to storing it"),
+    _seconds("time/total_seconds", "total time", "from loading the model to storing it, without the test"),
+    _seconds(
+        "time/test_seconds", "test time", "prediction and choice of the answers to the test questions", only=TESTED
+    ),
     _seconds(
         WAITED_SECONDS, "waiting time, training",
         "how long threads that were ready waited for a core in the training steps, the sum over all threads",

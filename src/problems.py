@@ -119,6 +119,12 @@ def _data(data: DatasetConfig) -> Iterator[Check]:
         data.source == "file" or data.validation_path is None,
         f"dataset.validation_path={data.validation_path} needs dataset=file; dataset={data.name} has its own.",
     )
+    size = data.test_size
+    yield (
+        size in (None, "all") or (isinstance(size, int) and not isinstance(size, bool) and size >= 1),
+        f"dataset.test_size={size} must be a number of questions, at least 1, or all; null for no test set.",
+    )
+    yield from _test_path(data)
     yield (
         data.validation_path is None or data.split == "given",
         (
@@ -137,6 +143,29 @@ def _data(data: DatasetConfig) -> Iterator[Check]:
             re.fullmatch(r"[\w.-]+", name) is not None,
             f"dataset.extra_validation.{name}: use letters, digits, '_', '-' and '.' in a name.",
         )
+
+
+def _test_path(data: DatasetConfig) -> Iterator[Check]:
+    """Where the test questions come from."""
+    path, given = data.test_path, data.split == "given"
+    yield (
+        path is None or data.source != "sample",
+        f"dataset.test_path={path} is given, but dataset={data.name} generates its test questions; leave it out.",
+    )
+    yield (
+        not (given and isinstance(data.test_size, int)) or data.has_own_test,
+        (
+            f"dataset.test_size={data.test_size} with dataset.split=given needs dataset.test_path; with one file "
+            "choose dataset.split=article."
+        ),
+    )
+    yield (
+        not (given and data.source == "hub" and path == "validation" and data.has_own_test),
+        (
+            "dataset.test_path=validation names the questions that dataset.split=given validates on; choose "
+            "dataset.split=article, or dataset.test_size=null for no test set."
+        ),
+    )
 
 
 def _method(method: MethodConfig) -> Iterator[Check]:

@@ -21,7 +21,7 @@ from src.config import Config
 from src.data import batches
 from src.data.batches import RunData
 from src.evaluator import Evaluation, Evaluator
-from src.final import example_rows, final_metrics
+from src.final import example_rows, final_metrics, with_places
 from src.history import History
 from src.model import backbone, base, card, fast, method
 from src.model.base import Base
@@ -33,6 +33,7 @@ from src.runs import origin
 from src.runs.commands import next_commands
 from src.runs.keep import model_folder
 from src.runs.naming import run_name
+from src.runs.records import QUESTIONS, TEST, VALIDATION
 from src.runs.tracking import RunLog, recorded
 from src.training import hardware
 from src.training.checkpoint import Checkpoints
@@ -40,7 +41,7 @@ from src.training.encoded import EncodedBatches
 from src.training.fit import fit
 from src.training.forgetting import forgetting, make_probe
 from src.training.hardware import Runtime
-from src.training.meter import Meter
+from src.training.meter import Meter, Usage
 from src.training.step import Batches
 from src.training.together import main_process_first, together
 
@@ -83,6 +84,7 @@ class Trained:
     epoch: int  # that is reported: the last or the best one
     validation: Evaluation  # of that epoch
     extra: dict[str, Evaluation]
+    test: Evaluation | None
     history: History
     checkpoints: Checkpoints
 
@@ -183,7 +185,8 @@ def announce(job: Prepared) -> None:
             "trains": f"{counts.trainable:,} parameters ({counts.trainable_percent:.2f} %): adapters "
             f"{counts.adapter:,}, head {counts.head:,}, backbone {counts.backbone:,}",
             "data": f"{config.dataset.name}, {len(sets.train):,} training questions in "
-            f"{len(job.data.train.lengths):,} windows, {len(sets.validation):,} for validation",
+            f"{len(job.data.train.lengths):,} windows, {len(sets.validation):,} for validation"
+            + ("" if sets.test is None else f", {len(sets.test):,} for test"),
             "device": str(job.runtime),
             "run": f"{run_name(config)}, {log.run_id}{resumed}",
         }
@@ -194,7 +197,7 @@ def announce(job: Prepared) -> None:
         terminal.warning(warning)
         log.tags({"warning": warning})
     log.tags({"device": job.runtime.device.type, "hardware": str(job.runtime)})
-    digests = log.inputs({"train": sets.train, "validation": sets.validation}, config.dataset.name)
+    digests = log.inputs(sets.by_context, config.dataset.name)
     if config.from_run is not None and job.runtime.is_main_process:
         differing = origin.differences(log.store, config.from_run, digests, str(job.runtime))
         same = "" if differing is None or differing else ": data, code, packages and hardware are the same"
@@ -226,10 +229,10 @@ def train(job: Prepared, on_score: OnScore | None = None) -> Trained:
     config, data, meter = job.config, job.data, job.meter
     evaluator = Evaluator(job.runtime, job.model, config.evaluation, data.sets.unanswerable)
 
-    def evaluate(questions: Any, windows: Batches) -> Evaluation:
-        with meter.phase(meter.evaluation):
+    def evaluate(questions: Any, windows: Batches, usage: Usage = meter.evaluation) -> Evaluation:
+        with meter.phase(usage):
             evaluation = evaluator.score(questions.to_list(), windows)
-        meter.evaluation.windows += len(windows.lengths)
+        usage.windows += len(windows.lengths)
         return evaluation
 
     def validate_model() -> Evaluation:
@@ -249,17 +252,22 @@ def train(job: Prepared, on_score: OnScore | None = None) -> Trained:
     # An epoch that was scored before an interruption is predicted again: the same weights give the same answers.
     reported = history.evaluations.get(epoch) or validate_model()
     extra = {name: evaluate(data.sets.extra[name], windows) for name, windows in data.extra.items()}
-    return Trained(epoch, reported, extra, history, checkpoints)
+    # Once, and last: nothing that is chosen can depend on it.
+    test = None if data.test is None else evaluate(data.sets.test, data.test, meter.test)
+    return Trained(epoch, reported, extra, test, history, checkpoints)
 
 
 def record(job: Prepared, trained: Trained) -> RunResult:
     """Store the model and all that is known of the run, and show the result; in the main process."""
     config, log, sets, validation = job.config, job.log, job.data.sets, trained.validation
     steps, epoch = trained.history.steps, trained.epoch
-    metrics = final_metrics(sets, job.counts, job.meter, steps, validation, trained.extra)
+    metrics = final_metrics(sets, job.counts, job.meter, steps, validation, trained.extra, trained.test)
     metrics["train/reported_epoch"] = epoch
     metrics |= forgotten(job)
     examples = example_rows(sets.validation, validation.answers)
+    rows = with_places(examples, sets.validation, VALIDATION)
+    if trained.test is not None:
+        rows += with_places(example_rows(sets.test, trained.test.answers), sets.test, TEST)
     try:
         with model_folder(log) as folder:
             metrics["storage/checkpoint_mb"] = method.save(
@@ -271,7 +279,7 @@ def record(job: Prepared, trained: Trained) -> RunResult:
         log.json("predictions.json", {answer.id: answer.best.text for answer in validation.answers})
         log.json("nbest.json", {answer.id: [asdict(span) for span in answer.n_best] for answer in validation.answers})
         log.table("examples.json", {key: [row[key] for row in examples[:EXAMPLES_LOGGED]] for key in examples[0]})
-        log.frame("questions.parquet", examples)
+        log.frame(QUESTIONS, rows)
         log.figure("loss_curve.svg", loss_curve(steps, trained.history.validation_losses, run_name(config)))
         metrics["time/total_seconds"] = job.meter.total_seconds
         result = RunResult(log.run_id, epoch, metrics)

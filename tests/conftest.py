@@ -35,7 +35,8 @@ from tests.forked import forked
 
 register()
 
-TINY = ["model=tiny", "dataset.train_size=64", "dataset.validation_size=24", "train.epochs=2", "train.batch_size=8"]
+SIZES = ["dataset.train_size=64", "dataset.validation_size=24", "dataset.test_size=16"]
+TINY = ["model=tiny", *SIZES, "train.epochs=2", "train.batch_size=8"]
 
 
 # The files that take longest, first: at the end no worker is left with one of them while the others have nothing to do.

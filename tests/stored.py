@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,11 @@ from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 
 from src.config import TrackingConfig
-from src.runs.records import Record
+from src.runs.records import Record, short_key
 from src.runs.store import connect
 
 QUESTIONS = 300
+SCORES = ("exact_match", "f1")
 WORDS = ("What", "Who", "When", "How many")
 
 
@@ -47,8 +48,25 @@ class Store:
         questions: int = QUESTIONS,
         trained: int = 4000,
         context: Callable[[int], str] = lambda i: f"Passage {i} says answer {i}.",
+        title: Callable[[int], str] | None = None,
+        test: int = 0,
+        test_right: float | None = None,
+        test_digest: str = "test-a",
     ) -> str:
-        """Log a run that answers the share `right` of its questions; gives its id."""
+        """Log a run that answers the share `right` of its questions; gives its id.
+
+        Args:
+            method, rate, seed, status, params, metrics, tags: of the run.
+            right: share of the questions that it answers rightly.
+            digests: of the training and the validation questions.
+            questions: how many there are for validation.
+            trained: how many it was trained on.
+            context: the passage of each question, by its number.
+            title: of its article. Without it, and without a test set, the rows are as version 0.1 left them.
+            test: how many questions the test set has; it has passages and articles of its own.
+            test_right: share of these that it answers rightly; as `right` where it is not given.
+            test_digest: of the test questions.
+        """
         name = f"{method} lr={rate:g} epochs=3 seed={seed}"
         created = self.client.create_run(self.experiment, run_name=name)
         id = str(created.info.run_id)
@@ -68,14 +86,18 @@ class Store:
             **peft,
             **(params or {}),
         }
-        generator = np.random.default_rng([seed, round(1e7 * rate), len(method)])
-        hard = np.random.default_rng(0).random(questions)
-        exact = hard + generator.normal(0, 0.1, questions) < right
-        f1 = np.where(exact, 1.0, np.where(hard < 0.9, 0.4, 0.0)).astype("float32")
+        draws = [seed, round(1e7 * rate), len(method)]
+        table = _answered(questions, right, draws, context)
+        if title is not None or test:
+            table = _placed(table, "validation", title or (lambda i: f"Article {i // 5}"))
+        tested = _answered(
+            test, right if test_right is None else test_right, [*draws, 1], lambda i: f"Test: {context(i)}"
+        )
+        tested = _placed(tested, "test", lambda i: f"Test article {i // 5}")
         adapts = 0 if method in ("full", "head") else 600
         measured = {
-            "quality/exact_match": 100 * float(exact.mean()),
-            "quality/f1": 100 * float(f1.mean()),
+            **{f"quality/{score}": 100 * float(table[score].mean()) for score in SCORES},
+            **({f"test/{score}": 100 * float(tested[score].mean()) for score in SCORES} if test else {}),
             "params/trainable": {"full": 20_000, "head": 770}.get(method, 1370),
             "params/total": 20_000,
             "params/trainable_percent": 100 if method == "full" else 6.85,
@@ -107,25 +129,17 @@ class Store:
             [RunTag(key, value) for key, value in told.items()],
         )
         if status == "FINISHED":
+            sets = {"train": (digests[0], trained), "validation": (digests[1], questions)}
             inputs = [
                 DatasetInput(
                     Dataset("wiki", digest, "local", "{}", profile=f'{{"num_rows": {rows}}}'),
                     [InputTag("mlflow.data.context", role)],
                 )
-                for role, digest, rows in zip(("train", "validation"), digests, (trained, questions), strict=True)
+                for role, (digest, rows) in (sets | ({"test": (test_digest, test)} if test else {})).items()
             ]
             self.client.log_inputs(id, inputs)
-            table = pd.DataFrame(
-                {
-                    "id": [f"q{i}" for i in range(questions)],
-                    "question": [f"{WORDS[i % 4]} is number {i}?" for i in range(questions)],
-                    "predicted": [f"answer {i}" if exact[i] else "another" for i in range(questions)],
-                    "answers": [[f"answer {i}"] for i in range(questions)],
-                    "exact_match": exact.astype(float),
-                    "f1": f1,
-                    "context": [context(i) for i in range(questions)],
-                }
-            )
+            if test:
+                table = pd.concat([table, tested], ignore_index=True)
             with tempfile.TemporaryDirectory() as temporary:
                 file = Path(temporary) / "questions.parquet"
                 table.to_parquet(file, compression="zstd", index=False)
@@ -139,3 +153,27 @@ class Store:
             for rate, right in zip(rates, (0.4, 0.6, 0.5), strict=True):
                 for seed in (0, 1):
                     self.run(method, rate, right, seed)
+
+
+def _answered(number: int, right: float, draws: Sequence[int], context: Callable[[int], str]) -> pd.DataFrame:
+    """The rows of `questions.parquet` for so many questions, of which the share `right` is answered rightly."""
+    hard = np.random.default_rng(0).random(number)
+    exact = hard + np.random.default_rng(draws).normal(0, 0.1, number) < right
+    return pd.DataFrame(
+        {
+            "id": [f"q{i}" for i in range(number)],
+            "question": [f"{WORDS[i % 4]} is number {i}?" for i in range(number)],
+            "predicted": [f"answer {i}" if exact[i] else "another" for i in range(number)],
+            "answers": [[f"answer {i}"] for i in range(number)],
+            "exact_match": exact.astype(float),
+            "f1": np.where(exact, 1.0, np.where(hard < 0.9, 0.4, 0.0)).astype("float32"),
+            "context": [context(i) for i in range(number)],
+        }
+    )
+
+
+def _placed(table: pd.DataFrame, split: str, title: Callable[[int], str]) -> pd.DataFrame:
+    """The rows with the set, the article and the passage that each belongs to."""
+    titles = [title(i) for i in range(len(table))]
+    passages = [short_key(text) for text in table["context"]]
+    return table.assign(split=split, title=titles, article=[short_key(name) for name in titles], passage=passages)

@@ -50,14 +50,12 @@ def test_a_spreadsheet(tmp_path, monkeypatch):
     assert named["passages"] == "74, without titles"
     assert named["repeated"] == "1 question asked before about the same passage (row 305)"
     sets = sources.load(configure(["own.csv"])[0].dataset)
-    sizes = [
-        len(sets.train),
-        len(sets.validation),
-        len(set(sets.train["context"])),
-        len(set(sets.validation["context"])),
-    ]
-    assert named["split"] == "{0} for training ({2} passages), {1} for validation ({3} passages)".format(*sizes)
-    assert named["windows"] == f"{sizes[0] + sizes[1]} of {sizes[0] + sizes[1]} questions fit into one of 384 tokens"
+    names = {"train": "training", "validation": "validation", "test": "test"}
+    sizes = {names[name]: (len(side), len(set(side["context"]))) for name, side in sets.by_context.items()}
+    assert named["split"] == ", ".join(f"{n} for {name} ({p} passages)" for name, (n, p) in sizes.items())
+    total = sum(n for n, _ in sizes.values())
+    assert len(sizes) == 3 and named["windows"] == f"{total} of {total} questions fit into one of 384 tokens"
+    assert "for test" not in shown("own.csv", "dataset.test_size=null")[1]["split"]
     assert all(note in " ".join(text.split()) for note in sets.notes)
     assert "1 of 61 answers begin or end inside a token (id 306)" in " ".join(text.split())
     assert "WARNING" not in text
@@ -87,10 +85,12 @@ def test_the_sizes_that_are_asked_for(tmp_path):
 
 def test_a_size_that_is_too_large_names_the_one_that_check_shows(tmp_path):
     path = own_csv(tmp_path / "own.csv", 40)
-    assert shown(path, "model=tiny")[1]["split"].startswith("29 for training (")
-    with pytest.raises(UserError, match="give 29 or fewer"):
-        shown(path, "dataset.train_size=40")
-    assert shown(path, "model=tiny", "dataset.train_size=29")[1]["split"].startswith("29 for training (")
+    for more, usable in ([], 21), (["dataset.test_size=null"], 29):
+        assert shown(path, "model=tiny", *more)[1]["split"].startswith(f"{usable} for training (")
+        with pytest.raises(UserError, match=f"give {usable} or fewer"):
+            shown(path, "dataset.train_size=40", *more)
+        split = shown(path, "model=tiny", f"dataset.train_size={usable}", *more)[1]["split"]
+        assert split.startswith(f"{usable} for training (")
 
 
 def run_main(monkeypatch, capsys, *arguments):
@@ -154,13 +154,20 @@ def test_a_file_may_have_any_name(tmp_path, monkeypatch):
             ["pair.csv"],
             "needs questions from two articles at least, 'pair' has one passage and no titles; choose dataset.split=",
         ),
-        (["lost.csv"], "'lost': there is nothing to train on: none of 4 training questions has an answer"),
+        (["lost.csv"], "'lost': there is nothing to train on: none of 3 training questions has an answer"),
         (["own.csv", "dataset.train_sizes=3"], "'dataset.train_sizes' (did you mean 'train_size'?)"),
         (
             ["own.csv", "dataset.train_size=39"],
-            "train_size=39 is too large: 'own' has 29 questions to train on, since the others are kept for validation",
+            "'own' has 21 questions to train on, since the others are kept for validation and test (dataset.split=",
         ),
-        (["own.csv", "train_size=400"], "(dataset.split=article); give 29 or fewer, or null for all."),
+        (["own.csv", "train_size=400"], "(dataset.split=article); give 21 or fewer, or null for all."),
+        (
+            ["own.csv", "dataset.test_size=99"],
+            "dataset.test_size=99 is more than the 25 questions that 'own' has for it",
+        ),
+        (["own.csv", "dataset.test_size=al"], "dataset.test_size=al must be a number of questions, at least 1, or all"),
+        (["own.csv", "dataset.test_path=no.csv"], "dataset.test_path: no.csv does not exist (did you mean 'own.csv'?)"),
+        (["ada.csv", "dataset.test_size=1"], "dataset.test_size=1: 'ada' has 2 passages, too few for three sides; add"),
         (["own.csv", "epochs=abc"], "train.epochs=abc must be a whole number."),
         (["own.csv", "bad.csv"], "python -m src.check takes one file, not 2."),
         (["model=tiny"], "python -m src.check takes one file, not 0."),
@@ -174,6 +181,7 @@ def test_what_cannot_be_trained_on_is_said_in_one_sentence(tmp_path, monkeypatch
     (tmp_path / "bad.csv").write_text("question,passage,answer\nWho?,Ada.,Ada\n")
     (tmp_path / "one.csv").write_text("question,context,answer\nWho?,Ada.,Ada\n")
     (tmp_path / "pair.csv").write_text("question,context,answer\nWho?,Ada.,Ada\nWho is it?,Ada.,Ada\n")
+    (tmp_path / "ada.csv").write_text("question,context,answer\nWho?,Ada.,Ada\nWho?,Bob.,Bob\n")
     lost = [f"Who?,Ada {i}.,Bob" for i in range(5)]
     (tmp_path / "lost.csv").write_text("\n".join(["question,context,answer", *lost]))
     status, out, err = run_main(monkeypatch, capsys, *arguments)
@@ -200,7 +208,17 @@ def test_few_passages_to_be_scored_on(tmp_path):
     rows = [{"question": f"{q}?", "context": f"{ENGLISH} {i}", "answer": "1931"} for i in range(20) for q in range(3)]
     path.write_text(json.dumps(rows))
     _, named = shown(path, "model=tiny")
-    assert named["WARNING"].startswith("The validation questions are about 4 passages alone")
+    few = "The validation questions are about 4 passages alone"
+    assert named["WARNING"].startswith(f"{few} and the test questions are about 4 passages alone, and the scores may")
+    assert shown(path, "model=tiny", "dataset.test_size=null")[1]["WARNING"].startswith(f"{few}, and the scores may")
+
+
+def test_two_passages_can_be_trained_on_without_a_test_set(tmp_path):
+    path = tmp_path / "ada.csv"
+    path.write_text("question,context,answer\nWho?,Ada.,Ada\nWho?,Bob.,Bob\n")
+    _, named = shown(path, "model=tiny")
+    assert named["split"] == "1 for training (1 passages), 1 for validation (1 passages)"
+    assert "No test set: 'ada' has 2 passages, too few for three sides." in named["note"]
 
 
 def test_another_language_and_letters_that_the_model_does_not_know(tmp_path):

@@ -100,6 +100,23 @@ def test_mistakes_that_hydra_finds(configure, override, expected):
         ),
         (["train.learning_rate=-1"], "train.learning_rate=-1.0 must be above 0"),
         (["dataset.train_size=0"], "dataset.train_size=0 must be at least 1"),
+        (["dataset.test_size=0"], "dataset.test_size=0 must be a number of questions, at least 1, or all; null for no"),
+        (["dataset.test_size=-3"], "dataset.test_size=-3 must be a number of questions"),
+        (["dataset.test_size=al"], "dataset.test_size=al must be a number of questions, at least 1, or all"),
+        (["dataset.test_size='5'"], "dataset.test_size=5 must be a number of questions"),
+        (["dataset.test_path=t.json"], "dataset=sample generates its test questions; leave it out"),
+        (
+            ["dataset=file", "dataset.path=a.json", "dataset.test_path=nowhere.json"],
+            "dataset.test_path: nowhere.json does not exist",
+        ),
+        (
+            ["dataset=file", "dataset.path=a.json", "dataset.split=given", "dataset.test_size=5"],
+            "dataset.test_size=5 with dataset.split=given needs dataset.test_path",
+        ),
+        (
+            ["dataset=squad", "dataset.split=given"],
+            "dataset.test_path=validation names the questions that dataset.split=given validates on",
+        ),
         (["train.hidden_dropout=1"], "train.hidden_dropout=1.0 must be at least 0 and below 1"),
         (["dataset.subset=frist"], "dataset.subset=frist is none of first, random (did you mean 'first'?)"),
         (["method.peft=null"], "method=lora must have either `trainable` (parameter patterns) or `peft`"),

@@ -52,7 +52,7 @@ def made(tmp_path_factory, empty_store):
         for rate, right in zip(rates, (0.4, 0.6), strict=True):
             for seed in (0, 1)[: 1 + (right > 0.5)]:
                 tags = {"config_hash": f"{method}-{rate:g}-{seed}", "host_id": "laptop", "host": "laptop"}
-                ids[method, rate, seed] = store.run(method, rate, right, seed, tags=tags)
+                ids[method, rate, seed] = store.run(method, rate, right, seed, tags=tags, test=40)
     ids["failed"] = store.run("lora", 3e-3, 0, status="FAILED", tags={"error": "no room", "config_hash": "f"})
     ids["pruned"] = store.run("full", 1e-3, 0, status="KILLED", tags={"stopped": "behind", "config_hash": "p"})
     ids["bare"] = store.run("head", 1e-3, 0.3, tags={"reproduces": ids["full", 1e-4, 0]})
@@ -94,7 +94,7 @@ def everything_of(record):
     """All that a run holds, but its ids."""
     tags = {key: value for key, value in record.tags.items() if key not in (*imports.ID_TAGS, imports.ORIGIN)}
     curves = {key: record.source.points(record.id, key).values.tolist() for key in record.metrics}
-    table = record.questions()
+    table = record.questions(split=None)
     rows = None if table is None else json.loads(table.reset_index().to_json(orient="records", double_precision=15))
     named = (record.name, record.status, record.started, record.ended, record.params, record.inputs)
     return repr((*named, sorted(tags.items()), sorted(curves.items()), sorted(record.metrics.items()), rows))
@@ -256,11 +256,15 @@ def test_without_texts_no_text_of_the_data_set_leaves(made, tmp_path, other):
         tables = [name for name in held.namelist() if name.startswith("texts/")]
         assert len(tables) == 1, "the questions of all runs are stored once"
     content = unpacked(bare)
-    for text in (b"What is number", b"Passage 1", b"says answer", b"answer 7"):
+    for text in (b"What is number", b"Passage 1", b"says answer", b"answer 7", b"Article 7", b"Test article 7"):
         assert text in unpacked(whole) and text not in content
     for record in choose(Archive(bare)).results:
-        if (table := record.questions()) is not None:
-            assert not set(TEXTS) & set(table.columns) and list(table.columns) == ["exact_match", "f1"]
+        if (table := record.questions(split=None)) is not None:
+            assert set(table["title"]) == {""} and not (set(TEXTS) - {"title"}) & set(table.columns)
+            there = store.record(record.id).questions(split=None)
+            kept = ["exact_match", "f1", "split", "article", "passage"]
+            assert table[kept].equals(there[kept]) and set(table.columns) == {*kept, "title"}
+            assert table["article"].nunique() == 60 + 8 and table["passage"].nunique() == 300 + 40
     # The verdict and the tables stay; the page lacks the questions and the figures over them.
     written = {}
     for file in (whole, bare):
@@ -272,7 +276,23 @@ def test_without_texts_no_text_of_the_data_set_leaves(made, tmp_path, other):
     assert "Agreement with full" in written[bare]["report.html"]
     import_runs(Archive(bare), other)
     best = choose(other, runs=["best"]).results[0]
-    assert list(best.questions().columns) == ["exact_match", "f1"]
+    assert set(best.questions().columns) == {"exact_match", "f1", "title", "article", "passage"}
+
+
+@pytest.mark.parametrize("texts", [True, False])
+def test_scores_of_version_0_1_go_through_a_file(tmp_path, other, texts):
+    """They are of the validation questions, and only the passages' texts tell which of them belong together."""
+    store = Store(tmp_path)
+    id = store.run("lora", 1e-3, 0.5, context=lambda i: f"Passage {i // 3}.")
+    there = store.record(id).questions()
+    export_runs(store.store, select(store.tracking, runs=[id]), tmp_path / "runs.zip", texts=texts)
+    archive = Archive(tmp_path / "runs.zip")
+    import_runs(archive, other)
+    for record in (*archive.runs(), *other.runs()):
+        assert record.questions(split="test") is None
+        table = record.questions(["f1", "passage", "article", "title"])
+        assert table.equals(there[table.columns]) and table["passage"].nunique() == 100
+        assert set(table["title"]) == {""}
 
 
 def unpacked(file):

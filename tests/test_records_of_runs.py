@@ -9,7 +9,7 @@ from mlflow import MlflowClient
 
 from src.config import CHANGES_NO_RESULT, ROOT, TrackingConfig, UserError
 from src.report.arms import NOT_A_SETTING, setting
-from src.runs.records import Input, Status
+from src.runs.records import Input, Status, short_key
 from src.runs.store import connect
 from tests.stored import Store
 
@@ -66,6 +66,40 @@ def test_a_record_is_what_mlflow_holds(tmp_path):
     assert record.history("none such").empty
     table = record.questions(["f1"])
     assert list(table.columns) == ["f1"] and table.index[0] == "q0"
+
+
+def test_each_set_has_its_rows(tmp_path):
+    """An id may be that of a validation and of a test question."""
+    store = Store(tmp_path)
+    record = store.record(store.run("lora", 1e-3, 0.5, questions=30, test=20, test_right=1.5))
+    assert record.inputs["test"] == Input("test-a", 20) and record.metrics["test/f1"] == 100
+    validation, test, both = (record.questions(split=split) for split in ("validation", "test", None))
+    assert (len(validation), len(test), len(both)) == (30, 20, 50)
+    assert set(test.index) < set(validation.index)
+    assert set(test["exact_match"]) == {1.0} != set(validation["exact_match"])
+    assert set(both["split"]) == {"validation", "test"} and "split" not in test
+    places = record.questions(["passage", "title", "article"], split="test")
+    assert list(places.columns) == ["passage", "title", "article"]
+    assert places["title"].iloc[0] == "Test article 0" and places["article"].nunique() == 4
+    assert (
+        places["passage"].iloc[7] == short_key("Test: Passage 7 says answer 7.")
+        and len(places["passage"].iloc[7]) == 12
+    )
+    with pytest.raises(UserError, match=r"questions.parquet of run .* cannot be read .*no column nonsense"):
+        record.questions(["nonsense"])
+
+
+def test_a_run_of_version_0_1_has_validation_rows_alone(tmp_path):
+    store = Store(tmp_path)
+    record = store.record(store.run("lora", 1e-3, 0.5, context=lambda i: f"Passage  {i // 3}."))
+    assert record.questions(split="test") is None
+    table = record.questions(["passage"])
+    assert list(table.columns) == ["passage"] and len(table) == 300
+    assert list(table["passage"][:4]) == [short_key(text) for text in ("Passage 0.",) * 3 + ("Passage 1.",)]
+    file = tmp_path / "questions.parquet"
+    record.questions(split=None)[["f1"]].reset_index().to_parquet(file)
+    store.store.log_artifact(record.id, file)
+    assert set(record.questions(["passage"])["passage"]) == {None}, "no text, and nothing is made up"
 
 
 @pytest.mark.parametrize(

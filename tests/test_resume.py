@@ -42,6 +42,8 @@ def outcome(folder: Path, tmp_path: Path):
     target = tmp_path / found.info.run_id
     target.mkdir()
     n_best = json.loads(artifact(client, found.info.run_id, "nbest.json", target).read_text())
+    answered = connect(TrackingConfig(folder=str(folder))).record(found.info.run_id).questions(["predicted"], "test")
+    n_best["test"] = answered.reset_index().to_dict("records")
     [weights] = artifact(client, found.info.run_id, "model", target).glob("*.safetensors")
     return found, curves, n_best, {name: value.tobytes() for name, value in load_file(weights).items()}
 
@@ -271,10 +273,37 @@ def test_hashes_last(configure):
         ("method=full", "train.seed=3"): ("202d84e863c8", "3a2ebfda85df"),
         ("model=tiny", "method=lora", "dataset.train_size=64"): ("572065f5cb3f", "83d84dd789c1"),
     }
-    sizes = ["dataset.train_size=1000", "dataset.validation_size=250"]  # whatever the files of conf/ say
+    # Whatever the files of conf/ say.
+    sizes = ["dataset.train_size=1000", "dataset.validation_size=250", "dataset.test_size=null"]
     for overrides, expected in golden.items():
         config = configure(*sizes, *overrides)
         assert (config_hash(config), previous_hash(config)) == expected
+        config = configure(*sizes, *overrides, "dataset.test_size=250")
+        assert config_hash(config) != expected[0] and previous_hash(config) is None
+
+
+def test_the_published_baselines_keep_their_hashes(configure):
+    """They were measured without a test set, and their stored runs are known by these."""
+    golden = {
+        "cpu_1500": "9303d29a169f",
+        "full_vs_lora": "221027b283bd",
+        "plain_recipe": "7b05d92abda1",
+        "spoken": "03f8469a22e3",
+        "subset_1000": "7fc0eb96b2e4",
+    }
+    assert {name: config_hash(configure(f"experiments={name}", "dataset.root=nowhere")) for name in golden} == golden
+
+
+def test_a_test_file_counts_by_its_content_and_a_split_by_its_name(configure, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, text in (("a.json", "one"), ("b.json", "two"), ("c.json", "two")):
+        (tmp_path / name).write_text(text)
+    of_file = [config_hash(configure("dataset=file", "data=a.json", f"dataset.test_path={n}.json")) for n in "abc"]
+    assert of_file[0] != of_file[1] == of_file[2]
+    before = config_hash(configure("dataset=squad"))
+    (tmp_path / "validation").mkdir()
+    (tmp_path / "validation" / "x.txt").write_text("a folder that happens to have the name")
+    assert config_hash(configure("dataset=squad")) == before
 
 
 def test_a_new_key_with_its_default_changes_no_hash(configure, monkeypatch):

@@ -22,12 +22,15 @@ from src.arguments import read
 from src.config import TrackingConfig, UserError
 from src.data import batches, sources
 from src.evaluation.score import score
-from src.metrics import EXTRA, GPU, LINUX, METRICS, metric
+from src.evaluator import Evaluator
+from src.metrics import EXTRA, GPU, LINUX, METRICS, TESTED, metric
 from src.model import backbone
 from src.run import run
 from src.runs.commands import next_commands, ui_command
 from src.runs.identity import hashes
 from src.runs.isolation import call
+from src.runs.records import short_key
+from src.runs.store import connect
 from src.runs.tracking import flatten
 from src.sweep import train
 from src.train import how_to_go_on
@@ -36,7 +39,7 @@ from tests.conftest import TINY, own_csv, question, squad_json
 # What every run logs: curves that one seed repeats to the bit, and all the rest.
 MEASURED = ("time", "speed", "memory")
 BY_STEP = {entry.key for entry in METRICS if entry.logged != "end" and entry.group not in MEASURED}
-FINAL = {entry.key for entry in METRICS if not entry.only} - BY_STEP
+FINAL = {entry.key for entry in METRICS if entry.only in ("", TESTED)} - BY_STEP
 HERE_ALONE = {entry.key for entry in METRICS if entry.only in (GPU, LINUX)}
 ARTIFACTS = {
     *("config.yaml", "predictions.json", "nbest.json", "examples.json"),
@@ -89,7 +92,11 @@ def test_a_run_leaves_what_the_readme_promises(finished):
         assert found.data.params["dataset.train_size"] == "64"
         assert found.data.params["hardware.device"] == "auto"
         inputs = {i.tags[0].value: i.dataset for i in found.inputs.dataset_inputs}
-        assert set(inputs) == {"train", "validation"}
+        assert {context: json.loads(each.profile)["num_rows"] for context, each in inputs.items()} == {
+            "train": 64,
+            "validation": 24,
+            "test": 16,
+        }
         assert found.info.artifact_uri.startswith(f"file://{folder}")
     one, two, full = runs
     assert one.data.tags["config_hash"] == two.data.tags["config_hash"] != full.data.tags["config_hash"]
@@ -165,6 +172,7 @@ def test_artifacts_hold_what_their_names_say(finished, tmp_path):
     result = json.loads(found["result.json"].read_text())
     assert result["run_id"] == one.info.run_id
     assert result["metrics"]["quality/f1"] == one.data.metrics["quality/f1"]
+    assert "test F1 " in (found["model"] / "README.md").read_text()
     config = yaml.safe_load(found["config.yaml"].read_text())
     assert flatten(config) == dict(one.data.params) | {"dataset.unanswerable": "False"}
     assert found["loss_curve.svg"].read_text().startswith("<?xml")
@@ -195,6 +203,79 @@ def test_what_a_person_sees(finished):
     ]
     assert "\x1b" not in shown.stdout
     assert shown.stderr == ""
+
+
+def test_the_scores_by_question_are_those_of_both_sets(finished):
+    folder, _, runs = finished
+    store = connect(TrackingConfig(folder=str(folder)), create=False)
+    for found in runs:
+        record = store.record(found.info.run_id)
+        for split, group, number in (("validation", "quality", 24), ("test", "test", 16)):
+            table = record.questions(split=split)
+            assert len(table) == number and table.index.str.startswith(split).all()
+            for key in ("exact_match", "f1"):
+                assert 100 * table[key].mean() == pytest.approx(record.metrics[f"{group}/{key}"])
+            assert list(table["passage"]) == [short_key(text) for text in table["context"]]
+            assert list(table["article"]) == [short_key(title) for title in table["title"]]
+        assert list(record.questions(["f1"]).index) == list(record.questions().index)
+
+
+def digests(found):
+    return {i.tags[0].value: i.dataset.digest for i in found.inputs.dataset_inputs}
+
+
+def test_a_run_without_a_test_set_is_what_it_was(finished, configure, tmp_path, capsys):
+    """The same training and the same scores; of the test no trace."""
+    run(configure(*TINY, "method=full", "dataset.test_size=null", f"tracking.folder={tmp_path}"))
+    assert "for test" not in (shown := capsys.readouterr().out) and "Test F1" not in shown
+    [found], tested = runs_of(tmp_path), finished[2][2]
+    with_test, without = digests(tested), digests(found)
+    assert without == {name: with_test[name] for name in ("train", "validation")}
+    assert set(found.data.metrics) - HERE_ALONE == (BY_STEP | FINAL) - {entry.key for entry in METRICS if entry.only}
+    same = {key: value for key, value in found.data.metrics.items() if metric(key).group not in MEASURED}
+    assert {key: tested.data.metrics[key] for key in same} == same
+    record = connect(TrackingConfig(folder=str(tmp_path))).record(found.info.run_id)
+    assert record.questions(split="test") is None and len(record.questions()) == 24
+
+
+def test_the_test_set_is_scored_once_and_last_by_the_reported_weights(configure, tmp_path, monkeypatch):
+    scored, original = [], Evaluator.score
+
+    def score_questions(self, questions, windows):
+        side = questions[0]["id"].partition("-")[0]
+        scored.append(side)
+        if side == "test":
+            time.sleep(2)
+        return original(self, questions, windows)
+
+    monkeypatch.setattr(Evaluator, "score", score_questions)
+    began = time.perf_counter()
+    more = ["train.keep=best", "train.early_stopping_patience=1", "train.epochs=4", "train.learning_rate=1e-2"]
+    result = run(configure(*TINY, *more, f"tracking.folder={tmp_path}"))
+    seconds = time.perf_counter() - began
+    assert scored == ["validation"] * (len(scored) - 1) + ["test"]
+    metrics = result.metrics
+    assert metrics["time/test_seconds"] > 2
+    assert metrics["time/total_seconds"] + metrics["time/test_seconds"] < seconds
+    assert metrics["time/train_seconds"] + metrics["time/eval_seconds"] < metrics["time/total_seconds"]
+    windows = metrics["speed/eval_examples_per_second"] * metrics["time/eval_seconds"] / (len(scored) - 1)
+    assert windows == pytest.approx(round(windows)) and 24 <= windows < 48, "the test's windows are counted too"
+    monkeypatch.undo()
+    stored = predict.load_run(result.run_id, TrackingConfig(folder=str(tmp_path)))
+    questions = sources.load(stored.config.dataset).test.to_list()
+    assert score(questions, stored.answer(questions))["f1"] == metrics["test/f1"]
+
+
+def test_a_head_on_states_that_were_kept_is_tested_too(configure, tmp_path):
+    """The encoder's states are kept for what is seen several times; the test questions are seen once, as tokens."""
+    head = ["method=head", "train.hidden_dropout=0", "train.epochs=1", "hardware.precision=fp32"]
+    results = [
+        run(configure(*TINY, *head, f"train.cache_encoder={kept}", f"tracking.folder={tmp_path}")).metrics
+        for kept in ("true", "false")
+    ]
+    for key in ("test/f1", "test/exact_match", "quality/f1"):
+        assert results[0][key] == pytest.approx(results[1][key])
+    assert results[0]["test/f1"] > 0
 
 
 @pytest.mark.parametrize("which", [0, 2])
@@ -398,7 +479,7 @@ def test_a_spreadsheet_with_empty_answers_is_not_a_set_of_unanswerable_questions
     """From the file to the scores: every prediction is a text, and questions without an answer score 0."""
     path = own_csv(tmp_path / "own.csv", 40, rows=[["Why?", f"Nobody knows {i}.", ""] for i in range(9)])
     overrides = ["model=tiny", "dataset=file", f"dataset.path={path}", "train.epochs=1", "train.batch_size=8"]
-    result = run(configure(*overrides, f"tracking.folder={tmp_path}"))
+    result = run(configure(*overrides, "dataset.test_size=null", f"tracking.folder={tmp_path}"))
     shown = capsys.readouterr().out
     assert "training questions have no answer (the first are row 41, " in shown
     assert "left out of training; dataset.unanswerable=true trains on them" in shown

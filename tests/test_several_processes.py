@@ -8,9 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from src.config import TrackingConfig
 from src.history import History
 from src.run import run
 from src.runs.isolation import call
+from src.runs.store import connect
 from tests.conftest import TINY
 from tests.test_run import BY_STEP, client_of, limit_the_size_of_files, runs_of
 
@@ -138,6 +140,9 @@ def test_the_best_epoch_is_kept_in_both(two_processes, configure, settings, tmp_
     best = max((epoch for epoch in scored if epoch), key=lambda epoch: (scored[epoch], -epoch))
     assert run.data.metrics["train/reported_epoch"] == best
     assert run.data.metrics["quality/f1"] == scored[best]
+    record = connect(TrackingConfig(folder=str(tmp_path))).record(run.info.run_id)
+    assert len(record.questions(split="test")) == 16
+    assert 100 * record.questions(["f1"], "test")["f1"].mean() == pytest.approx(run.data.metrics["test/f1"])
 
 
 def test_a_full_disk_takes_no_result_away_from_both(two_processes, configure, settings, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -13,6 +14,8 @@ from src.data.answers import training_answer
 from src.data.sources import load
 from src.data.split import group
 from tests.conftest import own_csv, question, squad_json
+
+NO_TEST = "dataset.test_size=null"
 
 
 def article_file(path, articles=10, each=20, prefix=""):
@@ -30,30 +33,44 @@ def file_config(path, **more):
 
 
 def test_sample_sides_share_nothing():
-    sides = {side: sample.generate(400, seed=3, side=side) for side in ("train", "validation")}
-    titles, answers, openings = ({}, {}, {})
+    sides = {side: sample.generate(400, seed=3, side=side) for side in ("train", "validation", "test")}
+    titles, answers = {}, {}
     for side, records in sides.items():
         titles[side] = {record["title"] for record in records}
         answers[side] = {a for r in records for a in r["answers"]["text"] if not any(c.isdigit() for c in a)}
-        openings[side] = {" ".join(record["question"].split()[:4]) for record in records}
         for record in records:
             [text], [start] = record["answers"]["text"], record["answers"]["answer_start"]
             assert record["context"][start : start + len(text)] == text
             assert record["context"].count(text) == 1
     assert len(titles["train"]) > 50
-    assert not titles["train"] & titles["validation"]
-    assert not answers["train"] & answers["validation"]
-    assert len(answers["validation"]) > 50
+    for one, other in (("train", "validation"), ("train", "test"), ("validation", "test")):
+        assert not titles[one] & titles[other]
+        assert not answers[one] & answers[other]
+    assert len(answers["validation"]) > 50 and len(answers["test"]) > 50
 
 
-def test_sample_wordings_of_the_validation_side_are_held_out():
+def test_sample_sides_share_no_word_and_no_wording():
     for facts in sample.TOPICS.values():
         for fact in facts:
-            for wordings in (fact.statements, fact.questions):
-                assert len(wordings) == len(set(wordings)) >= 3
-    trained = {r["question"] for r in sample.generate(300, 0, "train")}
-    assert not any(q.startswith("Which year saw") for q in trained)
-    assert any(r["question"].startswith("Which year saw") for r in sample.generate(300, 0, "validation"))
+            for number, wordings in enumerate((fact.statements, fact.questions)):
+                everything = [*wordings, fact.test[number]]
+                assert len(everything) == len(set(everything)) >= 4
+                assert all("{x}" in wording for wording in everything)
+    assert set(sample.TEST_WORDS) == set(sample.WORDS)
+    for name, words in sample.TEST_WORDS.items():
+        assert not set(words) & set(sample.WORDS[name])
+    for side, opening in (("validation", "Which year saw"), ("test", "When did")):
+        asked = {s: [r["question"] for r in sample.generate(300, 0, s)] for s in ("train", "validation", "test")}
+        assert any(question.startswith(opening) for question in asked[side])
+    assert not any(question.startswith("Which year saw") for side in ("train", "test") for question in asked[side])
+
+
+def test_the_sample_has_a_test_set_where_one_is_asked_for(configure):
+    one, two, without = (load(configure(*given).dataset) for given in ([], ["dataset.test_size=40"], [NO_TEST]))
+    assert [len(sets.test) for sets in (one, two)] == [250, 40] and without.test is None
+    assert one.test["id"][:40] == two.test["id"], "a smaller one is part of a larger one"
+    for name in ("train", "validation"):
+        assert [getattr(sets, name).to_list() == getattr(one, name).to_list() for sets in (two, without)] == [True] * 2
 
 
 def test_sample_is_repeatable_and_of_any_size():
@@ -148,6 +165,181 @@ def test_passages_on_both_sides_are_said(tmp_path):
     )
     apart = load(file_config(path))
     assert apart.notes == []
+
+
+# Test sets
+
+
+def sides_of(sets):
+    return [questions.to_list() for questions in sets.by_context.values()]
+
+
+# Validation questions of uneven_file() as version 0.1 drew them, 8 of a fifth.
+BY_ARTICLE = ["14-1-0", "14-2-0", "15-1-1", "15-2-0", "15-3-0", "15-3-3", "23-0-1", "23-3-0"]
+AT_RANDOM = ["17-1-0", "18-0-3", "19-3-1", "20-0-0", "22-2-2", "23-1-3", "24-0-3", "29-0-2"]
+
+
+def uneven_file(path):
+    """30 articles of different sizes, with one to four passages of one to five questions each."""
+    made = []
+    for a in range(30):
+        for p in range(1 + a % 4):
+            context = f"In passage {p} of article {a} stands word{a}x{p}."
+            answers = [(f"word{a}x{p}", context.index("word"))]
+            asked = [question(f"{a}-{p}-{q}", f"What is {q}?", answers) for q in range(1 + (a + p) % 5)]
+            made.append((f"Article {a}", context, asked))
+    return squad_json(path, made)
+
+
+@pytest.mark.parametrize("more", [{}, {"validation_size": 10}, {"train_size": 20}, {"seed": 3}, {"subset": "first"}])
+def test_validation_is_the_same_with_a_test_set_and_without(tmp_path, more):
+    path = uneven_file(tmp_path / "a.json")
+    without, everything, ten = (load(file_config(path, test_size=n, **more)) for n in (None, "all", 10))
+    assert without.test is None
+    assert without.validation.to_list() == everything.validation.to_list() == ten.validation.to_list()
+    assert set(ten.test["id"]) < set(everything.test["id"]) and len(ten.test) == 10
+    for sets in (everything, ten):
+        train, validation, test = (set(questions["title"]) for questions in sets.by_context.values())
+        assert not train & validation and not train & test and not validation & test
+    assert len(everything.test) >= len(without.train) // 4 * ("train_size" not in more)
+
+
+def test_the_split_of_version_0_1_is_still_drawn_without_a_test_set(tmp_path):
+    """Runs are stored that were scored on it: by article, and at random through passages."""
+    path = uneven_file(tmp_path / "a.json")
+    by_article, at_random = (load(file_config(path, split=split, validation_size=8)) for split in ("article", "random"))
+    assert by_article.validation["id"] == BY_ARTICLE
+    assert at_random.validation["id"] == AT_RANDOM
+
+
+def test_the_test_set_stays_along_a_curve_over_the_training_size(tmp_path):
+    path = uneven_file(tmp_path / "a.json")
+    sets = {n: load(file_config(path, train_size=n, test_size="all")) for n in (None, 5, 60, 150)}
+    total = sum(len(side) for side in sides_of(sets[None]))
+    ids = {n: each.test["id"] if each.test is not None else [] for n, each in sets.items()}
+    assert ids[None] == ids[5] == ids[60] and len(ids[None]) >= total // 5
+    assert not any(sets[n].notes for n in (None, 5, 60))
+    assert sets[150].notes == [
+        (
+            f"dataset.train_size=150 leaves less than a fifth of {total:,} questions for test: they are others than "
+            "with a smaller training set, and the two do not make a curve."
+        )
+    ]
+    assert 0 < len(ids[150]) < total // 5
+    assert [len(each.train) for n, each in sets.items() if n] == [5, 60, 150]
+
+
+def test_at_random_with_a_test_set_passages_stay_whole(tmp_path):
+    path = uneven_file(tmp_path / "a.json")
+    sets = load(file_config(path, split="random", test_size="all"))
+    train, validation, test = ({r["context"] for r in side} for side in sides_of(sets))
+    assert not train & validation and not train & test and not validation & test
+    total = sum(map(len, sides_of(sets)))
+    assert all(total // 5 <= len(side) <= total // 5 + 5 for side in sides_of(sets)[1:])
+    assert {r["title"] for r in sides_of(sets)[2]} & {r["title"] for r in sides_of(sets)[0]}
+    assert any("test questions are about articles or passages that were trained on" in note for note in sets.notes)
+
+
+@pytest.mark.parametrize("split", ["article", "random"])
+def test_passages_of_one_question_each_make_three_sides(tmp_path, split):
+    path = tmp_path / "own.csv"
+    path.write_text("question,context,answer\n" + "".join(f"Q{i}?,Word{i} here.,Word{i}\n" for i in range(20)))
+    sets = load(file_config(path, split=split, test_size="all"))
+    assert [len(side) for side in sides_of(sets)] == [12, 4, 4]
+    assert load(file_config(path, split=split, test_size=7)).test.num_rows == 7
+
+
+@pytest.mark.parametrize(
+    ("articles", "more", "sizes", "expected"),
+    [
+        (3, {}, [20, 20, 20], None),
+        (2, {}, [20, 20], "No test set: 'f' has 2 articles, too few for three sides."),
+        (3, {"train_size": 30}, [30, 20], "has 3 articles, too few for three sides with dataset.train_size=30."),
+        (1, {"split": "random"}, [16, 4], "No test set: 'f' has 1 passage, too few for three sides."),
+    ],
+)
+def test_where_all_is_nothing_a_note_says_so(tmp_path, articles, more, sizes, expected):
+    """The default for a file: a file of a newcomer is not refused for want of a test set."""
+    config = {"test_size": "all", **more}
+    sets = load(file_config(article_file(tmp_path / "a.json", articles), **config))
+    assert [len(side) for side in sides_of(sets)] == sizes
+    assert (expected is None and not sets.notes) or any(expected in note for note in sets.notes)
+    if expected:
+        with pytest.raises(UserError, match=r"dataset.test_size=5: 'f' has .* give dataset.test_size=null"):
+            load(file_config(tmp_path / "a.json", **{**config, "test_size": 5}))
+        without = load(file_config(tmp_path / "a.json", **{**config, "test_size": None}))
+        assert sides_of(without) == sides_of(sets)
+
+
+def test_test_questions_of_their_own(tmp_path):
+    path = article_file(tmp_path / "a.json")
+    other = article_file(tmp_path / "t.json", prefix="Elsewhere. ")
+    other.write_text(other.read_text().replace('"Article ', '"Other article '))
+    without = load(file_config(path))
+    for split in ("article", "random"):
+        sets = load(file_config(path, split=split, test_path=str(other), test_size="all"))
+        assert len(sets.test) == 200 and len(set(sets.test["title"])) == 10
+        assert sides_of(sets)[:2] == sides_of(load(file_config(path, split=split)))
+    ten = load(file_config(path, test_path=str(other), test_size=10))
+    assert len(ten.test) == 10 and ten.notes == without.notes == []
+    with pytest.raises(UserError, match=r"=201 is more than the 200 questions that .* ask for fewer, or all for"):
+        load(file_config(path, test_path=str(other), test_size=201))
+    off = load(file_config(path, test_path=str(other)))
+    assert off.test is None
+    assert off.notes == [f"No test set: dataset.test_size=null; dataset.test_path={other} is not read."]
+
+
+def test_given_sides(tmp_path):
+    parts = [article_file(tmp_path / f"{n}.json", prefix=f"File {n}. ") for n in range(3)]
+    for n, part in enumerate(parts):
+        part.write_text(part.read_text().replace('"Article ', f'"{n} Article '))
+    config = {"split": "given", "validation_path": str(parts[1]), "test_size": "all"}
+    sets = load(file_config(parts[0], test_path=str(parts[2]), **config))
+    assert [{r["title"][0] for r in side} for side in sides_of(sets)] == [{"0"}, {"1"}, {"2"}] and sets.notes == []
+    without = load(file_config(parts[0], **config))
+    assert without.test is None and without.notes[0].startswith("No test set: with dataset.split=given it comes from")
+
+
+def test_a_test_file_that_shares_what_is_trained_on_or_chosen_by_is_said(tmp_path):
+    path = article_file(tmp_path / "a.json")
+    sets = load(file_config(path, test_path=str(path), test_size="all"))
+    told = [
+        "160 of 200 test questions are about articles or passages that were trained on, which flatters the ",
+        "40 of 200 test questions are validation questions too: settings are chosen by them, which flatters the ",
+    ]
+    assert [note[: len(start)] for note, start in zip(sets.notes, told, strict=True)] == told
+    assert sets.notes[0].endswith("; take these out of dataset.path or dataset.test_path.")
+
+
+def test_a_number_that_is_more_than_there_is(tmp_path):
+    path = article_file(tmp_path / "a.json")
+    with pytest.raises(UserError, match=r"dataset.test_size=500 is more than the 140 questions that 'f' has for it"):
+        load(file_config(path, test_size=500))
+    with pytest.raises(UserError, match=r"has 120 questions to train on, .* kept for validation and test \("):
+        load(file_config(path, test_size="all", train_size=300))
+
+
+def test_test_questions_that_cannot_be_answered_are_said(tmp_path):
+    sets = load(file_config(silent_file(tmp_path / "a.json", 30, 60), test_size="all", unanswerable=False))
+    silent = [row["id"] for row in sets.test if not row["answers"]["text"]]
+    [told] = [note for note in sets.notes if note.startswith("test: ")]
+    assert (
+        0 < len(silent) < 9 and told.startswith(f"test: {len(silent)} of 12 question") and f"(id {silent[0]})" in told
+    )
+
+
+def test_a_split_of_the_hub_is_the_test(tmp_path):
+    for split, count in (("train", 40), ("validation", 5), ("test", 9)):
+        pd.DataFrame(sample.generate(count, 0, split)).to_parquet(tmp_path / f"{split}-00000.parquet")
+    config = DatasetConfig(name="squad", source="hub", path=str(tmp_path), split="article", test_size="all")
+    for name, count in (("validation", 5), ("test", 9)):
+        sets = load(replace(config, test_path=name))
+        assert len(sets.test) == count and len(sets.train) + len(sets.validation) == 40
+        assert not set(sets.train["title"]) & set(sets.validation["title"])
+    given = load(replace(config, test_path="test", split="given"))
+    assert [len(side) for side in sides_of(given)] == [40, 5, 9]
+    with pytest.raises(UserError, match=r"^dataset.test_path=tset: .* has no such split .*give one that it has"):
+        load(replace(config, test_path="tset"))
 
 
 def test_one_title_cannot_be_split_by_article(tmp_path):

@@ -87,7 +87,8 @@ def test_the_address_leads_to_the_view_of_the_experiment(tmp_path):
     assert address("http://host", stores.connect(other, create=False)) == "http://host"
 
 
-def test_a_store_that_cannot_be_written_to_is_left_as_it_is(tmp_path):
+def test_a_store_that_cannot_be_written_to_is_left_as_it_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # MLflow takes what follows sqlite:/// for a path, and makes its folders
     store = Store(tmp_path)
     before = (tmp_path / "mlflow.db").read_bytes()
     uri = f"sqlite:///file:{tmp_path / 'mlflow.db'}?mode=ro&uri=true"

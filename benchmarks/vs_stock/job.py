@@ -67,6 +67,7 @@ def setting(
     overrides = [f"method={method}", "dataset=file", f"dataset.path={arguments.data.resolve()}", f"train.seed={seed}"]
     overrides += ["hardware=cpu", f"hardware.precision={arguments.precision}"]
     overrides += [f"dataset.train_size={train_size}", f"dataset.validation_size={validation_size}"]
+    overrides.append("dataset.test_size=null")
     with initialize_config_dir(str(ROOT / "conf"), version_base=None):
         config = from_hydra(compose("config", overrides), [])
     if model == "bert_base_shape":

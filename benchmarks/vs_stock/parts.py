@@ -92,6 +92,7 @@ def first_step(arguments: argparse.Namespace, folder: Path) -> float:
 
     command = [sys.executable, "-m", "src.train", "method=lora", "rerun=true", "dataset=file"]
     command += [f"dataset.path={arguments.data.resolve()}", "dataset.train_size=64", "dataset.validation_size=16"]
+    command.append("dataset.test_size=null")
     command += ["train.epochs=1", "hardware=cpu", f"hardware.precision={arguments.precision}"]
     begin = time.time()
     done = subprocess.run([*command, f"tracking.folder={folder}"], capture_output=True, text=True, cwd=ROOT)

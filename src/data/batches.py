@@ -27,6 +27,7 @@ class RunData:
     sets: QuestionSets
     train: Any  # `Batches`, or the same windows as hidden states (`src.training.encoded.EncodedBatches`)
     validation: Any
+    test: Batches | None  # where there is a test set
     extra: dict[str, Batches]
 
 
@@ -48,7 +49,9 @@ def load(dataset: DatasetConfig, model: ModelConfig, tokenizer: Any) -> RunData:
 
     extra = {name: batches(windows_of(questions)) for name, questions in sets.extra.items()}
     train = batches(labelled_windows(windows_of(sets.train)))
-    return RunData(sets, train, batches(windows_of(sets.validation)), extra)
+    validation = batches(windows_of(sets.validation))
+    test = None if sets.test is None else batches(windows_of(sets.test))
+    return RunData(sets, train, validation, test, extra)
 
 
 def batch_order(sizes: np.ndarray, batch_size: int, seed: int, epoch: int) -> list[list[int]]:

@@ -17,11 +17,12 @@ class Questions:
 
     train: Checked  # everything, where one file is to be split
     validation: Checked  # empty, where one file is to be split
+    test: Checked  # empty, where one file is to be split or there is no test set
     extra: dict[str, Checked]  # `dataset.extra_validation`
 
     @property
     def parts(self) -> list[Checked]:
-        return [self.train, self.validation, *self.extra.values()]
+        return [self.train, self.validation, self.test, *self.extra.values()]
 
 
 def read(config: DatasetConfig) -> Questions:
@@ -32,14 +33,27 @@ def read(config: DatasetConfig) -> Questions:
     """
     files = config.files()
     extra = {name: read_file(files[f"dataset.extra_validation.{name}"]) for name in config.extra_validation}
+    nothing = Checked([])
     if config.source == "sample":
+        size = config.test_size if isinstance(config.test_size, int) else 250
         train = sample.generate(config.train_size or 1000, config.seed, side="train")
         validation = sample.generate(config.validation_size or 250, config.seed, side="validation")
-        return Questions(Checked(train), Checked(validation), extra)
+        test = sample.generate(size, config.seed, side="test") if config.test_size is not None else []
+        return Questions(Checked(train), Checked(validation), Checked(test), extra)
+    apart, tested = config.split == "given", config.has_own_test
     if config.source == "hub":
-        return Questions(_from_hub(config, "train"), _from_hub(config, "validation"), extra)
-    path = files.get("dataset.validation_path")
-    return Questions(read_file(files["dataset.path"]), Checked([]) if path is None else read_file(path), extra)
+        return Questions(
+            _from_hub(config, "train"),
+            _from_hub(config, "validation") if apart else nothing,
+            _from_hub(config, str(config.test_path)) if tested else nothing,
+            extra,
+        )
+    return Questions(
+        read_file(files["dataset.path"]),
+        read_file(files["dataset.validation_path"]) if apart else nothing,
+        read_file(files["dataset.test_path"]) if tested else nothing,
+        extra,
+    )
 
 
 def _from_hub(config: DatasetConfig, split: str) -> Checked:
@@ -47,9 +61,18 @@ def _from_hub(config: DatasetConfig, split: str) -> Checked:
     try:
         dataset = load_dataset(str(config.path), split=split)
     except Exception as error:  # the hub's client raises a dozen unrelated types when it is out of reach
+        reason = str(error).strip().splitlines()[0]
+        if reason.startswith("Unknown split"):
+            sentence = f"dataset={config.name}: {config.path} has no split for this ({reason.rstrip('.')})"
+            if split == config.test_path:
+                sentence = (
+                    f"dataset.test_path={split}: {config.path} has no such split ({reason.rstrip('.')}); give one "
+                )
+                sentence += "that it has, or dataset.test_size=null for no test set"
+            raise UserError(f"{sentence}.") from error
         raise UserError(
             f"dataset={config.name}: {config.path} could not be loaded from the hub "
-            f"({type(error).__name__}: {str(error).strip().splitlines()[0]}). Without a hub: dataset=sample, or a "
+            f"({type(error).__name__}: {reason}). Without a hub: dataset=sample, or a "
             "file of your own with dataset=file dataset.path=FILE."
         ) from error
     checked = check(((f"{split} row {i}", row) for i, row in enumerate(dataset)), str(config.path))

@@ -2,7 +2,7 @@
 
 It needs no download and any size can be had, so that every command can be tried at once. A passage tells several
 facts about two things of one kind, so that each question has a distractor of the same type. Entities, titles, the
-wording of the facts and of the questions on the validation side are never seen in training.
+wording of the facts and of the questions are others on each side: training, validation and test.
 
 Scores on it say nothing about SQuAD.
 """
@@ -22,10 +22,12 @@ class Fact(NamedTuple):
     kind: str
     statements: list[str]
     questions: list[str]
+    test: tuple[str, str]  # the test side's statement and question
 
 
 _DATA = yaml.safe_load((Path(__file__).parent / "sample.yaml").read_text(encoding="utf-8"))
 WORDS: dict[str, list[str]] = _DATA["words"]
+TEST_WORDS: dict[str, list[str]] = _DATA["test_words"]
 REFERENCES: dict[str, str] = _DATA["references"]
 LINKS: list[str] = _DATA["links"]
 TOPICS = {name: [Fact(**fact) for fact in facts] for name, facts in _DATA["topics"].items()}
@@ -37,7 +39,7 @@ def generate(size: int, seed: int, side: str) -> list[dict[str, Any]]:
     Args:
         size: how many questions.
         seed: the same size, seed and side give the same questions.
-        side: `train` or `validation`; they share no entity, title or wording.
+        side: `train`, `validation` or `test`; they share no entity, title or wording.
     """
     generator = random.Random(f"{seed} {side}")
     records: list[dict[str, Any]] = []
@@ -75,24 +77,36 @@ def _passage(generator: random.Random, side: str) -> tuple[str, str, list[tuple[
             value = _value(generator, side, fact.kind)
             by_name = i == 0 or generator.random() < 0.3
             told_as = subject if by_name else REFERENCES.get(topic, subject.split()[-1])
-            sentences.append(generator.choice(_of_side(fact.statements, side, 1)).format(x=told_as, v=value))
-            asked.append((generator.choice(_of_side(fact.questions, side, 1)).format(x=subject), value))
+            statements, questions = _wordings(fact, side)
+            sentences.append(generator.choice(statements).format(x=told_as, v=value))
+            asked.append((generator.choice(questions).format(x=subject), value))
     text = " ".join(sentence[0].upper() + sentence[1:] for sentence in sentences)
     # All of the eight to ten facts are told, half of them are asked for.
     return first, text, generator.sample(asked, len(asked) // 2)
 
 
-def _of_side(items: Any, side: str, held_out: int | None = None) -> Any:
-    """The part of a list that belongs to a side; `held_out`: how many are the validation side's (a quarter)."""
-    cut = len(items) - (held_out or len(items) // 4)
-    return items[:cut] if side == "train" else items[cut:]
+def _wordings(fact: Fact, side: str) -> tuple[list[str], list[str]]:
+    """The statements and the questions of a side."""
+    if side == "test":
+        return [fact.test[0]], [fact.test[1]]
+    part = slice(None, -1) if side == "train" else slice(-1, None)
+    return fact.statements[part], fact.questions[part]
+
+
+def _words(name: str, side: str) -> list[str]:
+    """The words of a side; of those that are not the test side's, the last quarter is the validation side's."""
+    if side == "test":
+        return TEST_WORDS[name]
+    words = WORDS[name]
+    cut = len(words) - len(words) // 4
+    return words[:cut] if side == "train" else words[cut:]
 
 
 def _value(generator: random.Random, side: str, kind: str) -> str:
     """A value or subject of a kind, from the words of one side."""
 
     def word(name: str) -> str:
-        return generator.choice(_of_side(WORDS[name], side))
+        return generator.choice(_words(name, side))
 
     match kind:
         case "person":

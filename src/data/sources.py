@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from datasets import Dataset, Features, List, Value
@@ -9,9 +10,9 @@ from datasets import Dataset, Features, List, Value
 from src.config import DatasetConfig, UserError
 from src.data import notes
 from src.data.answers import trainable
-from src.data.read import read
+from src.data.read import Questions, read
 from src.data.records import Checked
-from src.data.split import Records, draw, split
+from src.data.split import Records, Sides, draw, split
 
 SCHEMA = Features(
     {
@@ -33,12 +34,19 @@ class QuestionSets:
     """What a run trains on and what it is scored on, each in `SCHEMA`."""
 
     train: Dataset
-    validation: Dataset
+    validation: Dataset  # the settings and the epoch are chosen by these
+    test: Dataset | None = None  # nothing is chosen by these
     extra: dict[str, Dataset] = field(default_factory=dict)
     unanswerable: bool = False  # whether "no answer" may be predicted (SQuAD 2.0); settles dataset.unanswerable
     realigned: int = 0  # answers whose place was corrected, in all sources
     untrainable: int = 0  # questions without an answer that has a place, in all sources
     notes: list[str] = field(default_factory=list)  # one line each, for the person at the terminal
+
+    @property
+    def by_context(self) -> dict[str, Dataset]:
+        """The sets that a run has, but for extra ones, by the names that they are logged under."""
+        sets = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {name: questions for name, questions in sets.items() if questions is not None}
 
 
 def load(config: DatasetConfig) -> QuestionSets:
@@ -50,38 +58,34 @@ def load(config: DatasetConfig) -> QuestionSets:
     questions = read(config)
     said = ["The sample is generated text: scores on it say nothing about SQuAD."] if config.source == "sample" else []
     said += [note for part in questions.parts for note in notes.of_file(part)]
-    train, validation, scored = questions.train.records, questions.validation.records, questions.validation
-    if config.split != "given":
-        train, validation, more = split(train, config)
-        scored, said = questions.train, said + more
-    pool, train = train, [record for record in train if trainable(record)]
+    sides = _sides(questions, config)
+    train = [record for record in sides.train if trainable(record)]
     unanswerable, train, more = _settle_unanswerable(train, config, questions.train)
-    said += more
-    if pool and not train:
+    said += sides.notes + more
+    if sides.train and not train:
         raise UserError(
-            f"'{config.name}': there is nothing to train on: none of {notes.counted(len(pool), 'training question')} "
-            "has an answer that can be located in its passage."
+            f"'{config.name}': there is nothing to train on: none of "
+            f"{notes.counted(len(sides.train), 'training question')} has an answer that can be located in its passage."
         )
     wanted = 0 if config.split == "given" else config.train_size or 0
-    if wanted and (wanted > len(train) or not validation):
+    if wanted and (wanted > len(train) or not sides.validation):
         raise UserError(_too_large(config))
-    train, validation = draw(train, config, "train_size"), draw(validation, config, "validation_size")
-    extra = {}
-    for name, part in questions.extra.items():
-        extra[name], left_out = _of_other_articles(part, train)
-        said.append(
-            f"{name}: {len(extra[name]):,} questions to score; {left_out} articles that were trained on are left out."
-        )
-        if not extra[name]:
-            raise UserError(f"dataset.extra_validation.{name}: every article of {part.source} was trained on.")
+    train, validation = draw(train, config, "train_size"), draw(sides.validation, config, "validation_size")
+    test = draw(sides.test, config, "test_size") if sides.test else []
+    extra, more = _extra(questions.extra, train)
+    said += more
     if not unanswerable:
-        said += _unanswered(validation, scored, "validation")
-        said += [note for name, part in questions.extra.items() for note in _unanswered(extra[name], part, name)]
+        scored = {"validation": (validation, questions.validation), "test": (test, questions.test)}
+        scored |= {name: (extra[name], part) for name, part in questions.extra.items()}
+        for name, (records, part) in scored.items():
+            said += _unanswered(records, part if part.records else questions.train, name)
     if config.source != "sample":
-        said += _trained_on(train, validation)
+        said += _trained_on(train, validation, "validation", "dataset.split=article keeps them apart")
+        said += _trained_on(train, test, "test", _way_apart(config)) + _chosen_by(validation, test)
     return QuestionSets(
         to_dataset(train),
         to_dataset(validation),
+        to_dataset(test) if test else None,
         {name: to_dataset(records) for name, records in extra.items()},
         unanswerable,
         realigned=sum(part.realigned for part in questions.parts),
@@ -90,22 +94,71 @@ def load(config: DatasetConfig) -> QuestionSets:
     )
 
 
+def _sides(questions: Questions, config: DatasetConfig) -> Sides:
+    """All questions of each side, where the source tells them apart and where they are to be parted."""
+    test, said = questions.test.records, []
+    if config.test_size is None and config.test_path is not None:
+        said.append(f"No test set: dataset.test_size=null; dataset.test_path={config.test_path} is not read.")
+    if config.split != "given":
+        sides = split(questions.train.records, config)
+        return replace(sides, test=sides.test or test, notes=said + sides.notes)
+    if config.test_size is not None and not test:
+        said.append("No test set: with dataset.split=given it comes from dataset.test_path, and none is given.")
+    return Sides(questions.train.records, questions.validation.records, test, said)
+
+
+def _extra(parts: Mapping[str, Checked], train: Records) -> tuple[dict[str, Records], list[str]]:
+    """The questions of each extra set that can be scored, and notes on them.
+
+    Raises:
+        UserError: all articles of a set were trained on.
+    """
+    extra, said = {}, []
+    for name, part in parts.items():
+        extra[name], left_out = _of_other_articles(part, train)
+        said.append(
+            f"{name}: {len(extra[name]):,} questions to score; {left_out} articles that were trained on are left out."
+        )
+        if not extra[name]:
+            raise UserError(f"dataset.extra_validation.{name}: every article of {part.source} was trained on.")
+    return extra, said
+
+
 def _subjects(records: Records) -> tuple[set[str], set[str]]:
     """The titles and the passages that questions are about."""
     return {record["title"] for record in records if record["title"]}, {record["context"] for record in records}
 
 
-def _trained_on(train: Records, validation: Records) -> list[str]:
-    """A note where validation questions are about what was trained on."""
+def _trained_on(train: Records, scored: Records, name: str, way_apart: str) -> list[str]:
+    """A note where questions of a scored side are about what was trained on."""
     titles, contexts = _subjects(train)
-    seen = sum(record["context"] in contexts or record["title"] in titles for record in validation)
+    seen = sum(record["context"] in contexts or record["title"] in titles for record in scored)
     if not seen:
         return []
     return [
         (
-            f"{seen:,} of {len(validation):,} validation questions are about articles or passages that were trained "
-            "on, which flatters the scores; dataset.split=article keeps them apart."
+            f"{seen:,} of {len(scored):,} {name} questions are about articles or passages that were trained "
+            f"on, which flatters the scores; {way_apart}."
         )
+    ]
+
+
+def _way_apart(config: DatasetConfig) -> str:
+    """How to keep the test questions apart from what is trained on."""
+    if config.test_path is None:
+        return "dataset.split=article keeps them apart"
+    return f"take these out of {'dataset.path or ' if config.source == 'file' else ''}dataset.test_path"
+
+
+def _chosen_by(validation: Records, test: Records) -> list[str]:
+    """A note where test questions are validation questions too."""
+    asked = {(record["context"], record["question"]) for record in validation}
+    both = sum((record["context"], record["question"]) in asked for record in test)
+    if not both:
+        return []
+    are = notes.agreeing(both, "is a validation question", "are validation questions")
+    return [
+        f"{both:,} of {len(test):,} test questions {are} too: settings are chosen by them, which flatters the scores."
     ]
 
 
@@ -158,10 +211,12 @@ def _unanswered(records: Records, checked: Checked, name: str) -> list[str]:
 
 def _too_large(config: DatasetConfig) -> str:
     """What to say of a `dataset.train_size` that the questions of one file do not allow."""
-    usable = len(load(replace(config, train_size=None)).train)
+    sets = load(replace(config, train_size=None))
+    usable = len(sets.train)
+    kept = "validation" if sets.test is None or config.has_own_test else "validation and test"
     return (
         f"dataset.train_size={config.train_size} is too large: '{config.name}' has "
-        f"{notes.counted(usable, 'question')} to train on, since the others are kept for validation "
+        f"{notes.counted(usable, 'question')} to train on, since the others are kept for {kept} "
         f"(dataset.split={config.split}); give {usable} or fewer, or null for all."
     )
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from src.config import DatasetConfig, UserError
@@ -15,8 +17,21 @@ from src.data.notes import counted
 Records = list[dict[str, Any]]
 
 
-def split(records: Records, config: DatasetConfig) -> tuple[Records, Records, list[str]]:
-    """The training and the validation side of the questions of one file, and notes on how they were parted.
+@dataclass(frozen=True)
+class Sides:
+    """The questions of each side before any are drawn, and notes on how they were parted."""
+
+    train: Records
+    validation: Records
+    test: Records
+    notes: list[str]
+
+
+def split(records: Records, config: DatasetConfig) -> Sides:
+    """Part the questions of one file into training, validation and, where it is asked of them, test.
+
+    The validation side is drawn first, so that it is the same with a test side and without one. A test side wants whole
+    passages on all three sides; `dataset.split=random` without one parts passages, as it always has.
 
     Raises:
         UserError: there are too few of them.
@@ -26,92 +41,151 @@ def split(records: Records, config: DatasetConfig) -> tuple[Records, Records, li
             f"'{config.name}' has one question; at least two are needed, one to train on and one to score. Add "
             "questions, about another passage at best."
         )
-    train, validation, said = (_by_article if config.split == "article" else _at_random)(records, config)
-    if (config.train_size or 0) > len(records) - len(records) // 5:
-        said.append(
-            f"dataset.train_size={config.train_size} leaves less than a fifth of {len(records):,} questions for "
-            "validation: they are others than with a smaller training set, and the two do not make a curve."
-        )
-    return train, validation, said
+    tested = config.test_size is not None and not config.has_own_test
+    said = _check_articles(records, config) if config.split == "article" else []
+    place = group if config.split == "article" else passage
+    if config.split == "article" or tested:
+        held_out, tests = _held_out(records, config, place, tested)
+    else:
+        held_out, tests = set(), set()
+    if tested and not tests:
+        said.append(_no_test({place(record) for record in records}, records, config))
+    if config.split == "article" or tests:
+        train = [record for record in records if place(record) not in held_out | tests]
+        validation = [record for record in records if place(record) in held_out]
+    else:
+        train, validation = _at_random(records, config)
+    test = [record for record in records if place(record) in tests]
+    return Sides(train, validation, test, said + _shifted(len(records), len(validation), bool(tests), config))
 
 
 def group(record: dict[str, Any]) -> str:
-    """What keeps questions on one side of a split by article: the title, or the passage where there is none.
+    """What keeps questions on one side of a split by article: the title, or the passage where there is none."""
+    return record["title"] or passage(record)
 
-    Passages that differ in white space alone are one.
+
+def passage(record: dict[str, Any]) -> str:
+    """The passage; those that differ in white space alone are one."""
+    return " ".join(record["context"].split())
+
+
+def _check_articles(records: Records, config: DatasetConfig) -> list[str]:
+    """A note where passages stand for articles.
+
+    Raises:
+        UserError: all questions are about one.
     """
-    return record["title"] or " ".join(record["context"].split())
-
-
-def _by_article(records: Records, config: DatasetConfig) -> tuple[Records, Records, list[str]]:
-    """No group stands on both sides; a note where passages are the groups."""
-    sizes = Counter(group(record) for record in records)
     untitled = sum(not record["title"] for record in records)
-    if len(sizes) < 2:
+    if len(set(map(group, records))) < 2:
         raise UserError(
             "dataset.split=article needs questions from two articles at least, "
             f"'{config.name}' has one {'passage and no titles' if untitled else 'title'}; choose dataset.split=random."
         )
-    said = []
     if untitled == len(records):
-        said.append(f"{config.name}: split by passage: the file has no titles.")
-    elif untitled:
-        said.append(
-            f"{config.name}: split by article, and by passage where there is no title "
-            f"({untitled:,} of {len(records):,} questions)."
-        )
-    groups = sorted(sizes)
-    random.Random(f"{config.seed} articles").shuffle(groups)
-    wanted, held_out, count = _wanted_validation(len(records), config), set(), 0
-    for name in groups:
-        room = len(records) - count - sizes[name]
-        if count < wanted and room >= (config.train_size or 1):
-            held_out.add(name)
-            count += sizes[name]
-    return (
-        [record for record in records if group(record) not in held_out],
-        [record for record in records if group(record) in held_out],
-        said,
-    )
+        return [f"{config.name}: split by passage: the file has no titles."]
+    if untitled:
+        return [
+            (
+                f"{config.name}: split by article, and by passage where there is no title "
+                f"({untitled:,} of {len(records):,} questions)."
+            )
+        ]
+    return []
 
 
-def _at_random(records: Records, config: DatasetConfig) -> tuple[Records, Records, list[str]]:
-    wanted = min(_wanted_validation(len(records), config), len(records))
+def _held_out(
+    records: Records, config: DatasetConfig, place: Callable[[dict[str, Any]], str], tested: bool
+) -> tuple[set[str], set[str]]:
+    """The articles or passages of the validation side, and those of the test side where there is to be one.
+
+    Each takes the next ones of one shuffle until it has a fifth of all questions, or more where its size asks for more,
+    and leaves out one that would take from `dataset.train_size`.
+    """
+    sizes = Counter(map(place, records))
+    names = sorted(sizes)
+    random.Random(f"{config.seed} {'articles' if place is group else 'passages'}").shuffle(names)
+    left, sides = len(records), []
+    for size in (config.validation_size, *([config.test_size] if tested else [])):
+        wanted, taken, count = _wanted(len(records), left, size, config), set(), 0
+        for name in names:
+            if count < wanted and left - sizes[name] >= (config.train_size or 1):
+                taken.add(name)
+                count += sizes[name]
+                left -= sizes[name]
+        names = [name for name in names if name not in taken]
+        sides.append(taken)
+    return sides[0], sides[1] if tested else set()
+
+
+def _at_random(records: Records, config: DatasetConfig) -> tuple[Records, Records]:
+    wanted = min(_wanted(len(records), len(records), config.validation_size, config), len(records))
     held_out = set(random.Random(f"{config.seed} split").sample(range(len(records)), wanted))
     return (
         [record for i, record in enumerate(records) if i not in held_out],
         [record for i, record in enumerate(records) if i in held_out],
-        [],
     )
 
 
-def _wanted_validation(total: int, config: DatasetConfig) -> int:
-    """How many of the pooled questions go to the validation side, before it is drawn from.
+def _wanted(total: int, left: int, size: int | str | None, config: DatasetConfig) -> int:
+    """How many of the pooled questions go to a scored side, before it is drawn from, where `left` are not taken yet.
 
     A fifth, unless a size asks for more: so the sides stay the same along a curve over dataset.train_size.
     """
-    return max(config.validation_size or 1, min(total // 5, total - (config.train_size or 0)))
+    return max(size if isinstance(size, int) else 1, min(total // 5, left - (config.train_size or 0)))
+
+
+def _no_test(places: set[str], records: Records, config: DatasetConfig) -> str:
+    """A note on why the questions leave no test set.
+
+    Raises:
+        UserError: it was asked for by a number.
+    """
+    titled = config.split == "article" and any(record["title"] for record in records)
+    has = counted(len(places), "article" if titled else "passage")
+    why = f"'{config.name}' has {has}, too few for three sides"
+    if config.train_size is not None:
+        why += f" with dataset.train_size={config.train_size}"
+    if isinstance(config.test_size, int):
+        raise UserError(f"dataset.test_size={config.test_size}: {why}; add questions, or give dataset.test_size=null.")
+    return f"No test set: {why}."
+
+
+def _shifted(total: int, validation: int, tested: bool, config: DatasetConfig) -> list[str]:
+    """A note where a large training set takes from the scored sides."""
+    trained, fifth = config.train_size or 0, total // 5
+    sides = ["validation"] if trained > total - fifth else []
+    sides += ["test"] if tested and trained > total - validation - fifth else []
+    if not sides:
+        return []
+    return [
+        (
+            f"dataset.train_size={config.train_size} leaves less than a fifth of {total:,} questions for "
+            f"{' and for '.join(sides)}: they are others than with a smaller training set, and the two do not make a "
+            "curve."
+        )
+    ]
 
 
 def draw(records: Records, config: DatasetConfig, key: str) -> Records:
-    """As many of the questions as `key` (`train_size` or `validation_size`) asks for.
+    """As many of the questions as `key` (`train_size`, `validation_size` or `test_size`) asks for.
 
     Raises:
         UserError: there are fewer, or none.
     """
-    size: int | None = getattr(config, key)
+    size: int | str | None = getattr(config, key)
     if not records:
         other = "validation_size" if key == "train_size" else "train_size"
         raise UserError(
             f"'{config.name}': dataset.split={config.split} leaves no question for dataset.{key}; "
             f"lower dataset.{other}, or add questions."
         )
-    if size is None:
+    if not isinstance(size, int):
         return records
     if size > len(records):
+        everything = "all" if key == "test_size" else "null"
         raise UserError(
             f"dataset.{key}={size} is more than the {counted(len(records), 'question')} that '{config.name}' has "
-            f"for it (dataset.split={config.split}); ask for fewer, or null for all."
+            f"for it (dataset.split={config.split}); ask for fewer, or {everything} for all."
         )
     if config.subset == "first":
         return records[:size]

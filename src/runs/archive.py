@@ -1,9 +1,9 @@
 """Exported runs: one file that holds what a comparison needs, read without a store.
 
 It is a zip. `runs.json` holds the runs, their parameters, tags, inputs, times and small files; `curves/RUN.parquet`
-every value of every metric; `questions/RUN.parquet` the scores by question; `texts/DIGEST.parquet` the questions,
-passages and answers, once for all runs that were scored on them. Other tools can read it, each run is read when it is
-asked for, and nothing in it is code.
+every value of every metric; `questions/RUN.parquet` the scores by question; `texts/DIGEST.parquet` the questions with
+their titles, passages and answers, once for all runs that were scored on them. Other tools can read it, each run is
+read when it is asked for, and nothing in it is code.
 
 It may come from anybody. Parts are read by names that this module makes up, and nothing is unpacked to a disk. What is
 read is bounded before it is read: a part by the size that the zip declares for it, at which reading stops; a table by
@@ -27,13 +27,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from src.config import UserError
-from src.runs.records import Input, Record, Selection, Status
+from src.runs.records import Input, Record, Selection, Status, to_read
 
-FORMAT, VERSION = "tuneoff runs", 1
+FORMAT, VERSION = "tuneoff runs", 2  # 1 has no test sets
 HEAD = "runs.json"
 # The small artifacts that go along: what it takes to make a run again, and its result.
 FILES = ("config.yaml", "environment.txt", "result.json", "command.txt")
-SHARED = ("question", "context", "answers")  # columns that runs on the same questions share
+SHARED = ("title", "question", "context", "answers")  # columns that runs on the same questions share
 TEXTS = (*SHARED, "predicted")  # columns of text, which may be left out
 LARGEST_PART = 256_000_000  # bytes
 MOST_ROWS = 20_000_000  # of a table, and values of a column, which lists have more of
@@ -127,18 +127,18 @@ class Archive:
         return chosen[["step", "timestamp", "value"]].reset_index(drop=True)
 
     def questions(self, run_id: str, columns: Sequence[str] | None = None) -> pd.DataFrame | None:
-        """The columns of a run's scores by question, or all; None where the run kept none."""
+        """A run's scores by question, with those of the columns that it has; None where the run kept none."""
         row = self.rows[run_id]
         if row["columns"] is None:
             return None
-        known = [column for column in row["columns"] if columns is None or column in columns]
+        known = to_read(row["columns"], columns)
         table = self._table(questions_part(run_id), [column for column in known if column not in SHARED])
         if shared := [column for column in known if column in SHARED]:
             texts = self._table(texts_part(_name(row["texts"])), shared)
             if len(texts) != len(table):
                 raise ValueError(f"{self.path} has other numbers of texts than of scores")
             table = pd.concat([table, texts], axis=1)
-        return table[list(known if columns is None else columns)]
+        return table[known]
 
     def files(self, run_id: str) -> dict[str, str]:
         """The texts of a run's small artifacts (FILES), by name."""

@@ -37,7 +37,8 @@ def export_runs(store: Store, selection: Selection, to: Path, texts: bool = True
         store: that holds them.
         selection: which runs; a comparison from the file is about these.
         to: the file, which must not exist.
-        texts: false leaves out questions, passages, answers and predictions; the scores by question stay.
+        texts: false leaves out titles, questions, passages, answers and predictions; the scores by question stay, with
+            short keys of article and passage.
 
     Raises:
         UserError: the file exists already, its folder does not, or a run's scores are damaged.
@@ -72,7 +73,7 @@ def _write_run(zip: zipfile.ZipFile, store: Store, record: Record, texts: bool) 
     empty = pd.DataFrame({"key": pd.Series(dtype="str"), "step": 0, "timestamp": 0, "value": 0.0})
     _write(zip, curves_part(record.id), _parquet(pd.concat(curves, ignore_index=True) if curves else empty))
     try:
-        questions = record.questions()
+        questions = record.questions(split=None)
     except UserError as error:
         raise UserError(f"{error}; leave this run out (runs=, where=).") from error
     columns, digest = None, None

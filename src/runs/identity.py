@@ -104,8 +104,10 @@ def _data_keys(config: Config) -> list[str]:
     """The keys that name files or folders of questions."""
     if config.dataset.source == "sample":
         return []
-    flat = _flat(config)
-    return [key for key, value in flat.items() if key.startswith(DATA_FILES) and value is not None]
+    keys = [key for key, value in _flat(config).items() if key.startswith(DATA_FILES) and value is not None]
+    if config.dataset.source == "hub":
+        keys = [key for key in keys if key != "dataset.test_path"]  # the name of a split
+    return keys
 
 
 def _content(path: Path, name: str, nested: bool = False) -> str:

@@ -97,7 +97,7 @@ def _fill(store: Store, archive: Archive, record: Record, run_id: str) -> None:
         store.log_inputs(run_id, record.params.get("dataset.name", record.tags.get("dataset", "")), record.inputs)
     for name, text in archive.files(record.id).items():
         store.client.log_text(run_id, text, name)
-    questions = record.questions()
+    questions = record.questions(split=None)
     if questions is not None:
         store.log_table(run_id, QUESTIONS, questions.reset_index())
     status = Status.KILLED if record.status is Status.RUNNING else record.status

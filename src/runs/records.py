@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -12,6 +13,10 @@ import pandas as pd
 from src.config import UserError
 
 QUESTIONS = "questions.parquet"  # the artifact that holds a run's scores by question
+# Of the sets that it was scored on: the one that its settings were chosen by, and the one that nothing was chosen by.
+VALIDATION, TEST = "validation", "test"
+# Columns of QUESTIONS that version 0.1 did not have: the set, the article's title, short keys of article and passage.
+PLACES = ("split", "title", "article", "passage")
 KIND, SWEEP = "kind", "sweep"  # the tag that tells the parent run of a sweep from other runs, and its value
 
 
@@ -64,10 +69,15 @@ class Source(Protocol):
         """Columns `step`, `timestamp` (milliseconds since 1970) and `value`: one metric of a run, sorted by step."""
 
     def questions(self, run_id: str, columns: Sequence[str] | None = None) -> pd.DataFrame | None:
-        """The columns of a run's scores by question, or all; None where the run kept none.
+        """A run's scores by question, with those of the columns that it has (`to_read`); None where it kept none.
 
         Raises OSError, ValueError or KeyError where they are damaged.
         """
+
+
+def short_key(text: str) -> str:
+    """Twelve hexadecimal digits that stand for a passage or a title, whatever its white space is."""
+    return hashlib.sha256(" ".join(text.split()).encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,26 +128,56 @@ class Record:
         seconds = (points["timestamp"] - begin) / 1000
         return pd.DataFrame({"step": points["step"], "seconds": seconds, "value": points["value"]})
 
-    def questions(self, columns: Sequence[str] | None = None, split: str = "validation") -> pd.DataFrame | None:
-        """Each question of a split with its scores (0 to 1) and texts, by `id`; None where the run kept none.
+    def questions(self, columns: Sequence[str] | None = None, split: str | None = VALIDATION) -> pd.DataFrame | None:
+        """Each question of one set with its scores (0 to 1), texts and place, by `id`.
+
+        Args:
+            columns: to read; all if it is None.
+            split: the set, VALIDATION or TEST; None for both, where an id may stand twice.
+
+        Returns:
+            None where the run kept no scores, or none of that set. Where a run of version 0.1 kept no texts, `article`
+            and `passage` are not known: None in each row.
 
         Raises:
             UserError: they are damaged.
         """
         try:
-            table = self.source.questions(self.id)
+            table = self.source.questions(self.id, None if columns is None else ["id", "split", *columns])
             if table is None:
                 return None
+            table = _with_places(table)
+            if split is not None:
+                table = table[table["split"] == split].drop(columns="split")
             table = table.set_index("id")
-            if "split" in table:
-                table = table[table["split"] == split]
-            for key in ("passage", "article"):
-                if key not in table:
-                    table[key] = table["context"] if "context" in table and key == "passage" else None
-            return table if columns is None else table[list(columns)]
+            return None if table.empty else table if columns is None else table[list(columns)]
         except (OSError, ValueError, KeyError) as error:  # what pyarrow and pandas make of a damaged file
             reason = " ".join(str(error).split())[:150]
             raise UserError(f"{QUESTIONS} of run {self.id[:8]} ({self.name}) cannot be read ({reason})") from error
+
+
+def to_read(present: Sequence[str], columns: Sequence[str] | None) -> list[str]:
+    """The columns to read of scores by question that has the columns `present`, where `columns` are asked for.
+
+    Those of PLACES may be missing, and the passage's text then tells some of them.
+
+    Raises:
+        KeyError: others are missing.
+    """
+    wanted = dict.fromkeys(present if columns is None else columns)
+    missing = [column for column in wanted if column not in present]
+    if unknown := [column for column in missing if column not in PLACES]:
+        raise KeyError(f"no column {', '.join(unknown)}")
+    told_by_text = ["context"] if "context" in present and {"article", "passage"} & set(missing) else []
+    return list(dict.fromkeys([column for column in wanted if column in present] + told_by_text))
+
+
+def _with_places(table: pd.DataFrame) -> pd.DataFrame:
+    """Scores by question with all of PLACES, also where version 0.1 has left them."""
+    known = "passage" in table or "context" not in table
+    passages = table.get("passage") if known else table["context"].map(short_key)
+    places = {"split": VALIDATION, "title": "", "article": passages, "passage": passages}
+    return table.assign(**{column: value for column, value in places.items() if column not in table})
 
 
 @dataclass(frozen=True)

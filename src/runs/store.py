@@ -20,13 +20,14 @@ from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Run, RunTag
 from mlflow.exceptions import MlflowException
+from pyarrow.parquet import read_schema
 from sqlalchemy.exc import SQLAlchemyError
 
 from src.arguments import command
 from src.config import TrackingConfig, UserError
 from src.credentials import DATABASES, hidden, with_secrets
 from src.runs.identity import HEARTBEAT_SECONDS, Hashes, alive
-from src.runs.records import KIND, QUESTIONS, SWEEP, Input, Record, Status
+from src.runs.records import KIND, QUESTIONS, SWEEP, Input, Record, Status, to_read
 
 EXPERIMENT_TAGS = {
     "mlflow.note.content": "`python -m src.compare` puts the methods side by side; README.md says what each metric is.",
@@ -206,10 +207,12 @@ class Store:
         return pd.DataFrame(rows, columns=["step", "timestamp", "value"])
 
     def questions(self, run_id: str, columns: Sequence[str] | None = None) -> pd.DataFrame | None:
-        """The columns of a run's scores by question, or all; None where the run kept none."""
+        """A run's scores by question, with those of the columns that it has; None where the run kept none."""
         with tempfile.TemporaryDirectory() as temporary:
             file = self.artifact(run_id, QUESTIONS, temporary)
-            return None if file is None else pd.read_parquet(file, columns=columns)
+            if file is None:
+                return None
+            return pd.read_parquet(file, columns=to_read(read_schema(file).names, columns))
 
     def artifact(self, run_id: str, name: str, folder: str) -> Path | None:
         """An artifact, or a folder of them, copied into a folder; None where the run has none of that name."""

@@ -1,4 +1,4 @@
-"""Seconds, examples and tokens a second, and peak memory; training and evaluation apart.
+"""Seconds, examples and tokens a second, and peak memory; training, evaluation and the test apart.
 
 What is measured: everything between the edges of a phase, with the device synchronised at both. GPU memory is what
 torch's allocator handed out (`max_memory_allocated`) and held (`max_memory_reserved`), reset at the phase's start.
@@ -62,6 +62,7 @@ class Meter:
     device: torch.device
     train: Usage = field(default_factory=Usage)
     evaluation: Usage = field(default_factory=Usage)
+    test: Usage = field(default_factory=Usage)  # after training is over; no part of any other figure
     started: float = field(default_factory=time.perf_counter)
     memory_is_own: bool = True  # false: an earlier run of this process has left memory behind
     _runs_in_process: ClassVar[int] = 0
@@ -78,8 +79,11 @@ class Meter:
 
     @property
     def total_seconds(self) -> float:
-        """Wall time since the meter was made, and that of the attempts before this one up to their last checkpoint."""
-        return time.perf_counter() - self.started
+        """Wall time since the meter was made, and that of the attempts before this one up to their last checkpoint.
+
+        Without the test, so that a run with a test set and one without compare.
+        """
+        return time.perf_counter() - self.started - self.test.seconds
 
     def state_dict(self) -> dict[str, Any]:
         return {"train": vars(self.train), "evaluation": vars(self.evaluation), "total_seconds": self.total_seconds}
