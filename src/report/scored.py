@@ -107,7 +107,9 @@ def _values(table: pd.DataFrame, score: str) -> Any:
 
 
 def _clusters(table: pd.DataFrame, by_article: bool) -> Clusters:
-    passages, articles = (pd.factorize(table[key].replace("", None))[0] for key in KEYS)
+    passages, articles = (pd.factorize(table[key])[0] for key in KEYS)
     if (passages < 0).any():  # a run that kept no passages: each question stands for itself
         return Clusters(np.arange(len(table)))
-    return Clusters(passages, articles if by_article and not (articles < 0).any() else None)
+    # Where there are no titles, and in runs of version 0.1, which kept none, a passage stands for its article.
+    known = by_article and not np.array_equal(passages, articles)
+    return Clusters(passages, articles if known else None)
