@@ -229,14 +229,14 @@ def train(job: Prepared, on_score: OnScore | None = None) -> Trained:
     config, data, meter = job.config, job.data, job.meter
     evaluator = Evaluator(job.runtime, job.model, config.evaluation, data.sets.unanswerable)
 
-    def evaluate(questions: Any, windows: Batches, usage: Usage = meter.evaluation) -> Evaluation:
+    def evaluate(questions: Any, windows: Batches, usage: Usage) -> Evaluation:
         with meter.phase(usage):
             evaluation = evaluator.score(questions.to_list(), windows)
         usage.windows += len(windows.lengths)
         return evaluation
 
     def validate_model() -> Evaluation:
-        return evaluate(data.sets.validation, data.validation)
+        return evaluate(data.sets.validation, data.validation, meter.evaluation)
 
     history = History(job.log, job.terminal, meter, validate_model, on_score)
     [folder] = broadcast_object_list([str(job.log.checkpoints)])
@@ -251,7 +251,7 @@ def train(job: Prepared, on_score: OnScore | None = None) -> Trained:
     epoch = fit(job.runtime, job.model, data.train, config.train, meter, checkpoints, history)
     # An epoch that was scored before an interruption is predicted again: the same weights give the same answers.
     reported = history.evaluations.get(epoch) or validate_model()
-    extra = {name: evaluate(data.sets.extra[name], windows) for name, windows in data.extra.items()}
+    extra = {name: evaluate(data.sets.extra[name], windows, meter.evaluation) for name, windows in data.extra.items()}
     # Once, and last: nothing that is chosen can depend on it.
     test = None if data.test is None else evaluate(data.sets.test, data.test, meter.test)
     return Trained(epoch, reported, extra, test, history, checkpoints)
