@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from src.report.statistics import Difference, blended_freedom, quantiles
+from src.report.statistics import Difference, blended_freedom, detectable
 
 # Typical values, in points of F1, from which a study is planned. Chosen to give the standard error of 0.84 F1 that
 # full fine-tuning against LoRA (r=16) of MiniLM had with 1,000 questions and 3 seeds, and the standard deviations of
@@ -46,19 +46,15 @@ def more_needed(difference: Difference, margin: float, questions: int, seeds: in
         noise = min(question, 2 * NOISE_DEVIATION**2 / questions)
         seed = 2 * SEED_DEVIATION**2
     more = np.arange(seeds + 1, MOST_SEEDS + 1)
-    found = _reach(
-        question - noise + noise * seeds / more,
-        difference.question_freedom,
-        seed * seeds / more,
-        2 * (more - 1),
-        comparisons,
-    )
+    by_seed = (noise + seed) * seeds / more
+    found = _reach(question - noise, by_seed, difference.question_freedom, 2 * (more - 1), comparisons)
     enough = more[found <= margin]
     times = np.geomspace(1.01, MOST_TIMES, 700)  # in steps of one percent
+    by_seed = difference.noise_variance / times + difference.seed_variance
     found = _reach(
-        question / times,
+        (difference.question_variance - difference.noise_variance) / times,
+        by_seed,
         difference.question_freedom * times,
-        np.full_like(times, difference.seed_variance),
         2 * (seeds - 1),
         comparisons,
     )
@@ -83,12 +79,17 @@ def reachable_margin(
         comparisons: that are made.
     """
     units = next((count for count in (articles, passages, questions) if count and count > 1), 2)
-    question = (METHOD_DEVIATION**2 + 2 * NOISE_DEVIATION**2 / seeds) / questions
-    seed = 2 * SEED_DEVIATION**2 / seeds if seeds > 1 else 0.0
-    return float(_reach(np.array(question), units - 1, np.array(seed), 2 * (seeds - 1), comparisons))
+    if seeds == 1:
+        variance = (METHOD_DEVIATION**2 + 2 * NOISE_DEVIATION**2) / questions
+        return float(_reach(variance, 0.0, units - 1, 0, comparisons))
+    by_seed = 2 * (NOISE_DEVIATION**2 / questions + SEED_DEVIATION**2) / seeds
+    return float(_reach(METHOD_DEVIATION**2 / questions, by_seed, units - 1, 2 * (seeds - 1), comparisons))
 
 
-def _reach(question: Any, question_freedom: Any, seed: Any, seed_freedom: Any, comparisons: int) -> Any:
-    """The difference that is found with 80 % power, from the two parts of a squared standard error."""
-    freedom = blended_freedom(question, question_freedom, seed, seed_freedom)
-    return sum(quantiles(freedom, comparisons)) * np.sqrt(question + seed)
+def _reach(by_question: Any, by_seed: Any, question_freedom: Any, seed_freedom: Any, comparisons: int) -> Any:
+    """The difference that is found with 80 % power, from the parts of a squared standard error that seeds leave alone
+    and that fall with them.
+    """
+    variance = by_question + by_seed
+    freedom = blended_freedom(by_seed / variance, question_freedom, seed_freedom)
+    return detectable(freedom, comparisons) * np.sqrt(variance)

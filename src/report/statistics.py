@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.special import stdtr, stdtrit
+from scipy.special import nctdtrinc, poch, stdtr, stdtrit
 
 RESAMPLES = 10_000
 CONFIDENCE = 0.95
@@ -107,28 +107,37 @@ def compare(
     seeds = (first[0].shape[1], second[0].shape[1])
     covariance, freedom = _covariance(runs, clusters, resamples, generator or np.random.default_rng(SEED))
     means = runs.mean(-1)
+    mean = means[..., : seeds[0]].mean(-1) - means[..., seeds[0] :].mean(-1)
     contrast = np.repeat([1 / seeds[0], -1 / seeds[1]], seeds)
-    question = np.einsum("r,...rs,s->...", contrast, covariance, contrast)
+    question = np.maximum(0.0, np.einsum("r,...rs,s->...", contrast, covariance, contrast))  # rounding may leave -1e-17
     if runs.shape[-1] < 2:
         question = np.full_like(question, np.inf)  # one question tells nothing of others
-    noise, seed = _seed_variances(means, covariance, seeds)
-    parts = (means @ contrast, question, np.minimum(noise, question), seed)
+    noise, spread = _seed_variances(means, covariance, seeds)
+    seed = np.maximum(0.0, spread - noise)  # the seeds' own: what is by question and seed is in `question`
+    parts = (mean, question, np.minimum(noise, question), seed, spread)
     return [
         _difference(*split_values, freedom, sum(seeds) - 2, comparisons, margin)
         for split_values in zip(*parts, strict=True)
     ]
 
 
-def quantiles(freedom: Any, comparisons: int) -> Any:
-    """How many standard errors an interval reaches to each side, and what 80 % power needs beyond that."""
-    return stdtrit(freedom, 1 - (1 - CONFIDENCE) / 2 / comparisons), stdtrit(freedom, POWER)
+def reach(freedom: Any, comparisons: int) -> Any:
+    """How many standard errors an interval reaches to each side."""
+    return stdtrit(freedom, 1 - (1 - CONFIDENCE) / 2 / comparisons)
 
 
-def blended_freedom(question: Any, question_freedom: Any, seed: Any, seed_freedom: Any) -> Any:
-    """Degrees of freedom of the sum of two variances that are estimated each with its own (Satterthwaite 1946)."""
-    # Relative to the sum, so that no square is too small or too large for a float; a sum of 0 is the questions' alone.
-    share = np.divide(seed, question + seed, out=np.zeros(np.broadcast(question, seed).shape), where=seed > 0)
-    return 1 / ((1 - share) ** 2 / question_freedom + share**2 / np.maximum(seed_freedom, 1))
+def detectable(freedom: Any, comparisons: int) -> Any:
+    """How many true standard errors a difference must be large to be found with 80 % power (noncentral t)."""
+    return nctdtrinc(freedom, 1 - POWER, reach(freedom, comparisons))
+
+
+def blended_freedom(share: Any, question_freedom: Any, seed_freedom: Any) -> Any:
+    """Degrees of freedom of a variance of which a share comes from the spread of runs, and the rest from questions.
+
+    The mean of the two reciprocals, weighted by the shares. Satterthwaite (1946) weights by their squares; since the
+    shares are estimated too, that is too many where the spread of a few runs is small by chance.
+    """
+    return 1 / ((1 - share) / question_freedom + share / np.maximum(seed_freedom, 1))
 
 
 def _difference(
@@ -136,6 +145,7 @@ def _difference(
     question: np.ndarray,
     noise: np.ndarray,
     seed: np.ndarray,
+    spread: np.ndarray,
     question_freedom: float,
     seed_freedom: int,
     comparisons: int,
@@ -144,9 +154,13 @@ def _difference(
     """Of one score, from the mean difference and the variances in each split."""
     middle = float(np.median(mean))
     variance = float(np.median(question + seed + (mean - middle) ** 2))
-    freedom = float(np.median(blended_freedom(question, question_freedom, seed, seed_freedom)))
+    total = question + seed
+    share = np.divide(spread, total, out=np.zeros_like(total), where=total > 0).clip(max=1)
+    freedom = float(np.median(blended_freedom(share, question_freedom, seed_freedom)))
     error = float(np.sqrt(variance))
-    reach, power = quantiles(freedom, comparisons)
+    half = float(reach(freedom, comparisons)) * error
+    # A standard error from few degrees of freedom is too small on average, by this factor.
+    unbiased = np.sqrt(2 / freedom) * poch(freedom / 2, 0.5)
 
     def tail(distance: float) -> float:
         """The chance of a mean at least so far above the truth."""
@@ -156,13 +170,13 @@ def _difference(
     seeds_part = float(np.median(seed))
     return Difference(
         mean=middle,
-        low=float(middle - reach * error),
-        high=float(middle + reach * error),
+        low=middle - half,
+        high=middle + half,
         p=p,
         adjusted_p=min(1.0, comparisons * p),
         p_inferior=p_inferior,
         adjusted_p_inferior=min(1.0, comparisons * p_inferior),
-        minimum_detectable=float((reach + power) * error),
+        minimum_detectable=float(detectable(freedom, comparisons) * error / unbiased),
         standard_error=error,
         degrees_of_freedom=freedom,
         question_variance=variance - seeds_part,
@@ -237,10 +251,11 @@ def _bootstrap_covariance(
 
 
 def _seed_variances(means: np.ndarray, covariance: np.ndarray, seeds: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """What seeds add to the variance of the difference: by question and seed together, and the seeds' own.
+    """What runs with other seeds add to the variance of the difference of means (..., runs), estimated in two ways.
 
-    The spread of the runs' means (..., runs) holds what is by question and seed together, which `covariance` has
-    already: only what is left of it is the seeds' own.
+    Returns:
+        From how they differ question by question, `covariance`; and from the spread of their means within a method, which
+        holds the seeds' own levels as well.
     """
     freedom = sum(seeds) - 2
     if freedom == 0:
@@ -248,7 +263,5 @@ def _seed_variances(means: np.ndarray, covariance: np.ndarray, seeds: tuple[int,
     centring = np.eye(sum(seeds))
     centring[: seeds[0], : seeds[0]] -= 1 / seeds[0]
     centring[seeds[0] :, seeds[0] :] -= 1 / seeds[1]
-    share = (1 / seeds[0] + 1 / seeds[1]) / freedom
-    spread = ((means @ centring) ** 2).sum(-1) * share
-    noise = np.einsum("rs,...rs->...", centring, covariance) * share
-    return noise, np.maximum(0.0, spread - noise)
+    scale = (1 / seeds[0] + 1 / seeds[1]) / freedom
+    return np.einsum("rs,...rs->...", centring, covariance) * scale, ((means @ centring) ** 2).sum(-1) * scale
