@@ -217,10 +217,10 @@ def coverage_tables(data: dict[str, Clusters], simulations: int, short: bool) ->
         passages, articles = clusters.counts
         yield (
             f"### Coverage: {name}, {len(clusters.passages):,} questions of {passages} passages in {articles} articles"
-            f"\n\nSimulation, {simulations:,} studies a row. Correlations by passage and by article; in percent how often "
-            'the nominal 95 % interval covers the truth (false alarms are the rest), for each rule; `falsely`: "at most '
-            'the margin worse" shown by the interval by article where the truth is -margin (nominal 2.5 %); `width`: '
-            "mean, of that by question without correlation.\n\n"
+            f"\n\nSimulation, {simulations:,} studies a row. Correlations by passage and by article; in percent how "
+            "often the nominal 95 % interval covers the truth, for each rule (the rest are false alarms); `falsely`: "
+            '"at most the margin worse" shown by the interval by article where the truth is -margin (nominal 2.5 %); '
+            "`width`: mean, of that by question without correlation.\n\n"
             "| seeds | passage | article | **by article** | falsely | width | wider of both | width | shrunk | width | "
             "by passage | width | by question |\n|---:|---:|---:|" + "---:|" * 10
         )
@@ -284,9 +284,9 @@ def bias_table(simulations: int) -> Iterator[str]:
     """(b)."""
     yield (
         "### What choosing adds to the F1 of the chosen setting\n\n"
-        f"Simulation, {50 * simulations:,} studies a row, {simulations:,} cross-fitted. Settings equally good, deviation "
-        f"between seeds {LEVEL:g} F1, three seeds scored. Bias in F1 ± its standard error, of the level of one method. "
-        "The difference to a method with one setting, whose level has no bias, has the same.\n\n"
+        f"Simulation, {50 * simulations:,} studies a row, {simulations:,} cross-fitted. Settings equally good, "
+        f"deviation between seeds {LEVEL:g} F1, three seeds scored. Bias in F1 ± its standard error, of the level of "
+        "one method. The difference to a method with one setting, whose level has no bias, has the same.\n\n"
         "| settings | chosen on one of the seeds scored | that seed left out | cross-fitted: level | and difference |\n"
         "|---:|---:|---:|---:|---:|"
     )
@@ -363,9 +363,9 @@ def power_table(clusters: Clusters, simulations: int, short: bool) -> Iterator[s
     yield (
         "### Power at the stated minimum detectable effect\n\n"
         f"Simulation, {simulations:,} studies a row. Test articles of new_wiki, typical deviations. `power`: where the "
-        "true difference is the mean of what is stated; `of one study`: where it is what one other study like it states, "
-        "which the spread of its few seeds makes uncertain; in percent, nominal 80. `false alarms`: one of the four equal "
-        "methods beside it is found to differ (nominal at most 4).\n\n"
+        "true difference is the mean of what is stated; `of one study`: where it is what one other study like it "
+        "states, which the spread of its few seeds makes uncertain; in percent, nominal 80. `false alarms`: one of the "
+        "four equal methods beside it is found to differ (nominal at most 4).\n\n"
         "| unit | seeds | comparisons | stated, F1 | power | of one study | false alarms |\n"
         "|---|---:|---:|---:|---:|---:|---:|"
     )

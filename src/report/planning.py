@@ -6,7 +6,6 @@ derives it.
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -61,7 +60,7 @@ def more_needed(difference: Difference, margin: float, questions: int, seeds: in
     larger = times[found <= margin]
     return Needed(
         int(enough[0]) - seeds if len(enough) else None,
-        math.ceil(questions * (larger[0] - 1)) if len(larger) else None,
+        max(1, round(questions * (larger[0] - 1))) if len(larger) else None,
     )
 
 
