@@ -34,7 +34,7 @@ from scipy.stats import norm
 from src.report.crossfit import cross_fitted
 from src.report.decision import Decision, decide
 from src.report.planning import METHOD_DEVIATION, NOISE_DEVIATION, SEED_DEVIATION
-from src.report.statistics import Clusters, Difference, blended_freedom, compare, reach
+from src.report.statistics import Clusters, Difference, blended_freedom, compare, reach, satterthwaite
 
 SIZES = Path(__file__).with_name("test_articles.json")
 SIMULATIONS = 4000
@@ -380,6 +380,46 @@ def power_table(clusters: Clusters, simulations: int, short: bool) -> Iterator[s
     yield ""
 
 
+def outside(questions: Clusters, seeds: int, comparisons: int, simulations: int) -> tuple[float, float]:
+    """How often intervals leave out the truth, by Satterthwaite's degrees of freedom and by those that are used.
+
+    The estimates of the variances are drawn as scaled chi-squares; no passage or article is unlike another.
+    """
+    generator, freedom = np.random.default_rng(seeds), 2 * (seeds - 1)
+    sizes = np.bincount(questions.passages if questions.articles is None else questions.articles)
+    of_questions, count = satterthwaite(sizes), len(questions.passages)
+    noise, method = 2 / seeds * NOISE_DEVIATION**2 / count, METHOD_DEVIATION**2 / count
+    seed = 2 / seeds * LEVEL**2
+    question = (method + noise) * generator.chisquare(of_questions, simulations) / of_questions
+    spread = (noise + seed) * generator.chisquare(freedom, simulations) / freedom
+    variance = question + np.maximum(0, spread - noise)
+    share = np.minimum(1, spread / variance)
+    mean = np.sqrt(method + noise + seed) * generator.standard_normal(simulations)
+    squared = 1 / ((1 - share) ** 2 / of_questions + share**2 / freedom)
+    found = [
+        float(np.mean(np.abs(mean) > reach(degrees, comparisons) * np.sqrt(variance)))
+        for degrees in (squared, blended_freedom(share, of_questions, freedom))
+    ]
+    return found[0], found[1]
+
+
+def freedom_table(clusters: Clusters, simulations: int) -> Iterator[str]:
+    """Why degrees of freedom are not weighted by the squares of the shares."""
+    yield (
+        "### Degrees of freedom of questions and seeds together\n\n"
+        f"Simulation, {50 * simulations:,} studies a row. How often the truth lies outside the interval of one of "
+        f"several comparisons, in percent; sizes of new_wiki's test articles, deviation between seeds {LEVEL:g} F1, no "
+        "correlation.\n\n"
+        "| unit | seeds | comparisons | nominal | Satterthwaite | as used |\n|---|---:|---:|---:|---:|---:|"
+    )
+    for unit, seeds, comparisons in itertools.product(("article", "passage"), (2, 3, 5), (1, 5)):
+        questions = clusters if unit == "article" else Clusters(clusters.passages)
+        squared, used = outside(questions, seeds, comparisons, 50 * simulations)
+        nominal = f"{5 / comparisons:.2f} | {100 * squared:.2f} | {100 * used:.2f}"
+        yield f"| {unit} | {seeds} | {comparisons} | {nominal} |"
+    yield ""
+
+
 ERRORS = ((0.15, 0.18, 0.21, 0.24, 0.27), (0.2, 0.3, 0.5, 0.8, 1.2))  # standard errors of five methods, F1
 
 
@@ -442,7 +482,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--simulations", type=int, default=SIMULATIONS, help="a cell")
     parser.add_argument("--short", action="store_true", help="400 simulations a cell, fewer cells")
-    names = ("coverage", "bias", "decisions", "power", "holm")
+    names = ("coverage", "bias", "decisions", "power", "freedom", "holm")
     parser.add_argument("--parts", nargs="+", choices=names, default=names, help="tables to make")
     parser.add_argument(
         "--data", nargs="+", default=[], metavar="NAME=FILE:TRAIN_SIZE", help="instead of the sizes kept"
@@ -460,6 +500,7 @@ def main() -> None:
         "bias": bias_table(simulations),
         "decisions": expectation_table(data["new_wiki"], simulations, chosen.short),
         "power": power_table(data["new_wiki"], simulations, chosen.short),
+        "freedom": freedom_table(data["new_wiki"], simulations),
         "holm": holm_table(simulations),
     }
     print(f"`{' '.join(['python -m benchmarks.coverage', *sys.argv[1:]])}`\n")

@@ -254,8 +254,8 @@ def _seed_variances(means: np.ndarray, covariance: np.ndarray, seeds: tuple[int,
     """What runs with other seeds add to the variance of the difference of means (..., runs), estimated in two ways.
 
     Returns:
-        From how they differ question by question, `covariance`; and from the spread of their means within a method, which
-        holds the seeds' own levels as well.
+        From how they differ question by question, by `covariance`; and from the spread of their means within a method,
+        which holds the seeds' own levels as well.
     """
     freedom = sum(seeds) - 2
     if freedom == 0:
