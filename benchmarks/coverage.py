@@ -1,6 +1,6 @@
 """Whether intervals, decisions and choices hold what they promise: simulations with the sizes of real test articles.
 
-    python -m benchmarks.coverage                      # everything, 4,000 simulations a cell: TIME
+    python -m benchmarks.coverage                      # everything, 4,000 simulations a cell: 5 minutes of a core
     python -m benchmarks.coverage --short              # 400 simulations a cell, fewer cells
     python -m benchmarks.coverage --parts holm power   # some of the tables
 
