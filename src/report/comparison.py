@@ -219,7 +219,11 @@ def _not_comparable(own: Scored | None, other: Scored | None, arm: Arm, base: Ar
 def _contrast(arm: Arm, base: Arm, scores: Mapping[str, Scored | None], comparisons: int, margin: float) -> Contrast:
     own, other = scores[arm.name], scores[base.name]
     assert own is not None and other is not None
-    first, second = ([each.values[score] for score in SCORES] for each in (own, other))
+    splits = max(len(own.values["f1"]), len(other.values["f1"]))
+    first, second = (
+        [np.repeat(values, splits // len(values), axis=0) for values in map(each.values.__getitem__, SCORES)]
+        for each in (own, other)
+    )
     found = compare(first, second, other.clusters, comparisons, margin)
     differences = dict(zip(SCORES, found, strict=True))
     rests_on = footing(own, other)

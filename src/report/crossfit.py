@@ -1,4 +1,9 @@
-"""Scores of settings that were chosen on other questions, for runs without a test set."""
+"""Settings chosen and scored on one set of questions, by turns: for runs that have no test set.
+
+The passages are halved at random. A setting is chosen on one half and scored on the other, then the other way round, so
+that each question has a score from a setting that it did not choose; and all that many times over, since one halving
+is as arbitrary as another (Chernozhukov et al. 2018, "Double/debiased machine learning").
+"""
 
 from __future__ import annotations
 
@@ -7,22 +12,78 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 SPLITS = 50
+SEED = 0
 
 
 def cross_fitted(
-    settings: Sequence[Mapping[str, np.ndarray]], passages: np.ndarray, seeds: Sequence[str], splits: int = SPLITS
+    settings: Sequence[Mapping[str, np.ndarray]],
+    seeds: Sequence[str],
+    passages: np.ndarray,
+    splits: int = SPLITS,
+    generator: np.random.Generator | None = None,
 ) -> list[np.ndarray]:
-    """Score each question with the setting that did best on the half of the passages that it does not belong to.
+    """The scores of one method, each question's from the setting that was chosen on the other half of the passages.
+
+    For a run with some seed, the choice is made among the settings that have that seed, by their runs with other seeds:
+    a lucky seed is lucky on both halves. Only where two settings share no other seed are they compared on this one.
 
     Args:
-        settings: of one arm; for each its seeds, and of each seed the scores, of shape (scores, questions); F1 last.
-        passages: the passage of each question, (questions,). The halves depend on it alone.
-        seeds: that are scored.
-        splits: how often the passages are halved.
+        settings: for each, its scores by seed, of shape (scores, questions); the last score, F1, decides.
+        seeds: that are scored; each is there in one setting at least.
+        passages: which one each question is about, as integer codes of shape (questions,).
+        splits: how many times the passages are halved.
+        generator: of the halves; by default always the same, so that all methods see the same halves.
 
     Returns:
-        For each score (splits, seeds, questions).
+        For each score, an array of shape (splits, seeds, questions).
+
+    Raises:
+        ValueError: there is only one passage, or a seed that no setting has.
     """
-    best = max(settings, key=lambda setting: float(np.mean([scores[-1].mean() for scores in setting.values()])))
-    scored = np.stack([best[seed] for seed in seeds])
-    return [scored[None, :, number] for number in range(scored.shape[1])]
+    second = halves(passages, splits, generator)
+    everything = sorted({seed for setting in settings for seed in setting})
+    if missing := set(seeds) - set(everything):
+        raise ValueError(f"no setting has seed {', '.join(sorted(missing))}")
+    level = _levels(settings, everything, second)
+    questions = np.arange(len(passages))
+    found = []
+    for seed in seeds:
+        among = [i for i, setting in enumerate(settings) if seed in setting]
+        choice = _choice(level[among], everything.index(seed))  # (splits, halves)
+        scores = np.stack([settings[i][seed] for i in among])  # (settings, scores, questions)
+        other_half = np.take_along_axis(choice, 1 - second.astype(int), axis=1)  # (splits, questions)
+        found.append(scores[other_half, :, questions])  # (splits, questions, scores)
+    return [np.stack([scores[..., i] for scores in found], axis=1) for i in range(found[0].shape[-1])]
+
+
+def halves(passages: np.ndarray, splits: int = SPLITS, generator: np.random.Generator | None = None) -> np.ndarray:
+    """Whether each question is in the second half, (splits, questions); they depend on passages and generator alone.
+
+    Raises:
+        ValueError: there is only one passage.
+    """
+    generator = generator or np.random.default_rng(SEED)
+    names, codes = np.unique(passages, return_inverse=True)
+    if len(names) < 2:
+        raise ValueError("one passage cannot be halved")
+    order = generator.permuted(np.tile(np.arange(len(names)), (splits, 1)), axis=1)
+    return np.asarray(order >= len(names) // 2)[:, codes]
+
+
+def _levels(settings: Sequence[Mapping[str, np.ndarray]], seeds: Sequence[str], second: np.ndarray) -> np.ndarray:
+    """Mean F1 of each setting and seed in each half, (settings, seeds, splits, 2); NaN where there is no run."""
+    nothing = np.full(second.shape[1], np.nan)
+    f1 = np.array([[setting[seed][-1] if seed in setting else nothing for seed in seeds] for setting in settings])
+    return np.stack([f1 @ half.T / half.sum(1) for half in (1.0 - second, 1.0 * second)], axis=-1)
+
+
+def _choice(level: np.ndarray, scored: int) -> np.ndarray:
+    """The setting, (splits, 2), that beats most others, two at a time over the seeds that both have beside `scored`."""
+    others = np.delete(level, scored, axis=1)
+    there = ~np.isnan(others[:, :, 0, 0])
+    shared = (there[:, None] & there[None]).astype(float)  # (settings, settings, seeds)
+    filled = np.nan_to_num(others)
+    apart = np.einsum("ijs,is...->ij...", shared, filled) - np.einsum("ijs,js...->ij...", shared, filled)
+    alone = level[:, None, scored] - level[None, :, scored]
+    wins = (np.where(shared.any(-1)[..., None, None], apart, alone) > 0).sum(1)
+    return np.asarray(wins.argmax(0))

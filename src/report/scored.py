@@ -99,7 +99,7 @@ def _crossed(arm: Arm, ids: pd.Index, clusters: Clusters, seeds: Sequence[str]) 
         if not tables or any(not table.index.equals(ids) for table in tables.values()):
             return None
         settings.append({s: np.stack([_values(table, score) for score in SCORES]) for s, table in tables.items()})
-    return cross_fitted(settings, clusters.passages, seeds)
+    return cross_fitted(settings, seeds, clusters.passages)
 
 
 def _values(table: pd.DataFrame, score: str) -> Any:

@@ -1,0 +1,94 @@
+"""How many seeds and questions a decision takes: before the first run, and when a comparison is undecided.
+
+Both ask when "at most the margin worse" would be shown with 80 % power if the methods are equal. `docs/statistics.md`
+derives it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from src.report.statistics import Difference, blended_freedom, detectable
+
+# Typical values, in points of F1, from which a study is planned. Chosen to give the standard error of 0.84 F1 that
+# full fine-tuning against LoRA (r=16) of MiniLM had with 1,000 questions and 3 seeds, and the standard deviations of
+# 1.1 and 0.6 over the seeds (docs/measured.md). `python -m benchmarks.correlations` measures them on finished runs.
+METHOD_DEVIATION = 13.5  # by question, of the difference between two methods, whatever the seeds
+NOISE_DEVIATION = 18.0  # by question, of one run from the mean over seeds
+SEED_DEVIATION = 0.68  # of one run's level from the mean over seeds
+MOST_SEEDS = 1000  # more than that counts as no number of them
+MOST_TIMES = 1000  # as many questions as there are
+
+
+class Needed(NamedTuple):
+    """What would decide it, each by itself; None where no number can."""
+
+    seeds: int | None  # more for each method, on the same questions
+    questions: int | None  # more, with the same seeds
+
+
+def more_needed(difference: Difference, margin: float, questions: int, seeds: int, comparisons: int = 1) -> Needed:
+    """How many more seeds, or more questions, would show that the first method is at most the margin worse.
+
+    With 80 % power, if the methods are equal. With one seed the deviations between seeds are taken to be typical.
+
+    Args:
+        difference: as found.
+        margin: of non-inferiority, in points of F1.
+        questions, seeds: behind the difference; the fewer seeds where the methods differ.
+        comparisons: among which the difference is one.
+    """
+    question, noise, seed = difference.question_variance, difference.noise_variance, difference.seed_variance
+    if seeds == 1:
+        noise = min(question, 2 * NOISE_DEVIATION**2 / questions)
+        seed = 2 * SEED_DEVIATION**2
+    more = np.arange(seeds + 1, MOST_SEEDS + 1)
+    by_seed = (noise + seed) * seeds / more
+    found = _reach(question - noise, by_seed, difference.question_freedom, 2 * (more - 1), comparisons)
+    enough = more[found <= margin]
+    times = np.geomspace(1.01, MOST_TIMES, 700)  # in steps of one percent
+    by_seed = difference.noise_variance / times + difference.seed_variance
+    found = _reach(
+        (difference.question_variance - difference.noise_variance) / times,
+        by_seed,
+        difference.question_freedom * times,
+        2 * (seeds - 1),
+        comparisons,
+    )
+    larger = times[found <= margin]
+    return Needed(
+        int(enough[0]) - seeds if len(enough) else None,
+        max(1, round(questions * (larger[0] - 1))) if len(larger) else None,
+    )
+
+
+def reachable_margin(
+    questions: int, passages: int, articles: int | None = None, seeds: int = 3, comparisons: int = 1
+) -> float:
+    """The smallest margin, in points of F1, within which equal methods are shown to be with 80 % power.
+
+    From typical deviations, before any run. Articles are taken to be of equal size and questions about one text to be
+    no more alike than others; `seeds` of each method, and with one seed it is for two runs alone.
+
+    Args:
+        questions, passages, articles: that are scored; articles where the split is by article.
+        seeds: of each method.
+        comparisons: that are made.
+    """
+    units = next((count for count in (articles, passages, questions) if count and count > 1), 2)
+    if seeds == 1:
+        variance = (METHOD_DEVIATION**2 + 2 * NOISE_DEVIATION**2) / questions
+        return float(_reach(variance, 0.0, units - 1, 0, comparisons))
+    by_seed = 2 * (NOISE_DEVIATION**2 / questions + SEED_DEVIATION**2) / seeds
+    return float(_reach(METHOD_DEVIATION**2 / questions, by_seed, units - 1, 2 * (seeds - 1), comparisons))
+
+
+def _reach(by_question: Any, by_seed: Any, question_freedom: Any, seed_freedom: Any, comparisons: int) -> Any:
+    """The difference that is found with 80 % power, from the parts of a squared standard error that seeds leave alone
+    and that fall with them.
+    """
+    variance = by_question + by_seed
+    freedom = blended_freedom(by_seed / variance, question_freedom, seed_freedom)
+    return detectable(freedom, comparisons) * np.sqrt(variance)

@@ -1,0 +1,82 @@
+"""How many seeds and questions a decision takes."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import numpy as np
+import pytest
+
+from src.report.planning import METHOD_DEVIATION, NOISE_DEVIATION, SEED_DEVIATION, more_needed, reachable_margin
+from src.report.statistics import Clusters, Difference, compare, detectable
+
+
+def found(question: float, seed: float, noise: float, freedom: float = 1e6) -> Difference:
+    values = {field.name: 0.0 for field in fields(Difference)}
+    parts = {"question_variance": question, "seed_variance": seed, "noise_variance": noise, "question_freedom": freedom}
+    return Difference(**{**values, **parts})
+
+
+def test_typical_deviations_give_the_standard_error_of_the_study():
+    """0.84 F1 with 1,000 questions and three seeds, whose deviation was 1.1 and 0.6."""
+    by_question = METHOD_DEVIATION**2 + 2 / 3 * NOISE_DEVIATION**2
+    assert (by_question / 1000 + 2 / 3 * SEED_DEVIATION**2) ** 0.5 == pytest.approx(0.84, abs=0.01)
+    pooled = ((1.1**2 + 0.6**2) / 2) ** 0.5
+    assert pytest.approx(pooled, abs=0.01) == (SEED_DEVIATION**2 + NOISE_DEVIATION**2 / 1000) ** 0.5
+
+
+def test_more_questions_where_questions_are_what_is_short():
+    # 2.8 standard errors of 0.5 are 1.4; for 1.0 the variance must be (1.4 / 1.0) ** 2 of what it is, in steps of 1 %.
+    needed = more_needed(found(0.25, 0.0, 0.0), 1.0, 1000, 3)
+    assert needed.questions == pytest.approx(963, abs=25)
+    assert needed.seeds is None
+
+
+def test_more_seeds_where_seeds_are_what_is_short():
+    needed = more_needed(found(0.05, 0.5, 0.0), 1.0, 1000, 3)
+    assert needed.questions is None
+    after = 3 + needed.seeds
+    reached = []
+    for seeds in (after - 1, after):
+        by_seed = 0.5 * 3 / seeds
+        freedom = (0.05 + by_seed) / (by_seed / (2 * seeds - 2))
+        reached.append(detectable(freedom, 1) * (0.05 + by_seed) ** 0.5)
+    assert reached[1] <= 1.0 < reached[0]
+
+
+def test_noise_of_questions_falls_with_seeds_too():
+    few = more_needed(found(0.2, 0.2, 0.15), 1.0, 1000, 3)
+    assert few.seeds is not None and more_needed(found(0.2, 0.2, 0.0), 1.0, 1000, 3).seeds is None
+    assert more_needed(found(0.2, 0.2, 0.15), 1.0, 1000, 3, comparisons=5).seeds > few.seeds
+
+
+def test_few_articles_take_more():
+    many, few = (more_needed(found(0.1, 0.1, 0.05, freedom), 1.0, 1000, 3).seeds for freedom in (300, 5))
+    assert many < few
+
+
+def test_with_one_seed_the_deviation_between_seeds_is_the_typical_one():
+    question = (METHOD_DEVIATION**2 + 2 * NOISE_DEVIATION**2) / 2000
+    needed = more_needed(found(question, 0.0, 0.0), 2.0, 2000, 1)
+    assert reachable_margin(2000, 400, seeds=1 + needed.seeds) <= 2.0 < reachable_margin(2000, 400, seeds=needed.seeds)
+
+
+def test_a_study_that_shows_it_already_needs_one_more_seed_at_most():
+    assert more_needed(found(0.001, 0.001, 0.0), 1.0, 1000, 3) == (1, 10)
+
+
+def test_reachable_margin():
+    assert reachable_margin(1000, 328) == pytest.approx(2.91, abs=0.02)
+    assert reachable_margin(1000, 328, 12) > reachable_margin(1000, 328)
+    assert reachable_margin(1000, 328, comparisons=5) > reachable_margin(1000, 328)
+    # Two runs, for which what other seeds would do does not count.
+    variance = (METHOD_DEVIATION**2 + 2 * NOISE_DEVIATION**2) / 1000
+    assert reachable_margin(1000, 2000, seeds=1) == pytest.approx(2.8 * variance**0.5, rel=0.01)
+
+
+def test_a_comparison_leads_to_a_plan():
+    generator = np.random.default_rng(0)
+    first, second = (generator.normal(50, 20, (1, 3, 300)) + generator.normal(0, 1, (1, 3, 1)) for _ in range(2))
+    [difference] = compare([first], [second], Clusters(np.repeat(np.arange(60), 5)))
+    needed = more_needed(difference, 3.0, 300, 3)
+    assert needed.seeds > 0
