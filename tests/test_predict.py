@@ -134,7 +134,9 @@ def test_the_card_says_what_the_run_was(store):
     assert "| method | lora (peft_type=LORA, r=16, " in text
     assert "| data | sample: 64 training questions (subset random, " in text
     assert "| settings | learning_rate=0.001, epochs=1, batch_size=8, " in text
-    assert f"exact match {metrics['quality/exact_match']:.1f}, F1 {metrics['quality/f1']:.1f} |" in text
+    scores = f"exact match {metrics['quality/exact_match']:.1f}, F1 {metrics['quality/f1']:.1f}"
+    tested = f"test exact match {metrics['test/exact_match']:.1f}, test F1 {metrics['test/f1']:.1f}"
+    assert f"| {scores}, {tested} |" in text
     assert "| licence | unknown" in text
     assert f"python -m src.predict run={store[1]['lora']} " in text
 
