@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 from src.metrics import CKA, F1, Place, metric, shown
 from src.report.arms import Arm
@@ -86,8 +87,10 @@ def decimals(difference: Difference, margin: float) -> int:
     of_margin = len(f"{margin:g}".partition(".")[2])
     for places in range(max(1, of_margin), MOST_DECIMALS):
         low, high = round(difference.low, places), round(difference.high, places)
-        rounded = Difference(**{**vars(difference), "low": low, "high": high})
-        if decide(rounded, margin) is decide(difference, margin) and not {low, high} & {0.0, -margin}:
+        if decide(replace(difference, low=low, high=high), margin) is decide(difference, margin) and not {low, high} & {
+            0.0,
+            -margin,
+        }:
             return places
     return MOST_DECIMALS
 
@@ -138,16 +141,18 @@ def missing(contrast: Contrast, comparison: Comparison) -> str:
     if min(footing.seeds) == 1:
         return "run at least 2 more seeds per method: how much seeds differ is not known yet"
     seeds, questions = needed(contrast, comparison)
-    more = f"{count(questions, f'more {footing.split} question')}"
-    if seeds is None:
+    split, power = footing.split, "would decide it with 80 % power if the two are equal"
+    more = "" if questions is None else count(questions, f"more {split} question")
+    if seeds is not None:
+        each = f"about {count(seeds, 'more seed')} per method"
+        return f"{each} or {more} {power}" if more else f"{each} {power}"
+    if more:
         return f"no number of seeds would decide it on these questions; about {more} would"
-    return (
-        f"about {count(seeds, 'more seed')} per method or {more} would decide it with 80 % power if the two are equal"
-    )
+    return f"neither more seeds nor more {split} questions would decide it by themselves"
 
 
-def needed(contrast: Contrast, comparison: Comparison) -> tuple[int | None, int]:
-    """More seeds of each method (None: no number is enough), or else more questions, that would decide a contrast."""
+def needed(contrast: Contrast, comparison: Comparison) -> tuple[int | None, int | None]:
+    """More seeds of each method, or else more questions, that would decide a contrast; None where no number does."""
     assert contrast.footing is not None
     f1, seeds = contrast.differences["f1"], min(contrast.footing.seeds)
     return more_needed(f1, comparison.margin, contrast.footing.questions, seeds, tested(comparison))

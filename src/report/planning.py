@@ -13,7 +13,7 @@ QUESTION_DEVIATION, SEED_DEVIATION = 35.0, 0.7
 
 def more_needed(
     difference: Difference, margin: float, questions: int, seeds: int, comparisons: int
-) -> tuple[int | None, int]:
+) -> tuple[int | None, int | None]:
     """How many more seeds of each method, or else how many more questions, show the margin if the methods are equal.
 
     Seeds are None where no number of them is enough on these questions.

@@ -222,7 +222,7 @@ class Terminal:
             lines = [[cell.replace(" (", "\n(").replace(" [", "\n[") for cell in line] for line in lines]
         while _table_width(lines) > self.console.width and len(lines[0]) > 2:
             lines = [line[:-1] for line in lines]
-        table = Table()
+        table = Table(show_edge=False, pad_edge=False)
         for heading in lines[0]:
             folds = heading in FOLDING
             table.add_column(escape(heading), justify="left" if folds else "right", no_wrap=not folds, overflow="fold")
@@ -270,7 +270,7 @@ def _table_width(lines: Sequence[Sequence[str]]) -> int:
     for heading, *cells in zip(*lines, strict=True):
         longest = max(len(part) for cell in (heading, *cells) for part in cell.split("\n"))
         widths.append(min(longest, FOLDING.get(heading, longest)))
-    return sum(widths) + 3 * len(widths) + 1
+    return sum(widths) + 3 * (len(widths) - 1)
 
 
 def run_line(figures: Mapping[str, float]) -> str:
