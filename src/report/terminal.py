@@ -47,8 +47,8 @@ class Terminal:
             quiet: show nothing.
             progress_file: where `step` leaves its line, at most once a second, for a process that waits for this one.
         """
-        # Off a terminal there is no width to keep to, unless the environment names one.
-        width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else FILE_WIDTH
+        # Off a terminal there is no width to keep to.
+        width = None if sys.stdout.isatty() else FILE_WIDTH
         self.console = _Console(quiet=quiet, highlight=False, soft_wrap=True, width=width)
         self.progress: Progress | None = None
         self.last_quarter = 0
