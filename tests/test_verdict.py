@@ -650,7 +650,7 @@ def test_a_comparison_fits_80_columns_in_the_order_of_the_page(store):
     order = [
         "3 seeds per method",
         "No decision yet: lora",
-        "training",
+        "┃",
         "No test set: one setting",
         "lora (rate",
         "WARNING",
