@@ -6,8 +6,8 @@
     python -m src.compare where="params.model.name = 'minilm'"
     python -m src.compare from=FILE                          # exported runs (python -m src.runs), without a store
 
-The table and the verdict are shown, and written with a page of figures (report.html), Markdown and CSV under
-mlruns/reports/, and to the sweep's parent run in MLflow.
+The answer is shown, and written under mlruns/reports/ and to the sweep's parent run in MLflow: a page of figures
+(report.html), Markdown, CSV, and verdict.json for programs (docs/verdict.md).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from src.arguments import Listed, RunsArguments, read
 from src.compose import MISTAKES, fail
 from src.console import begin
 
-Format = Literal["html", "md", "csv", "png", "svg"]
+Format = Literal["html", "md", "csv", "tex", "png", "svg"]
 
 
 class Compare(RunsArguments):
@@ -35,9 +35,15 @@ class Compare(RunsArguments):
     baseline: str = Field(
         "full", description="the method that the others are compared with, each within its model and data set"
     )
+    margin: float | None = Field(
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="points of F1 that a cheaper method may lose and still be preferred, instead of the sweep's own",
+    )
     formats: Listed[Format] = Field(
         ["html", "md", "csv"],
-        description="also png and svg, a file for each figure (pip install kaleido; it drives a Chrome)",
+        description="also tex, and png and svg, a file for each figure (pip install kaleido; it drives a Chrome)",
     )
     examples: int = Field(
         12, ge=0, description="questions that the page shows for each method; with 0 it holds no text of the data set"
@@ -66,6 +72,7 @@ def main() -> None:
             given.output,
             given.examples,
             given.source,
+            given.margin,
         )
         if given.source is not None:
             return

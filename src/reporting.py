@@ -1,27 +1,80 @@
-"""Runs of the store in, a report out. Used by `python -m src.compare`, and by a sweep at its end."""
+"""Runs of the store in, a report out. Used by `python -m src.compare`, and by a sweep at its end.
+
+In Python, without anything shown or written:
+
+    comparison = compare(TrackingConfig(), sweeps=["NAME"])
+    print(comparison.contrasts[0].decision, as_dict(comparison)["recommendation"])
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from plotly.io import write_images
 
 from src.config import TrackingConfig, UserError, nearest
-from src.report import tables
+from src.report import latex, machine, tables
 from src.report.comparison import Comparison, compare_runs
 from src.report.page import EXAMPLES, render
 from src.report.plots import Plot, plots
 from src.report.terminal import Terminal
-from src.report.verdict import verdict
+from src.report.verdict import protocol, recommendation, verdict
+from src.report.words import above_zero
 from src.runs.archive import Archive
-from src.runs.records import Selection
+from src.runs.parent import MARGIN
+from src.runs.provenance import git_commit, package_version
+from src.runs.records import Selection, Source
 from src.runs.results import choose
 from src.runs.store import Store, connect, store_errors_explained
 
-PAGE = "report.html"
+PAGE, VERDICT = "report.html", "verdict.json"
 DEFAULT_FORMATS = ("html", "md", "csv")
+DEFAULT_MARGIN = 1.0  # points of F1, of sweeps that have named none
+
+
+class Margin(NamedTuple):
+    """A margin in points of F1, and whether it was named when runs were there already."""
+
+    points: float
+    afterwards: bool
+
+
+def compare(
+    tracking: TrackingConfig,
+    sweeps: Sequence[str] = (),
+    runs: Sequence[str] = (),
+    where: str | None = None,
+    by: Sequence[str] = (),
+    baseline: str = "full",
+    margin: float | None = None,
+    exported: Path | None = None,
+) -> Comparison:
+    """Compare runs, and neither show nor write anything.
+
+    Args:
+        tracking: the store.
+        sweeps, runs, where: which runs; the newest sweep by default (`src.runs.results.choose`).
+        by: parameters that tell arms apart beside the method.
+        baseline: the method that the others are compared with.
+        margin: points of F1 that a method may lose and still be preferred; None: the one that the sweep has named.
+        exported: a file of runs, which are read from there and not from a store.
+
+    Raises:
+        UserError: no such runs, no such parameter, or a margin that is not above 0.
+    """
+    with store_errors_explained():
+        source = connect(tracking, create=False) if exported is None else Archive(exported)
+        return _compared(source, choose(source, sweeps, runs, where), by, baseline, margin)
+
+
+def as_dict(comparison: Comparison) -> dict[str, Any]:
+    """What verdict.json holds."""
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return machine.as_dict(comparison, {"made": now, "tuneoff": package_version(), "reported_by": git_commit()})
 
 
 def report(
@@ -35,78 +88,145 @@ def report(
     output: Path | None = None,
     examples: int = EXAMPLES,
     exported: Path | None = None,
+    margin: float | None = None,
 ) -> Path:
-    """Compare runs, show the result, and write it; the folder it lies in.
-
-    With `exported`, a file of runs, they are read from there and no store is touched.
+    """Compare runs (`compare`), show the result, and write it; the folder it lies in.
 
     Raises:
-        UserError: no such runs, no such parameter, or a format that cannot be made.
+        UserError: as `compare` does, or a format that cannot be made.
     """
     with store_errors_explained():
         source = connect(tracking, create=False) if exported is None else Archive(exported)
         selection = choose(source, sweeps, runs, where)
-        comparison = _compared(selection, by, baseline)
+        comparison = _compared(source, selection, by, baseline, margin)
         chosen = selection.parents or runs
         name = "-".join(id[:12] for id in chosen)[:120] or re.sub(r"\W+", "_", selection.title)[:80]
         # Another way to look at the same runs takes nothing away from the first.
-        view = "-".join(["", *(key.rpartition(".")[2] for key in by), *([baseline] if baseline != "full" else [])])
+        view = "-".join(
+            [
+                "",
+                *(key.rpartition(".")[2] for key in by),
+                *([baseline] if baseline != "full" else []),
+                *([f"margin-{margin:g}"] if margin is not None else []),
+            ]
+        )
         view = re.sub(r"[^\w-]+", "_", view)
         folder = output or Path(tracking.folder) / "reports" / (name + view)
         written = _write(comparison, folder, formats, examples)
         if isinstance(source, Store):
             _keep(source, selection, comparison, written, name, view)
     terminal = Terminal()
-    for note in selection.notes:
+    for note in [*selection.notes, *_several_margins(source, selection, margin)]:
         terminal.note(note)
-    if len(comparison.arms) > 1:
-        terminal.comparison(tables.side_by_side(comparison))
-    for warning in comparison.warnings:
-        terminal.warning(warning)
-    for finding, *details in verdict(comparison):
-        terminal.finding(finding, details)
+    show(comparison, terminal)
     page = folder / PAGE
     terminal.line(f"Report: {page.resolve().as_uri() if page in written else folder}")
     return folder
 
 
-def _compared(selection: Selection, by: Sequence[str], baseline: str) -> Comparison:
+def show(comparison: Comparison, terminal: Terminal) -> None:
+    """The comparison on a terminal, in the order of the page."""
+    advice = recommendation(comparison)
+    if comparison.arms:
+        terminal.line(f"{comparison.title}: {tables.subject(comparison)}")
+        terminal.line()
+    terminal.finding(advice.headline, ["Next:"] if advice.next_command else [])
+    terminal.commands(advice.next_command.splitlines())
+    terminal.line()
+    if len(comparison.arms) > 1:
+        headings, rows = tables.overview(comparison)
+        terminal.overview(headings, [[str(cell) for cell in row] for row in rows])
+    if comparison.arms:
+        terminal.line(protocol(comparison))
+        terminal.line()
+    for finding, *details in verdict(comparison):
+        terminal.finding(finding, details)
+        terminal.line()
+    for warning in comparison.warnings:
+        terminal.warning(str(warning))
+
+
+def _compared(
+    source: Source, selection: Selection, by: Sequence[str], baseline: str, margin: float | None
+) -> Comparison:
     """The comparison of the chosen runs.
 
     Raises:
-        UserError: no such parameter, or no such baseline.
+        UserError: no such parameter, no such baseline, or a margin that is not above 0.
     """
     known = {key for result in selection.results for key in result.params}
     for key in by:
         if key not in known:
             raise UserError(f"by={key}: no run has such a parameter{nearest(key, sorted(known))}.")
-    comparison = compare_runs(selection.title, selection.results, by, baseline, selection.commands)
+    limit = _margin(source, selection, margin)
+    comparison = compare_runs(
+        selection.title, selection.results, by, baseline, selection.commands, limit.points, limit.afterwards
+    )
     if baseline != "full" and baseline not in {name for arm in comparison.arms for name in (arm.method, arm.name)}:
         names = ", ".join(arm.name for arm in comparison.arms)
         raise UserError(f"baseline={baseline} is none of the methods compared; there are: {names}.")
     return comparison
 
 
+def _margin(source: Source, selection: Selection, given: float | None) -> Margin:
+    """The margin that was given, or else the smallest one that the chosen sweeps have named.
+
+    It counts as named afterwards where a run was made before: by itself, or by a sweep that has named none or another.
+
+    Raises:
+        UserError: the given one is not above 0.
+    """
+    if given is not None and not 0 < given < float("inf"):
+        raise UserError(f"margin={given:g} must be a number above 0.")
+    named = _named_margins(source)
+    chosen = [named[id] for id in selection.parents if id in named]
+    points = given if given is not None else min(chosen, default=DEFAULT_MARGIN)
+    made_under = {named.get(run.sweeps[0]) if run.sweeps else None for run in selection.results}
+    before = [each for each in made_under if each is not None]
+    return Margin(points, len(before) < len(made_under) or not before or min(before) != points)
+
+
+def _named_margins(source: Source) -> dict[str, float]:
+    """The margins that sweeps have named, by the ids of their parent runs."""
+    margins = {parent.id: above_zero(parent.tags.get(MARGIN)) for parent in source.sweeps()}
+    return {id: margin for id, margin in margins.items() if margin is not None}
+
+
+def _several_margins(source: Source, selection: Selection, given: float | None) -> list[str]:
+    """A note where the chosen sweeps have named different margins."""
+    named = _named_margins(source)
+    margins = sorted({named[id] for id in selection.parents if id in named})
+    if given is not None or len(margins) < 2:
+        return []
+    listed = " and ".join(f"{each:g}" for each in margins)
+    return [f"The sweeps have named different margins, {listed} F1; the smallest, {margins[0]:g}, is used."]
+
+
 def _write(comparison: Comparison, folder: Path, formats: Sequence[str], examples: int) -> list[Path]:
-    """Write a comparison in each format; the files.
+    """Write a comparison in each format, and verdict.json; the files.
 
     Raises:
         UserError: pictures cannot be made.
     """
     figures = plots(comparison) if set(formats) & {"html", "png", "svg"} else []
+    content = as_dict(comparison)
     texts = {
-        "html": (PAGE, lambda: render(comparison, figures, examples)),
-        "md": ("report.md", lambda: tables.as_markdown(comparison)),
-        "csv": ("side_by_side.csv", lambda: tables.as_csv(comparison)),
+        "html": {PAGE: lambda: render(comparison, figures, examples)},
+        "md": {"report.md": lambda: tables.as_markdown(comparison)},
+        "csv": {
+            "side_by_side.csv": lambda: tables.as_csv(comparison),
+            "verdict.csv": lambda: machine.as_csv(content),
+        },
+        "tex": {"verdict.tex": lambda: latex.as_latex(comparison)},
     }
     folder.mkdir(parents=True, exist_ok=True)
-    written: list[Path] = []
+    written = [folder / VERDICT]
+    written[0].write_text(machine.as_json(content), encoding="utf-8")
     for form in formats:
-        if form in texts:
-            file, text = texts[form]
+        for file, text in texts.get(form, {}).items():
             (folder / file).write_text(text(), encoding="utf-8")
             written.append(folder / file)
-        else:
+        if form not in texts:
             written += _pictures(figures, folder, form)
     return written
 

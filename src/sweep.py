@@ -107,6 +107,7 @@ class Sweep:
             as_typed(),
             planned,
             fresh=settings.rerun,
+            margin=settings.sweep.margin,
         )
         self.tracking = settings.tracking
         keys = [o.get_key_element().lstrip("+") for o in _parsed(composed, given) if o.is_sweep_override()]
@@ -124,11 +125,13 @@ class Sweep:
             {
                 "sweep": varied,
                 "runs": f"{planned}, {len(done)} of them done already" if done else str(planned),
+                "margin": margin_line(self.parent.margin, configs),
                 "output": f"{output_folder(settings)}/",
                 "parent": self.parent.run_id,
-            }
+            },
+            wrap=True,
         )
-        for note in notes:
+        for note in [*notes, *_kept_margin(self.parent.margin, settings.sweep.margin)]:
             self.terminal.note(f"{note}.")
 
     def end(self, interrupted: bool = False) -> int:
@@ -229,6 +232,44 @@ def read_data(configs: Sequence[Config]) -> None:
     """
     for path in dict.fromkeys(file for config in configs for file in config.dataset.files().values()):
         read_file(path)
+
+
+def margin_line(margin: float | None, configs: Sequence[Config]) -> str:
+    """The margin of a sweep, and the one that its questions and seeds can be expected to show.
+
+    Nothing is said of what can be shown where that is not known: one method, a search, or data that cannot be loaded.
+    """
+    named = "none was named" if margin is None else f"{margin:g} F1 (sweep.margin)"
+    methods = Counter(config.method.name for config in configs)
+    if len(methods) < 2:
+        return named
+    from src.data.sources import load
+    from src.report.planning import reachable_margin
+    from src.report.words import count
+
+    dataset = configs[0].dataset
+    try:
+        sets = load(dataset)
+    except Exception:  # the runs will say what is wrong
+        return named
+    split = "validation" if getattr(sets, "test", None) is None else "test"
+    questions = getattr(sets, split)
+    seeds = min(len({config.train.seed for config in configs if config.method.name == name}) for name in methods)
+    articles = len(set(questions["title"])) if dataset.split == "article" else None
+    reachable = reachable_margin(
+        len(questions), len(set(questions["context"])), articles, seeds, comparisons=len(methods) - 1
+    )
+    on = f"this {split} set ({count(len(questions), 'question')}) and {count(seeds, 'seed')}"
+    return f"{named}; {on} can show a margin of about {reachable:.1f} F1"
+
+
+def _kept_margin(kept: float | None, given: float) -> list[str]:
+    """A note where a sweep that goes on keeps another margin than it was given now."""
+    if kept is None:
+        return [f"The sweep was begun without a margin; sweep.margin={given:g} would be named after its runs"]
+    if kept != given:
+        return [f"The sweep keeps the margin that it began with, {kept:g} F1; sweep.margin={given:g} is not taken"]
+    return []
 
 
 def output_folder(config: Config) -> Path:

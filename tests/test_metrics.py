@@ -20,7 +20,7 @@ from src.metrics import EXACT_MATCH, F1, METRICS, Metric, Place, between_markers
 from src.model import card
 from src.report.comparison import compare_runs
 from src.report.plots import plots
-from src.report.tables import all_runs, as_csv, as_markdown, as_note, side_by_side
+from src.report.tables import all_runs, as_csv, as_markdown, as_note, overview, side_by_side
 from src.report.terminal import Terminal, run_line
 from src.report.verdict import verdict
 from src.runs import origin
@@ -168,14 +168,14 @@ def test_a_new_metric_is_in_the_report_without_any_other_change(priced):
     assert [str(cell) for cell in dict(table.rows)["price, machine ($)"]] == ["2.000", "0.800 (0.40x)"]
     assert ["price, machine ($)", "2.0", "0.8", "0.4"] in list(csv.reader(StringIO(as_csv(comparison))))
     assert "| price, machine ($) | 2.000 | 0.800 (0.40x) |" in as_markdown(comparison).splitlines()
-    headings, rows = table.turned()
-    assert (headings[-1], [row[-1] for row in rows]) == ("price ($)", ["2.000", "0.800"])
-    assert " memory (MB) | price ($) |" in as_note(comparison)
+    headings, rows = overview(comparison)
+    assert (headings[-1], [str(row[-1]) for row in rows]) == ("price ($)", ["2.000", "0.800 (0.40x)"])
+    assert " stored (MB) | price ($) |" in as_note(comparison)
     headings, runs = all_runs(comparison)
     assert headings[-1] == "price ($)"
     assert [row[-1].text for row in runs] == ["1.000", "2.000", "9.000", "0.500", "0.800", "90.000"]
     assert any(
-        sentence.endswith("the stored size and 40 % of the price of full.")
+        sentence.endswith("the stored size and 40 % of the price.")
         for _, *details in verdict(comparison)
         for sentence in details
     )

@@ -56,7 +56,7 @@ def test_a_description_is_short_and_holds_no_markup(tmp_path):
     store.run("full", 1e-4, 0.5, questions=40)
     selection = select(store.tracking)
     note = as_note(compare_runs("many", selection.results))
-    assert "**lora_0&lt;img" in note and "<" not in note
+    assert "lora_0&lt;img" in note and "<" not in note
     assert len(note) < LONGEST_NOTE + 100
     assert note.endswith("Everything else is in the artifacts: report/report.html.\n")
 
@@ -66,11 +66,12 @@ def test_the_note_of_two_methods_holds_the_verdict_and_a_row_a_method(tmp_path):
     store.run("full", 1e-4, 0.6)
     store.run("lora", 1e-3, 0.5)
     lines = as_note(compare_runs("two", select(store.tracking).results)).splitlines()
-    assert lines[0].startswith("**lora (rate 0.001) against full (rate 0.0001): ")
-    heading = lines.index("|  | seeds | rate | EM | F1 | trained | training (s) | memory (MB) |")
-    assert lines[heading + 2].startswith("| full | 1 | 0.0001 | ")
-    assert lines[heading + 3].startswith("| lora | 1 | 0.001 | ") and lines[heading + 3].endswith(
-        " | 1,370 | 70.0 | 430 |"
+    assert lines[0].startswith("**Use full fine-tuning (rate 0.0001): ")
+    assert lines[2].startswith("**lora is worse than full by more than 1.0 F1: by ")
+    heading = lines.index("| method | F1 | difference [95 %] | decision | training (s) | memory (MB) | stored (MB) |")
+    assert lines[heading + 2].startswith("| full | ")
+    assert lines[heading + 3].startswith("| lora | ") and lines[heading + 3].endswith(
+        " | worse by more than 1.0 | 70.0 (0.70x) | 430 (0.54x) | 2.70 (0.03x) |"
     )
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from src.metrics import TRAINABLE
 from src.report.arms import NOT_A_SETTING, RATE, SCORES, Arm, Result, trials
 from src.report.decision import Decision, decide
-from src.report.fairness import warnings
+from src.report.fairness import Caveat, by_importance, caveats
 from src.report.scored import Footing, Scored, footing, scored
 from src.report.statistics import Difference, compare
 
@@ -50,7 +50,7 @@ class Comparison:
     arms: list[Arm]
     empty: dict[str, str]  # arms without a finished run, and why
     contrasts: list[Contrast]
-    warnings: list[str]
+    warnings: list[Caveat]  # the most important first
     varied: list[str]  # parameters that differ between the settings of an arm, beside rate and epochs, which are shown
     scored: dict[str, Scored | None]  # by the name of the arm
     margin: float = 1.0  # points of F1 that an arm may lose against its baseline
@@ -102,7 +102,7 @@ def compare_runs(
     arms.sort(key=order)
     pairs = _pairs(arms, baseline)
     alone = [arm for arm in arms if len(arms) > 1 and arm.method != baseline and not any(arm in pair for pair in pairs)]
-    told = [f"There is no {baseline} to compare {arm.name} with." for arm in alone]
+    lacking = [Caveat("no_baseline", f"There is no {baseline} to compare {arm.name} with.") for arm in alone]
     varied = _varied(arms, [*keys, RATE, "train.epochs", "method.learning_rate"])
     scores = {arm.name: scored(arm) for arm in arms}
     return Comparison(
@@ -111,7 +111,7 @@ def compare_runs(
         arms,
         empty,
         _contrasts(pairs, scores, margin),
-        told + warnings(arms, pairs, empty),
+        by_importance(lacking + caveats(arms, pairs, empty, scores, margin_afterwards)),
         varied,
         scores,
         margin,

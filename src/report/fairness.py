@@ -1,20 +1,41 @@
-"""What spoils a comparison, each fault in a sentence."""
+"""What spoils a comparison, each fault in a sentence with a code."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from src.metrics import ADAPTER, BACKBONE, F1, TRAIN_SECONDS, TRAINABLE, WAITED_SECONDS, metric
 from src.report.arms import Arm
+from src.report.scored import Scored
+from src.report.words import count, listed
 
 SHARING = ("joblib", "ray", "submitit_local")  # launchers that run several at once on one machine
 # Share of its time that a run's threads waited for a core, above which it is said: one that waits holds up the others.
 WAITED = 0.05
 # Share of the F1 that the untrained model lacked (to 100) that training must have gained to count as learning.
 LEARNED = 0.1
+MACHINE_BOUND = ("time/", "speed/", "memory/")  # metrics that compare on one kind of machine alone
+# The codes of all caveats, the most important first; docs/verdict.md says what each means.
+CODES = (
+    *("scores_damaged", "test_data_differ", "validation_data_differ", "training_data_differ", "no_baseline"),
+    *("arm_without_result", "learned_nothing", "generated_questions", "chosen_on_scored_questions"),
+    *("scored_on_choosing_seed", "no_test_set", "margin_afterwards", "best_rate_at_edge", "runs_failed"),
+    *("runs_unfinished", "fewer_seeds_may_be_better", "unequal_learning_rates", "unequal_settings", "unequal_seeds"),
+    *("unequal_training_questions", "unequal_steps", "nothing_adapted", "several_commits", "uncommitted_changes"),
+    *("one_article", "no_shared_seed", "one_question_per_passage"),
+    *("hardware_differs", "machines_differ", "shared_machine", "threads_waited"),
+)
+# What methods should have had as much of: what codes and sentences call it, and its value.
+BUDGETS: tuple[tuple[str, str, Callable[[Arm], int]], ...] = (
+    ("unequal_learning_rates", "learning rates", lambda arm: len(arm.rates)),
+    ("unequal_settings", "settings tried", lambda arm: arm.settings),
+    ("unequal_seeds", "seeds at the best setting", lambda arm: len(arm.best.runs)),
+    ("unequal_training_questions", "training questions", lambda arm: arm.best.examples),
+    ("unequal_steps", "optimizer steps", lambda arm: arm.best.steps),
+)
 
 
 class Caveat(NamedTuple):
@@ -23,57 +44,163 @@ class Caveat(NamedTuple):
     code: str
     text: str
 
+    def __str__(self) -> str:
+        return self.text
 
-def warnings(arms: Sequence[Arm], pairs: Sequence[tuple[Arm, Arm]], empty: dict[str, str]) -> list[str]:
+
+def caveats(
+    arms: Sequence[Arm],
+    pairs: Sequence[tuple[Arm, Arm]],
+    empty: Mapping[str, str],
+    scores: Mapping[str, Scored | None],
+    margin_afterwards: bool,
+) -> list[Caveat]:
     """Everything that makes a reader doubt the comparison; none for a clean one.
 
     Args:
         arms: all of them.
         pairs: each arm with its baseline.
         empty: arms without a finished run, and why.
+        scores: that the verdict rests on, by the name of the arm.
+        margin_afterwards: the margin was named when the runs were there already.
     """
-    found = [
-        f"{name or 'What failed first'} has no finished run ({reason.rstrip('.')})." for name, reason in empty.items()
+    result = [
+        Caveat("arm_without_result", f"{name or 'What failed first'} has no finished run ({reason.rstrip('.')}).")
+        for name, reason in empty.items()
     ]
-    if any(arm.best.runs[0].params.get("dataset.source") == "sample" for arm in arms):
-        found.append("The questions are generated: what wins on them says nothing about real ones.")
+    if margin_afterwards:
+        result.append(Caveat("margin_afterwards", "The margin was named after the runs were made."))
     anybody = any(learned(arm) for arm in arms)
     for arm in arms:
-        if arm.failed:
-            failed = count(len(arm.failed), "run")
-            found.append(f"{arm.name}: {failed} failed; its best setting may be among them.")
-        if arm.unfinished:
-            found.append(f"{arm.name}: {count(arm.unfinished, 'run')} not finished.")
-        found += [
-            f"{sentence}: no difference and no figure by question holds that run." for sentence in arm.best.damaged
-        ]
-        found += _rate_warnings(arm) + _fewer_seeds(arm)
-        best = arm.best.runs[0]
+        result += _of_runs(arm) + _of_rates(arm) + _fewer_seeds(arm)
         if not learned(arm) and anybody:  # where nobody has, the verdict begins with it
-            found.append(
+            sentence = (
                 f"{arm.name} has learned next to nothing ({before_and_after(arm)}): train it longer, at a higher rate "
                 "or on more questions before comparing it."
             )
-        adapts = best.params.get("method.trainable") != "['head']"
-        if adapts and best.metrics.get(ADAPTER, 1.0) + best.metrics.get(BACKBONE, 1.0) == 0:
-            heads = metric(TRAINABLE).number(best.metrics[TRAINABLE])
-            found.append(
-                f"{arm.name} adapts no layer of the backbone: only the {heads} parameters of the head trained."
-            )
-    sharing = [arm.name for arm in arms if any(run.tags.get("launcher") in SHARING for run in arm.best.runs)]
-    if sharing:
-        found.append(f"Runs of {', '.join(sharing)} may have shared their machine with others: their times say little.")
-    waited = {arm.name: share for arm in arms if (share := _waited(arm)) > WAITED}
-    if waited:
-        listed = ", ".join(f"{name} up to {100 * share:.0f} %" for name, share in waited.items())
-        found.append(
-            f"The threads of training runs waited for cores that other work had, part of their time ({listed}): "
-            "times and speeds are not reliable."
-        )
+            result.append(Caveat("learned_nothing", sentence))
+    result += _of_choices(arms, scores) + _of_questions(arms, scores) + _of_code(arms) + _of_machines(arms)
     for base in dict.fromkeys(base.name for _, base in pairs):
         compared = [other for other in arms if other.name == base]
-        found += _unequal([*compared, *(arm for arm, other in pairs if other.name == base)])
-    return found
+        result += _unequal([*compared, *(arm for arm, other in pairs if other.name == base)])
+    for arm, base_arm in pairs:
+        if not arm.best.seeds & base_arm.best.seeds:
+            sentence = f"{arm.name} and {base_arm.name} share no seed. The analysis pairs no seeds, so they compare."
+            result.append(Caveat("no_shared_seed", sentence))
+    return result
+
+
+def by_importance(result: Sequence[Caveat]) -> list[Caveat]:
+    """The caveats in the order of CODES."""
+    return sorted(result, key=lambda caveat: CODES.index(caveat.code))
+
+
+def _of_runs(arm: Arm) -> list[Caveat]:
+    """Runs that failed, are not finished or cannot be read, and methods that adapt nothing."""
+    result = []
+    if arm.failed:
+        failed = count(len(arm.failed), "run")
+        result.append(Caveat("runs_failed", f"{arm.name}: {failed} failed; its best setting may be among them."))
+    if arm.unfinished:
+        result.append(Caveat("runs_unfinished", f"{arm.name}: {count(arm.unfinished, 'run')} not finished."))
+    for sentence in arm.best.damaged:
+        result.append(Caveat("scores_damaged", f"{sentence}: no difference and no figure by question holds that run."))
+    best = arm.best.runs[0]
+    adapts = best.params.get("method.trainable") != "['head']"
+    if adapts and best.metrics.get(ADAPTER, 1.0) + best.metrics.get(BACKBONE, 1.0) == 0:
+        heads = metric(TRAINABLE).number(best.metrics[TRAINABLE])
+        sentence = f"{arm.name} adapts no layer of the backbone: only the {heads} parameters of the head trained."
+        result.append(Caveat("nothing_adapted", sentence))
+    return result
+
+
+def _of_choices(arms: Sequence[Arm], scores: Mapping[str, Scored | None]) -> list[Caveat]:
+    """Scores on questions, or of seeds, that something was chosen on."""
+    result = []
+    known = {arm.name: each for arm in arms if (each := scores.get(arm.name)) is not None}
+    if names := [name for name, each in known.items() if each.on_choosing_questions]:
+        sentence = (
+            f"No test set: {listed(names)} scored on the questions that the best setting was chosen on, which "
+            "flatters the result; set dataset.test_size."
+        )
+        result.append(Caveat("chosen_on_scored_questions", sentence))
+    if names := [name for name, each in known.items() if each.on_choosing_seeds]:
+        sentence = (
+            f"All seeds of {listed(names)} are among those that the best setting was chosen on, which flatters the "
+            "result; run the best settings with two more seeds."
+        )
+        result.append(Caveat("scored_on_choosing_seed", sentence))
+    if names := [arm.name for arm in arms if arm.best.scored_on == "validation" and _chooses_epoch(arm)]:
+        sentence = (
+            f"No test set: the epoch of {listed(names)} was chosen on the validation questions that are scored "
+            "(train.keep=best or early stopping), which flatters the result; set dataset.test_size."
+        )
+        result.append(Caveat("no_test_set", sentence))
+    return result
+
+
+def _chooses_epoch(arm: Arm) -> bool:
+    params = arm.best.runs[0].params
+    return params.get("train.keep") == "best" or params.get("train.early_stopping_patience", "None") != "None"
+
+
+def _of_questions(arms: Sequence[Arm], scores: Mapping[str, Scored | None]) -> list[Caveat]:
+    """Questions that are generated, or about too little."""
+    result = []
+    if any(arm.best.runs[0].params.get("dataset.source") == "sample" for arm in arms):
+        sentence = "The questions are generated: the result does not carry over to real ones."
+        result.append(Caveat("generated_questions", sentence))
+    counts = {(each.split, len(each.ids), *each.clusters.counts) for each in scores.values() if each is not None}
+    for split, questions, passages, articles in sorted(counts, key=str):
+        if articles == 1:
+            sentence = f"All {questions:,} {split} questions are about one article: others may give another result."
+            result.append(Caveat("one_article", sentence))
+        if passages == questions:
+            sentence = (
+                f"Each {split} question has a passage of its own, so the interval takes the questions to be "
+                "independent of each other."
+            )
+            result.append(Caveat("one_question_per_passage", sentence))
+    return result
+
+
+def _of_code(arms: Sequence[Arm]) -> list[Caveat]:
+    """Runs of different versions of the code, or of code that is in no commit."""
+    tags = [run.tags.get("git_commit", "") for arm in arms for run in arm.best.runs]
+    commits = sorted({commit for tag in tags for commit in tag.split(", ") if commit})
+    result = []
+    if len({commit.removesuffix("-dirty") for commit in commits}) > 1:
+        names = ", ".join(commit.removesuffix("-dirty")[:12] for commit in commits)
+        sentence = f"The runs were made by different versions of the code ({names}), which may change the result."
+        result.append(Caveat("several_commits", sentence))
+    if any(commit.endswith("-dirty") for commit in commits):
+        sentence = "Some runs were made by code with uncommitted changes, which may differ from run to run."
+        result.append(Caveat("uncommitted_changes", sentence))
+    return result
+
+
+def _of_machines(arms: Sequence[Arm]) -> list[Caveat]:
+    """Runs that shared their machine."""
+    result = []
+    if sharing := [arm.name for arm in arms if any(run.tags.get("launcher") in SHARING for run in arm.best.runs)]:
+        sentence = f"Runs of {listed(sharing)} may have shared their machine: their times are not reliable."
+        result.append(Caveat("shared_machine", sentence))
+    if waited := {arm.name: part for arm in arms if (part := _waited(arm)) > WAITED}:
+        shares = ", ".join(f"{name} up to {100 * part:.0f} %" for name, part in waited.items())
+        sentence = (
+            f"The threads of training runs waited for cores that other work had, part of their time ({shares}): "
+            "times and speeds are not reliable."
+        )
+        result.append(Caveat("threads_waited", sentence))
+    return result
+
+
+def comparable(key: str, arm: Arm, base: Arm) -> bool:
+    """Whether a metric of two arms compares: time, speed and memory do on the same hardware and machine."""
+    if not key.startswith(MACHINE_BOUND):
+        return True
+    places = {(run.tags.get("hardware"), run.tags.get("host")) for each in (arm, base) for run in each.best.runs}
+    return len(places) == 1
 
 
 def learned(arm: Arm) -> bool:
@@ -101,18 +228,17 @@ def _waited(arm: Arm) -> float:
     return min(1.0, max(shares))  # a process also has threads that are not counted there
 
 
-def _rate_warnings(arm: Arm) -> list[str]:
+def _of_rates(arm: Arm) -> list[Caveat]:
     rates, best = arm.rates, arm.best.rate
-    if len(rates) == 1:
-        return []
     where = "lowest" if best == rates[0] else "highest" if best == rates[-1] else ""
-    if not where:
+    if len(rates) == 1 or not where:
         return []
     direction = "lower" if where == "lowest" else "higher"
-    return [f"{arm.name}: its best learning rate, {best:g}, is the {where} that was tried; {direction} ones may win."]
+    sentence = f"{arm.name}: its best learning rate, {best:g}, is the {where} that was tried; {direction} ones may win."
+    return [Caveat("best_rate_at_edge", sentence)]
 
 
-def _fewer_seeds(arm: Arm) -> list[str]:
+def _fewer_seeds(arm: Arm) -> list[Caveat]:
     best = arm.best
     above = [trial for trial in arm.trials if len(trial.runs) < len(best.runs) and trial.f1() > best.f1()]
     if not above:
@@ -120,48 +246,39 @@ def _fewer_seeds(arm: Arm) -> list[str]:
     other = max(above, key=lambda trial: trial.f1())
     seen = f"{metric(F1).named(other.f1())} in {count(len(other.runs), 'seed')}"
     chosen = metric(F1).text(best.f1())
-    return [f"{arm.name}: rate {other.rate:g} has {seen}, above the chosen setting's {chosen}; give it as many."]
+    sentence = f"{arm.name}: rate {other.rate:g} has {seen}, above the chosen setting's {chosen}; give it as many."
+    return [Caveat("fewer_seeds_may_be_better", sentence)]
 
 
-def _unequal(arms: Sequence[Arm]) -> list[str]:
-    found = []
-    for context, done in (("train", "trained"), ("validation", "scored")):
+def _unequal(arms: Sequence[Arm]) -> list[Caveat]:
+    """Data, budgets and machines that differ between a baseline and what is compared with it."""
+    result = []
+    scored_on = arms[0].best.scored_on
+    for context, code in (("train", "training"), ("validation", "validation"), ("test", "test")):
         digests = {arm.name: arm.digests(context) for arm in arms}
         if len(set.union(*digests.values())) > 1:
             apart = len({arm.best.digest(context) for arm in arms}) > 1
-            consequence = "they were" if apart else "settings that were not chosen were"
-            refused = ", and no difference is computed" if apart and context == "validation" else ""
-            found.append(
-                f"The {context} data differ ({_by_value(digests)}): {consequence} {done} on other questions{refused}."
-            )
-    for what, value in _budgets():
+            subject = "they were" if apart else "settings that were not chosen were"
+            done = "trained" if context == "train" else "scored"
+            refused = ", and no difference is computed" if apart and context == scored_on else ""
+            sentence = f"The {code} data differ ({_by_value(digests)}): {subject} {done} on other questions{refused}."
+            result.append(Caveat(f"{code}_data_differ", sentence))
+    for code, what, value in BUDGETS:
         values = {arm.name: value(arm) for arm in arms}
         if len(set(values.values())) > 1:
-            listed = ", ".join(f"{name} {number:,}" for name, number in values.items())
-            found.append(f"The methods had different numbers of {what}: {listed}.")
-    for what, tag in (("hardware", "hardware"), ("machines", "host")):
+            numbers = ", ".join(f"{name} {number:,}" for name, number in values.items())
+            result.append(Caveat(code, f"The methods had different numbers of {what}: {numbers}."))
+    for code, what, tag in (("hardware_differs", "hardware", "hardware"), ("machines_differ", "machines", "host")):
         places = {arm.name: {run.tags.get(tag, "") for run in arm.best.runs} for arm in arms}
         if len(set.union(*places.values())) > 1:
-            found.append(
+            sentence = (
                 f"The runs were made on different {what} ({_by_value(places)}): time and memory are not comparable."
             )
-    return found
+            result.append(Caveat(code, sentence))
+    return result
 
 
-def _budgets() -> list[tuple[str, Callable[[Arm], int]]]:
-    return [
-        ("learning rates", lambda arm: len(arm.rates)),
-        ("settings tried", lambda arm: arm.settings),
-        ("seeds at the best setting", lambda arm: len(arm.best.runs)),
-        ("training questions", lambda arm: arm.best.examples),
-        ("optimizer steps", lambda arm: arm.best.steps),
-    ]
-
-
-def _by_value(values: dict[str, set[str]]) -> str:
-    return "; ".join(f"{name}: {', '.join(sorted(found)) or 'unknown'}" for name, found in values.items())
-
-
-def count(number: int, what: str) -> str:
-    """`1 run`, `2 runs`."""
-    return f"{number} {what}{'s' if number != 1 else ''}"
+def _by_value(values: Mapping[str, set[str]]) -> str:
+    return "; ".join(
+        f"{name}: {', '.join(each or 'none' for each in sorted(texts)) or 'unknown'}" for name, texts in values.items()
+    )

@@ -7,10 +7,13 @@ import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from src.metrics import EVAL_F1, Metric, Place, metric, shown
+from src.metrics import EVAL_F1, TRAINABLE, Metric, Place, metric, shown
 from src.report.arms import Arm, Result
-from src.report.comparison import Comparison
-from src.report.verdict import ratio, verdict
+from src.report.comparison import Comparison, Contrast
+from src.report.fairness import comparable
+from src.report.findings import decimals, f1_of, interval, short
+from src.report.verdict import protocol, recommendation, verdict
+from src.report.words import above_zero, ratio
 
 NOTHING = "–"
 LONGEST_NOTE = 4000  # characters
@@ -30,16 +33,10 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """Arms side by side: `rows` are (label, a cell an arm), `main` the few for which there is always room."""
+    """Arms side by side: `rows` are (label, a cell an arm)."""
 
     arms: list[str]
     rows: list[tuple[str, list[Cell]]]
-    main: list[tuple[str, list[Cell]]]  # under their short labels
-
-    def turned(self) -> tuple[list[str], list[list[str]]]:
-        """The main rows as columns: the headings, and the texts of each arm."""
-        headings = ["", *(short for short, _ in self.main)]
-        return headings, [[arm, *(cells[i].text for _, cells in self.main)] for i, arm in enumerate(self.arms)]
 
 
 def _measured(entry: Metric, arm: Arm) -> Cell:
@@ -59,15 +56,15 @@ def _fact(value: Callable[[Arm], float], form: str) -> Callable[[Arm], Cell]:
     return lambda arm: Cell(form.format(value(arm)), value=float(value(arm)))
 
 
-# What is said of an arm besides its metrics: label, short label and value.
-FACTS: list[tuple[str, str, Callable[[Arm], Cell]]] = [
-    ("settings tried", "", _fact(lambda arm: arm.settings, "{:,}")),
-    ("seeds at the best one", "seeds", _fact(lambda arm: len(arm.best.runs), "{:,}")),
-    ("learning rate", "rate", _fact(lambda arm: arm.best.rate, "{:g}")),
-    ("epochs", "", _fact(lambda arm: arm.best.epochs, "{:,}")),
-    ("optimizer steps", "", _fact(lambda arm: arm.best.steps, "{:,}")),
-    ("training questions", "", _fact(lambda arm: arm.best.examples, "{:,}")),
-    ("F1 before training", "", _f1_before),
+# What is said of an arm besides its metrics: label and value.
+FACTS: list[tuple[str, Callable[[Arm], Cell]]] = [
+    ("settings tried", _fact(lambda arm: arm.settings, "{:,}")),
+    ("seeds at the best one", _fact(lambda arm: len(arm.best.runs), "{:,}")),
+    ("learning rate", _fact(lambda arm: arm.best.rate, "{:g}")),
+    ("epochs", _fact(lambda arm: arm.best.epochs, "{:,}")),
+    ("optimizer steps", _fact(lambda arm: arm.best.steps, "{:,}")),
+    ("training questions", _fact(lambda arm: arm.best.examples, "{:,}")),
+    ("F1 before training", _f1_before),
 ]
 
 
@@ -78,33 +75,105 @@ def base_columns(comparison: Comparison) -> dict[str, int]:
 
 
 def side_by_side(comparison: Comparison) -> Table:
-    """The facts of each arm, then its metrics; rows that no arm has a figure for are left out."""
+    """The scores of each arm, those of the test set first, then its facts and its other metrics."""
     arms = comparison.arms
-    bases = base_columns(comparison)
-    made = [(label, short, [cell(arm) for arm in arms]) for label, short, cell in FACTS]
-    for entry in shown(Place.SIDE_BY_SIDE, (key for arm in arms for run in arm.best.runs for key in run.metrics)):
-        short = entry.column if Place.SUMMARY in entry.places else ""
-        made.append((entry.heading, short, [_measured(entry, arm) for arm in arms]))
-    rows, main = [], []
+    entries = shown(Place.SIDE_BY_SIDE, (key for arm in arms for run in arm.best.runs for key in run.metrics))
+    scores = sorted((entry for entry in entries if entry.score), key=_first_scores)
+    made = [_row(entry, comparison) for entry in scores]
+    made += [(label, [cell(arm) for arm in arms]) for label, cell in FACTS]
+    made += [_row(entry, comparison) for entry in entries if not entry.score]
+    rows = [(label, cells) for label, cells in made if any(cell.value is not None for cell in cells)]
     if comparison.varied:
-        rows.append(("setting", [Cell(" ".join(arm.best.setting(comparison.varied)) or NOTHING) for arm in arms]))
-    for label, short, cells in made:
-        if any(cell.value is not None for cell in cells):
-            related = [
-                _related(cell, cells[bases[arm.name]]) if arm.name in bases else cell
-                for arm, cell in zip(arms, cells, strict=True)
-            ]
-            rows.append((label, related))
-            if short:
-                main.append((short, related))
-    return Table([arm.name for arm in arms], rows, main)
+        settings = [Cell(" ".join(arm.best.setting(comparison.varied)) or NOTHING) for arm in arms]
+        rows.insert(len(scores), ("setting", settings))
+    return Table([arm.name for arm in arms], rows)
+
+
+def _first_scores(entry: Metric) -> tuple[bool, bool]:
+    """Sorts the test set before the validation set, and F1 before exact match."""
+    return entry.group != "test", not entry.key.endswith("/f1")
+
+
+def _row(entry: Metric, comparison: Comparison) -> tuple[str, list[Cell]]:
+    """Label and cells of a metric."""
+    bases = {contrast.arm.name: contrast.base for contrast in comparison.contrasts}
+    return entry.heading, [_cell(entry, arm, bases.get(arm.name)) for arm in comparison.arms]
+
+
+def _cell(entry: Metric, arm: Arm, base: Arm | None) -> Cell:
+    """The value of a metric, with the ratio to the baseline's where that tells something."""
+    cell = _measured(entry, arm)
+    is_cost = entry.better and not entry.score and entry.unit != "nats"
+    if base is None or not is_cost or not comparable(entry.key, arm, base):
+        return cell
+    return _related(cell, _measured(entry, base))
 
 
 def overview(comparison: Comparison) -> tuple[list[str], list[list[Cell]]]:
-    """Headings, and one row a method: F1, its difference with its interval, the decision, and costs with their ratios."""
-    f1 = {arm.name: comparison.scored[arm.name] for arm in comparison.arms}
-    rows = [[Cell(name), Cell("–" if own is None else f"{own.level('f1'):.1f}")] for name, own in f1.items()]
-    return ["method", "F1"], rows
+    """Headings, and one row a method: F1, its difference with its interval, the decision, and costs with ratios."""
+    arms = comparison.arms
+    contrasts = {contrast.arm.name: contrast for contrast in comparison.contrasts}
+    costs = shown(Place.VERDICT, (key for arm in arms for run in arm.best.runs for key in run.metrics))
+    costs = [entry for entry in costs if entry.key != TRAINABLE]
+    priced = any(run_price(run) is not None for arm in arms for run in every_run(arm))
+    rows = []
+    for arm in arms:
+        contrast = contrasts.get(arm.name)
+        row = [Cell(arm.name), _f1_cell(arm, comparison), *_difference_cells(contrast, comparison)]
+        base = None if contrast is None else contrast.base
+        row += [_cell(entry, arm, base) for entry in costs]
+        if priced:
+            for price in (_price_of_a_run, _price_of_tuning):
+                row.append(price(arm) if base is None else _related(price(arm), price(base)))
+        rows.append(row)
+    more = ["price of a run", "price of tuning"] if priced else []
+    return ["method", "F1", "difference [95 %]", "decision", *(entry.column for entry in costs), *more], rows
+
+
+def _f1_cell(arm: Arm, comparison: Comparison) -> Cell:
+    """The F1 that the verdict rests on, ± the standard deviation over seeds."""
+    scores = comparison.scored[arm.name]
+    value, deviation = f1_of(arm, comparison), None if scores is None else scores.deviation("f1")
+    return Cell(f"{value:.1f}" + (f" ± {deviation:.1f}" if deviation is not None else ""), value=value)
+
+
+def _difference_cells(contrast: Contrast | None, comparison: Comparison) -> list[Cell]:
+    """The difference to the baseline and the decision."""
+    if contrast is None:
+        return [Cell(NOTHING), Cell("baseline" if comparison.contrasts else NOTHING)]
+    if not contrast.differences:
+        return [Cell(NOTHING), Cell(short(contrast, comparison.margin))]
+    f1 = contrast.differences["f1"]
+    text = interval(f1, decimals(f1, comparison.margin))
+    return [Cell(text, value=f1.mean), Cell(short(contrast, comparison.margin))]
+
+
+def every_run(arm: Arm) -> list[Result]:
+    """All runs of an arm that have come to an end: finished, failed and pruned ones."""
+    return [*(run for trial in arm.trials for run in trial.runs), *arm.failed, *arm.pruned]
+
+
+def run_price(run: Result) -> float | None:
+    """What a run cost at `hardware.price_per_hour`; None where the price or the time is not known."""
+    price = above_zero(run.params.get("hardware.price_per_hour"))
+    seconds = run.metrics.get("time/total_seconds", ((run.ended or run.started) - run.started) / 1000)
+    return None if price is None or seconds <= 0 else price * seconds / 3600
+
+
+def _price_of_a_run(arm: Arm) -> Cell:
+    """The mean over the seeds of the best setting."""
+    prices = [price for run in arm.best.runs if (price := run_price(run)) is not None]
+    return _price(sum(prices) / len(prices) if prices else None)
+
+
+def _price_of_tuning(arm: Arm) -> Cell:
+    """The sum over all runs of an arm."""
+    prices = [price for run in every_run(arm) if (price := run_price(run)) is not None]
+    return _price(sum(prices) if prices else None)
+
+
+def _price(value: float | None) -> Cell:
+    return Cell(NOTHING) if value is None else Cell(f"{value:,.2f}" if value >= 0.1 else f"{value:.2g}", value=value)
 
 
 def _related(cell: Cell, base: Cell) -> Cell:
@@ -119,6 +188,7 @@ CONDITIONS: list[tuple[str, Callable[[Result], str]]] = [
     ("split", lambda run: run.params.get("dataset.split", "")),
     ("training questions", lambda run: f"{run.inputs.get('train', ('', 0))[1]:,}"),
     ("validation questions", lambda run: f"{run.inputs.get('validation', ('', 0))[1]:,}"),
+    ("test questions", lambda run: f"{run.inputs['test'][1]:,}" if "test" in run.inputs else ""),
     ("model", lambda run: run.params.get("model.name", "")),
     ("batch", lambda run: run.params.get("train.batch_size", "")),
     ("hardware", lambda run: run.tags.get("hardware", "")),
@@ -158,35 +228,54 @@ def all_runs(comparison: Comparison) -> tuple[list[str], list[list[Cell]]]:
     return ["method", "run id", *named, "rate", "epochs", "seed", *(entry.column for entry in columns)], rows
 
 
+SIZES = ("training questions", "validation questions", "test questions")
+
+
+def subject(comparison: Comparison) -> str:
+    """What is compared, in a line: data, model, sizes and seeds."""
+    values = dict(conditions(comparison))
+    sizes = [f"{values[key]} {key}" for key in SIZES if key in values]
+    seeds = sorted({len(arm.best.runs) for arm in comparison.arms})
+    per_method = f"{' to '.join(dict.fromkeys(map(str, (seeds[0], seeds[-1]))))} seed{'s' if seeds[-1] > 1 else ''}"
+    return ", ".join(filter(None, [values.get("data"), values.get("model"), *sizes, f"{per_method} per method"]))
+
+
 def as_markdown(comparison: Comparison) -> str:
-    """Verdict, warnings and table."""
-    table = side_by_side(comparison)
+    """Recommendation, overview, verdict, warnings, and everything side by side."""
+    table, advice = side_by_side(comparison), recommendation(comparison)
     lines = [f"# {_plain(comparison.title)}", ""]
     if comparison.commands:
         lines += [*(f"    {command}" for command in comparison.commands), ""]
-    for finding, *details in verdict(comparison):
-        lines += [f"**{_plain(finding)}** {_plain(' '.join(details))}".strip(), ""]
-    lines += [f"- **Warning:** {_plain(warning)}" for warning in comparison.warnings]
+    lines += [f"**{_plain(advice.headline)}**", ""]
+    if advice.next_command:
+        lines += ["Next:", "", *(f"    {line}" for line in advice.next_command.splitlines()), ""]
+    if comparison.arms:
+        lines += [*_markdown_table(*overview(comparison)), "", _plain(protocol(comparison)), ""]
+    for headline, *details in verdict(comparison):
+        lines += [f"**{_plain(headline)}** {_plain(' '.join(details))}".strip(), ""]
+    lines += [f"- **Warning:** {_plain(str(warning))}" for warning in comparison.warnings]
     if comparison.warnings:
         lines.append("")
     lines += [f"- {label}: {_plain(value)}" for label, value in conditions(comparison)]
-    lines += ["", _markdown_row(["", *table.arms]), "|---|" + "---:|" * len(table.arms)]
-    lines += [_markdown_row([label, *map(str, cells)]) for label, cells in table.rows]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, "", *_markdown_table(["", *table.arms], [[r, *cells] for r, cells in table.rows])]) + "\n"
 
 
 def as_note(comparison: Comparison) -> str:
-    """Verdict, warnings and the main figures, a row a method, for the narrow column that MLflow's UI shows them in."""
-    headings, rows = side_by_side(comparison).turned()
-    lines = []
-    for finding, *details in verdict(comparison):
-        lines += [f"**{_plain(finding)}** {_plain(' '.join(details))}".strip(), ""]
-    lines += [f"- **Warning:** {_plain(warning)}" for warning in comparison.warnings]
-    lines += ["", _markdown_row(headings), "|---|" + "---:|" * (len(headings) - 1)]
-    lines += [_markdown_row(row) for row in rows]
+    """Recommendation, verdict and warnings, and the overview, for the narrow column of MLflow's UI."""
+    lines = [f"**{_plain(recommendation(comparison).headline)}**", ""]
+    for headline, *details in verdict(comparison):
+        lines += [f"**{_plain(headline)}** {_plain(' '.join(details))}".strip(), ""]
+    lines += [f"- **Warning:** {_plain(str(warning))}" for warning in comparison.warnings]
+    if comparison.arms:
+        lines += ["", *_markdown_table(*overview(comparison))]
     while len("\n".join(lines)) > LONGEST_NOTE:  # whole lines, so that nothing is left open
         lines.pop()
     return "\n".join([*lines, "", "Everything else is in the artifacts: report/report.html."]) + "\n"
+
+
+def _markdown_table(headings: Sequence[str], rows: Sequence[Sequence[Cell | str]]) -> list[str]:
+    aligned = "|---|" + "---:|" * (len(headings) - 1)
+    return [_markdown_row(headings), aligned, *(_markdown_row([str(cell) for cell in row]) for row in rows)]
 
 
 def _markdown_row(cells: Sequence[str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -19,9 +20,11 @@ from rich.table import Table
 from rich.text import Text
 
 from src.metrics import EXAMPLES_PER_SECOND, F1, TRAIN_LOSS, Place, listed, metric, shown
+from src.report.words import HARD_SPACE, unbroken
 
 FILE_WIDTH = 200
 PROGRESS_SECONDS = 1.0
+FOLDING = {"method": 12, "decision": 10}  # columns of words, which are broken between words; the least width of each
 
 
 class _Console(Console):
@@ -55,16 +58,42 @@ class Terminal:
 
     def note(self, line: str) -> None:
         """Something about the data or the run that should be known."""
-        self.console.print(f"[dim]note[/dim] {escape(line)}")
+        self._paragraph("note", "dim", line)
 
     def warning(self, line: str) -> None:
-        self.console.print(f"[bold yellow]WARNING[/bold yellow] {escape(line)}")
+        self._paragraph("WARNING", "bold yellow", line)
 
-    def header(self, rows: Mapping[str, str]) -> None:
-        """Name and value of what is about to run, a line each."""
+    def _paragraph(self, word: str, style: str, text: str) -> None:
+        """A text that hangs from a word."""
+        text = self.wrapped(text, len(word) + 1)
+        self.console.print(f"[{style}]{word}[/{style}] {escape(text)}")
+
+    def wrapped(self, text: str, hanging: int = 0, first: int | None = None) -> str:
+        """The text in lines that fit the terminal; off one, as it is.
+
+        Args:
+            text: one paragraph. Words longer than a line, such as addresses, are left whole.
+            hanging: spaces before each line but the first.
+            first: characters that stand before the first line; as many as `hanging` if it is None.
+        """
+        if self.console.width >= FILE_WIDTH:
+            return text
+        lines = textwrap.wrap(
+            unbroken(text),
+            self.console.width,
+            initial_indent=" " * (hanging if first is None else first),
+            subsequent_indent=" " * hanging,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        return "\n".join(lines)[hanging if first is None else first :].replace(HARD_SPACE, " ")
+
+    def header(self, rows: Mapping[str, str], wrap: bool = False) -> None:
+        """Name and value of what is about to run, a line each; commands are not to be wrapped."""
         width = max(len(name) for name in rows)
         for name, value in rows.items():
-            self.console.print(f"[bold]{escape(name):<{width}}[/bold]  {escape(value)}")
+            text = self.wrapped(value, width + 2) if wrap else value
+            self.console.print(f"[bold]{escape(name):<{width}}[/bold]  {escape(text)}")
         self.console.print()
 
     def step(self, number: int, of: int, loss: float, examples_per_second: float) -> None:
@@ -171,27 +200,35 @@ class Terminal:
         self.console.print()
 
     def line(self, text: str = "") -> None:
-        self.console.print(escape(text))
+        """A line; where it is too long for the terminal, the rest of it further right."""
+        indent = len(text) - len(text.lstrip())
+        self.console.print(escape(" " * indent + self.wrapped(text.lstrip(), indent + 2, indent)))
 
     def finding(self, sentence: str, details: Sequence[str]) -> None:
         """What was found, and below it what it rests on."""
-        self.console.print(f"[bold]{escape(sentence)}[/bold]")
+        self.console.print(f"[bold]{escape(self.wrapped(sentence))}[/bold]")
         for detail in details:
-            self.console.print(f"  {escape(detail)}")
+            self.console.print(f"  {escape(self.wrapped(detail, 2))}")
 
-    def comparison(self, side_by_side: Any) -> None:
-        """Methods side by side (`src.report.tables.Table`): one a column, or one a row where that is too wide."""
-        table = Table()
-        table.add_column("")
-        for arm in side_by_side.arms:
-            table.add_column(escape(arm), justify="right")
-        for label, cells in side_by_side.rows:
-            table.add_row(label, *(escape(str(cell)) for cell in cells))
-        if self._width(table) <= self.console.width:
-            self.console.print(table)
-            return
-        headings, rows = side_by_side.turned()
-        self._fitting_table(headings, rows, needed=5)  # name, seeds, rate and two scores
+    def commands(self, lines: Sequence[str]) -> None:
+        """Commands to copy, each whole on a line."""
+        for line in lines:
+            self.console.print(f"  {escape(line)}")
+
+    def overview(self, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """A row a method; where it is too wide, brackets stand on a line of their own, then columns are left out."""
+        lines = [list(headings), *map(list, rows)]
+        if _table_width(lines) > self.console.width:
+            lines = [[cell.replace(" (", "\n(").replace(" [", "\n[") for cell in line] for line in lines]
+        while _table_width(lines) > self.console.width and len(lines[0]) > 2:
+            lines = [line[:-1] for line in lines]
+        table = Table(show_edge=False, pad_edge=False)
+        for heading in lines[0]:
+            folds = heading in FOLDING
+            table.add_column(escape(heading), justify="left" if folds else "right", no_wrap=not folds, overflow="fold")
+        for line in lines[1:]:
+            table.add_row(*map(escape, line))
+        self.console.print(table, soft_wrap=False)
 
     def sweep_table(self, rows: Sequence[tuple[str, str, str, Mapping[str, float]]]) -> None:
         """Name, status, the beginning of the id and the figures of each run of a sweep."""
@@ -225,6 +262,15 @@ class Terminal:
     def _width(self, table: Table) -> int:
         """Of a table that nothing is left out of."""
         return Measurement.get(self.console, self.console.options.update(max_width=10_000), table).maximum
+
+
+def _table_width(lines: Sequence[Sequence[str]]) -> int:
+    """The least width of a table: headings and rows."""
+    widths = []
+    for heading, *cells in zip(*lines, strict=True):
+        longest = max(len(part) for cell in (heading, *cells) for part in cell.split("\n"))
+        widths.append(min(longest, FOLDING.get(heading, longest)))
+    return sum(widths) + 3 * (len(widths) - 1)
 
 
 def run_line(figures: Mapping[str, float]) -> str:

@@ -1,21 +1,26 @@
-"""What a comparison says, in words."""
+"""What a comparison says, in words: what to use, and what was found of each method."""
 
 from __future__ import annotations
 
+import math
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from src.metrics import CKA, F1, Place, metric, shown
+from src.metrics import F1, TRAIN_SECONDS, metric
 from src.report.arms import Arm
 from src.report.comparison import Comparison, Contrast
-from src.report.fairness import before_and_after, count, learned
-from src.report.statistics import Difference
+from src.report.crossfit import SPLITS
+from src.report.decision import Decision
+from src.report.fairness import before_and_after, comparable, learned
+from src.report.findings import TRY, decimals, does_not_fit, f1_of, headline, missing, needed, sentences
+from src.report.more_seeds import more_seeds
+from src.report.words import count, listed, share
 
-CKA_APART = 0.01  # encoders whose likeness to before differs by less have moved equally far
-TRY = (
-    "Train on more questions (dataset.train_size), for more epochs (train.epochs) or at a higher rate "
-    "(train.learning_rate)."
-)
+DISPLAYED = {"full": "full fine-tuning", "lora": "LoRA"}
+COSTS = ("memory/peak_train_mb", TRAIN_SECONDS)  # what makes a method cheaper
+MOST_SEEDS = 20  # that a next command adds to each method
+AT_LEAST_SEEDS = 2
 
 
 @dataclass(frozen=True)
@@ -27,126 +32,163 @@ class Recommendation:
 
 
 def recommendation(comparison: Comparison) -> Recommendation:
-    """What to use, or that it is not decided yet and what would decide it."""
-    return Recommendation("No decision yet.")
+    """What to use, or that it is not decided yet and what would decide it; docs/verdict.md has the rule."""
+    if not comparison.arms:
+        return Recommendation("No decision yet: no run has finished.")
+    too_large = [f"{name} {why}" for name, reason in comparison.empty.items() if (why := does_not_fit(reason))]
+    if not any(learned(arm) for arm in comparison.arms):
+        return Recommendation(f"No decision yet: {_nobody(comparison)} {TRY}")
+    if not comparison.contrasts:
+        if len(comparison.arms) == 1 and too_large:
+            return Recommendation(f"Use {displayed(comparison.arms[0], comparison)}: {listed(too_large)}.")
+        which = "only one method has a result" if len(comparison.arms) == 1 else "no two methods share data and model"
+        return Recommendation(f"No decision yet: {which}.")
+    groups: dict[str, list[Contrast]] = defaultdict(list)
+    for contrast in comparison.contrasts:
+        groups[contrast.base.name].append(contrast)
+    headlines = [_of_group(group, comparison) for group in groups.values()]
+    if len(groups) > 1:
+        names = [" ".join(group[0].base.group) for group in groups.values()]
+        headlines = [f"{name}: {line[0].lower()}{line[1:]}" for name, line in zip(names, headlines, strict=True)]
+    return Recommendation(" ".join([*headlines, *(f"{each}." for each in too_large)]), _next_command(comparison))
+
+
+def _of_group(contrasts: Sequence[Contrast], comparison: Comparison) -> str:
+    """What to use of a baseline and the methods compared with it."""
+    base, limit = contrasts[0].base, f"{comparison.margin:g}"
+    if not learned(base):
+        return f"No decision yet: {base.name} has learned next to nothing ({before_and_after(base)}). {TRY}"
+    known = [contrast for contrast in contrasts if learned(contrast.arm)]
+    if not known:
+        names = listed([contrast.arm.name for contrast in contrasts])
+        return f"No decision yet: nothing was learned by {names}. {TRY}"
+    if better := [contrast for contrast in known if contrast.decision is Decision.BETTER]:
+        chosen = max(better, key=lambda contrast: f1_of(contrast.arm, comparison))
+        return f"Use {displayed(chosen.arm, comparison)}: its F1 is higher than that of {base.name}."
+    enough = [contrast for contrast in known if contrast.decision is Decision.NOT_INFERIOR]
+    if cheaper := [contrast for contrast in enough if any(cost < 1 for cost in _costs(contrast).values())]:
+        chosen = min(cheaper, key=lambda contrast: math.prod(_costs(contrast).values()) ** (1 / len(_costs(contrast))))
+        difference = chosen.differences["f1"]
+        bound = f"{difference.bound:.{decimals(difference, comparison.margin)}f}"
+        saved = listed([f"{share(cost)} the {metric(key).noun}" for key, cost in _costs(chosen).items()])
+        return (
+            f"Use {displayed(chosen.arm, comparison)}: at most {bound} F1 worse than {base.name} (95 %), with {saved}."
+        )
+    undecided = [contrast for contrast in known if contrast.decision is Decision.UNDECIDED]
+    if undecided:
+        closest = max(undecided, key=lambda contrast: contrast.differences["f1"].low)
+        decides = missing(closest, comparison)
+        return f"{headline(closest, comparison.margin)} {decides[0].upper()}{decides[1:]}."
+    if apart := [contrast for contrast in known if contrast.decision is None]:
+        return f"No decision yet: {apart[0].arm.name} and {base.name} do not compare ({apart[0].why_not})."
+    return f"Use {displayed(base, comparison)}: no cheaper method is shown to be at most {limit} F1 worse."
+
+
+def _costs(contrast: Contrast) -> dict[str, float]:
+    """The ratios of COSTS to the baseline's, as far as they are known and compare."""
+    ratios = {}
+    for key in COSTS:
+        value, other = contrast.arm.best.average(key), contrast.base.best.average(key)
+        if value and other and comparable(key, contrast.arm, contrast.base):
+            ratios[key] = round(value / other, 2) or value / other
+    return ratios
+
+
+def _next_command(comparison: Comparison) -> str:
+    """The command that adds seeds to the best settings, where that would decide or is needed for a fair score."""
+    wanted: dict[str, Arm] = {}
+    number = AT_LEAST_SEEDS
+    for contrast in comparison.contrasts:
+        pair = [contrast.base, contrast.arm]
+        scores = [each for arm in pair if (each := comparison.scored[arm.name]) is not None]
+        more = _missing_seeds(contrast, comparison)
+        if more is None or more > MOST_SEEDS:
+            continue
+        if more or any(each.on_choosing_seeds for each in scores):
+            wanted |= {arm.name: arm for arm in pair}
+            number = max(number, more)
+    return more_seeds(comparison, list(wanted.values()), number) if wanted else ""
+
+
+def _missing_seeds(contrast: Contrast, comparison: Comparison) -> int | None:
+    """How many more seeds decide a contrast: 0 for what is decided, None where no number does."""
+    if contrast.decision is not Decision.UNDECIDED or contrast.footing is None:
+        return 0
+    return AT_LEAST_SEEDS if min(contrast.footing.seeds) == 1 else needed(contrast, comparison)[0]
+
+
+def displayed(arm: Arm, comparison: Comparison) -> str:
+    """`LoRA (r=16, rate 0.001)`."""
+    method = arm.labels.get("method.name", "")
+    labels = [label for key, label in arm.labels.items() if key.startswith("method.") and key != "method.name"]
+    settings = [*labels, *arm.best.setting(comparison.varied), f"rate {arm.best.rate:g}"]
+    return f"{DISPLAYED.get(method, method)} ({', '.join(settings)})"
 
 
 def verdict(comparison: Comparison) -> list[list[str]]:
-    """For each arm against its baseline the sentences that tell: what was found, the figures, the limits, the costs.
+    """For each arm against its baseline the decision, the figures, their limits, and the costs.
 
     Where no arm has learned anything, one finding says so, and what would be said of each arm is part of its details.
     """
     if not comparison.arms:
         return [["No run has finished: there is nothing to compare."]]
-    told = _findings(comparison)
+    findings = _too_large(comparison) + _findings(comparison)
     if any(learned(arm) for arm in comparison.arms):
-        return told
-    listed = "; ".join(f"{arm.name}: {before_and_after(arm)}" for arm in comparison.arms)
+        return findings
+    return [[f"No decision yet: {_nobody(comparison)}", TRY, *(" ".join(each) for each in findings)]]
+
+
+def _nobody(comparison: Comparison) -> str:
+    """`every method has learned next to nothing (full: F1 9.9, 5.1 before training).`"""
+    each = "; ".join(f"{arm.name}: {before_and_after(arm)}" for arm in comparison.arms)
     which = "the method" if len(comparison.arms) == 1 else "every method"
-    headline = f"No answer yet: {which} has learned next to nothing ({listed})."
-    return [[headline, TRY, *(" ".join(each) for each in told)]]
+    return f"{which} has learned next to nothing ({each})."
+
+
+def _too_large(comparison: Comparison) -> list[list[str]]:
+    """Methods that ran out of GPU memory, each with what fits."""
+    best = max(comparison.arms, key=lambda arm: f1_of(arm, comparison))
+    use = f"use {best.name}, {metric(F1).named(f1_of(best, comparison))}"
+    less = "train.gradient_checkpointing=true or a lower train.batch_size needs less memory."
+    return [
+        [f"{name} {why}; {use}.", less] for name, reason in comparison.empty.items() if (why := does_not_fit(reason))
+    ]
 
 
 def _findings(comparison: Comparison) -> list[list[str]]:
     if len(comparison.arms) == 1:
         arm = comparison.baseline
-        f1 = metric(F1).named(arm.best.average(F1) or 0.0)
+        f1 = metric(F1).named(f1_of(arm, comparison))
         return [[f"One method alone, {arm.name}: {f1} at rate {arm.best.rate:g}.", "There is nothing to compare."]]
     if not comparison.contrasts:
         return [["No two of these methods were run in the same place: there is nothing to compare."]]
-    several = len([contrast for contrast in comparison.contrasts if contrast.differences]) > 1
-    nobody = not any(learned(arm) for arm in comparison.arms)
-    return [_sentences(contrast, several, comparison.varied, nobody) for contrast in comparison.contrasts]
+    return [sentences(contrast, comparison) for contrast in comparison.contrasts]
 
 
-def _sentences(contrast: Contrast, several: bool, varied: Sequence[str], nobody: bool) -> list[str]:
-    arm, base = contrast.arm, contrast.base
-    opening = f"{_named(arm, varied)} against {_named(base, varied)}: "
-    if not contrast.differences:
-        return [f"{opening}no difference is computed ({contrast.why_not}).", *_costs(arm, base)]
-    f1, em = contrast.differences["f1"], contrast.differences.get("exact_match")
-    assert contrast.footing is not None
-    seeds = sorted(set(contrast.footing.seeds))
-    told = count(seeds[0], "seed") if len(seeds) == 1 else f"{seeds[0]} and {count(seeds[1], 'seed')}"
-    size = f"n = {contrast.footing.questions:,}, {told}"
-    p = f1.adjusted_p
-    adjusted = ", adjusted for the number of comparisons, which the intervals are not" if several else ""
-    shown = f1.significant
-    better = "better" if f1.mean > 0 else "worse"
-    subject = arm.name if seeds[-1] > 1 else f"this run of {arm.name}"
-    found = f"{subject} is {better} in F1." if shown else "no difference in F1 shown."
-    exact = _interval(em) if em is not None else f"without an interval ({contrast.left_out['exact_match']})"
-    figures = f"F1 {_interval(f1)}, p {_p(p)}{adjusted}; exact match {exact}; {size}."
-    sentences = [opening + found, figures]
-    if not_learned := [a for a in (base, arm) if not learned(a)]:
-        reasons = "; ".join(f"{a.name} has learned next to nothing ({before_and_after(a)})" for a in not_learned)
-        # Where none has learned, the headline says all this.
-        advice = [] if nobody else [f"{reasons}. {TRY}"]
-        sentences = [f"{opening}no answer yet.", *advice, f"As the runs stand: {found}", figures]
-    if not shown:
-        sentences.append(f"A true difference of {f1.minimum_detectable:.1f} F1 would be found four times out of five.")
-    if seeds[0] == 1 < seeds[-1]:
-        one, more = (arm, base) if contrast.footing.seeds[0] == 1 else (base, arm)
-        sentences.append(f"With one seed of {one.name}, the spread between seeds is taken from {more.name}'s.")
-    if seeds[-1] == 1:
-        sentences.append("How much other seeds would differ is not known: the interval is about these runs alone.")
-    if untuned := [a.name for a in (base, arm) if len(a.rates) == 1]:
-        sentences.append(
-            f"Only one learning rate was tried of {' and of '.join(untuned)}: another may turn this round."
-        )
-    return sentences + _costs(arm, base) + _rates(arm, base) + _forgetting(arm, base)
+def protocol(comparison: Comparison) -> str:
+    """On which questions settings were chosen and scored, in a line; a sentence for each set that is scored."""
+    groups: dict[tuple[str, int, int, int | None], list[Arm]] = defaultdict(list)
+    for arm in comparison.arms:
+        if (scores := comparison.scored[arm.name]) is not None:
+            groups[(scores.split, len(scores.ids), *scores.clusters.counts)].append(arm)
+    lines = []
+    for (split, questions, passages, articles), arms in groups.items():
+        of = [count(passages, "passage"), *([] if articles is None else [count(articles, "article")])]
+        on = f"{count(questions, f'{split} question')} ({', '.join(of)})"
+        chosen = any(arm.settings > 1 for arm in arms)
+        crossed = any(scores is not None and scores.cross_fitted for scores in map(comparison.scored.get, _names(arms)))
+        if split == "test":
+            how = "Settings chosen on the validation set" if chosen else "One setting of each method"
+            lines.append(f"{how}, scored on {on}.")
+        elif crossed:
+            how = "settings chosen on one half of the passages and scored on the other, median of"
+            lines.append(f"No test set: {how} {SPLITS} splits of {on}.")
+        elif chosen:
+            lines.append(f"No test set: settings chosen and scored on the same {on}.")
+        else:
+            lines.append(f"No test set: one setting of each method, scored on {on}.")
+    return " ".join(lines)
 
 
-def _named(arm: Arm, varied: Sequence[str]) -> str:
-    """`lora (rate 0.001, r=16)`."""
-    return f"{arm.name} ({', '.join([f'rate {arm.best.rate:g}', *arm.best.setting(varied)])})"
-
-
-def _interval(difference: Difference) -> str:
-    return f"{difference.mean:+.1f} (95 % interval {difference.low:+.1f} to {difference.high:+.1f})"
-
-
-def _p(p: float) -> str:
-    return f"= {p:.3f}" if p >= 0.001 else "< 0.001"
-
-
-def _costs(arm: Arm, base: Arm) -> list[str]:
-    parts = []
-    for cost in shown(Place.VERDICT, base.best.runs[0].metrics):
-        own, other = arm.best.average(cost.key), base.best.average(cost.key)
-        if own is not None and other:
-            parts.append(f"{_share(own / other)} the {cost.noun}")
-    listed = parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1] if parts else ""
-    return [f"It costs {listed} of {base.name}."] if parts else []
-
-
-def _rates(arm: Arm, base: Arm) -> list[str]:
-    if min(len(arm.rates), len(base.rates)) == 1:
-        return []
-    factor = arm.best.rate / base.best.rate
-    apart = "that" if factor == 1 else f"{factor:.2g} times that"
-    return [f"Its best learning rate is {apart} of {base.name}."]
-
-
-def _forgetting(arm: Arm, base: Arm) -> list[str]:
-    own, other = arm.best.average(CKA), base.best.average(CKA)
-    if own is None or other is None:
-        return []
-    spread = [a.best.deviation(CKA) or 0.0 for a in (arm, base)]
-    if abs(own - other) <= max(CKA_APART, *spread):
-        return []
-    moved = "less" if own > other else "more"
-    figures = f"{metric(CKA).named(own)}, {base.name} {metric(CKA).text(other)}"
-    return [f"Its encoder has moved {moved} from what it was before training: {figures}."]
-
-
-def _share(value: float) -> str:
-    """`2.9 % of`, `41 % of`, `120 % of`, `3.1 times`."""
-    if value >= 2:
-        return f"{value:.1f} times"
-    return f"{100 * value:.0f} % of" if value >= 0.095 else f"{100 * value:.2g} % of"
-
-
-def ratio(value: float) -> str:
-    """`0.71x`, `0.029x`, `12x`."""
-    return f"{value:.2g}x" if value < 0.1 else f"{value:.2f}x" if value < 10 else f"{value:.0f}x"
+def _names(arms: Sequence[Arm]) -> list[str]:
+    return [arm.name for arm in arms]

@@ -18,12 +18,15 @@ from src.runs.identity import holder, who
 from src.runs.records import KIND, SWEEP, Record, Status
 from src.runs.store import AlreadyRunning, Store, connect, joined
 
+MARGIN = "margin"  # tag: sweep.margin, as it was when the parent was made
+
 
 class ParentRun:
     """A run of MLflow that the runs of one sweep are nested under. It has no figures of its own."""
 
-    def __init__(self, store: Store, run_id: str) -> None:
+    def __init__(self, store: Store, run_id: str, margin: float | None = None) -> None:
         self.store, self.run_id = store, run_id
+        self.margin = margin  # that was named before the first run; None where none was
         self.ended = threading.Event()
 
     @classmethod
@@ -36,6 +39,7 @@ class ParentRun:
         command: str,
         planned: int,
         fresh: bool,
+        margin: float | None = None,
     ) -> ParentRun:
         """Take up the parent of the same sweep, or make one.
 
@@ -47,6 +51,7 @@ class ParentRun:
             command: that makes the sweep.
             planned: number of runs.
             fresh: make one in any case.
+            margin: points of F1 that a cheaper method may lose. A parent that is taken up keeps its first one.
 
         Raises:
             AlreadyRunning: a live process works on the same sweep.
@@ -60,13 +65,16 @@ class ParentRun:
                     raise AlreadyRunning(f"The same sweep is running already ({who(record.tags)}); let it finish.")
             tags = {KIND: SWEEP, "sweep_hash": identity, "command": command, "planned": str(planned), **holder()}
             if same and not fresh:
-                parent = cls(store, same[0].id)
+                first = same[0].tags.get(MARGIN)
+                parent = cls(store, same[0].id, None if first is None else float(first))
                 store.client.update_run(parent.run_id, status="RUNNING", name=name)
                 store.tag(parent.run_id, tags)
             else:
                 tags_of_new = {"mlflow.source.name": "src.train", **tags}
+                if margin is not None:
+                    tags_of_new[MARGIN] = str(margin)
                 created = store.client.create_run(store.experiment, tags=tags_of_new, run_name=name or otherwise)
-                parent = cls(store, created.info.run_id)
+                parent = cls(store, created.info.run_id, margin)
         store.keep_alive(parent.run_id, parent.ended)
         store.client.log_text(parent.run_id, command + "\n", "command.txt")
         return parent

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -143,7 +144,9 @@ def full_memory_explained() -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:
+        capacity = re.search(r"total capacity of (\d+(?:\.\d+)? [GM]iB)", str(error))
+        size = f" of {capacity[1]}" if capacity else ""  # `src.report.findings` reads it
         raise UserError(
-            f"The GPU's memory is full ({str(error).partition('. ')[0]}); lower train.batch_size (and raise "
+            f"The GPU's memory{size} is full ({str(error).partition('. ')[0]}); lower train.batch_size (and raise "
             "train.gradient_accumulation_steps by as much), evaluation.batch_size or model.max_length."
         ) from error

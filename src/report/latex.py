@@ -1,0 +1,56 @@
+"""A comparison as a table of LaTeX (package booktabs): a row a method."""
+
+from __future__ import annotations
+
+import re
+
+from src.report.comparison import Comparison
+from src.report.findings import rests_on
+from src.report.tables import NOTHING, overview
+from src.report.verdict import protocol
+
+ESCAPED = {
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "±": r"$\pm$",
+    NOTHING: "--",
+}
+
+
+def as_latex(comparison: Comparison) -> str:
+    """The table, its caption saying what it rests on."""
+    headings, rows = overview(comparison)
+    lines = [
+        "% \\usepackage{booktabs}",
+        "\\begin{table}",
+        "  \\centering",
+        f"  \\caption{{{_escaped(_caption(comparison))}}}",
+        f"  \\begin{{tabular}}{{l{'r' * (len(headings) - 1)}}}",
+        "    \\toprule",
+        f"    {' & '.join(map(_escaped, headings))} \\\\",
+        "    \\midrule",
+        *(f"    {' & '.join(_escaped(str(cell)) for cell in row)} \\\\" for row in rows),
+        "    \\bottomrule",
+        "  \\end{tabular}",
+        "\\end{table}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _caption(comparison: Comparison) -> str:
+    footings = dict.fromkeys(
+        rests_on(contrast.footing) for contrast in comparison.contrasts if contrast.footing is not None
+    )
+    rest = f" Differences in F1 rest on {'; '.join(footings)}." if footings else ""
+    return f"{comparison.title}. {protocol(comparison)}{rest} Margin {comparison.margin:g} F1; 95 % intervals."
+
+
+def _escaped(text: str) -> str:
+    """Text in which LaTeX sees no command; a minus stands where a number is negative."""
+    escaped = "".join(ESCAPED.get(character, character) for character in " ".join(text.split()))
+    return re.sub(r"(?<![\w.])-(?=\d)", "$-$", escaped)

@@ -1,0 +1,183 @@
+"""A comparison for programs: verdict.json and verdict.csv. docs/verdict.md describes the fields."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from src.metrics import Place, shown
+from src.report.arms import Arm
+from src.report.comparison import Comparison, Contrast
+from src.report.fairness import comparable
+from src.report.findings import f1_of
+from src.report.scored import Scored
+from src.report.statistics import Difference
+from src.report.tables import every_run, run_price
+from src.report.verdict import protocol, recommendation
+
+FORMAT, VERSION = "tuneoff verdict", 1
+# The columns of verdict.csv, by where their values stand in a contrast of verdict.json.
+COLUMNS = {
+    "method": ("method", "name"),
+    "baseline": ("baseline", "name"),
+    **{key: ("method", key) for key in ("f1", "f1_deviation")},
+    **{f"baseline_{key}": ("baseline", key) for key in ("f1", "f1_deviation")},
+    **{key: ("f1", key) for key in ("difference", "low", "high", "p_no_difference", "adjusted_p_no_difference")},
+    **{key: ("f1", key) for key in ("p_inferior", "adjusted_p_inferior", "minimum_detectable_effect", "bound")},
+    **{key: ("", key) for key in ("margin", "decision", "scored_on", "cross_fitted")},
+    **{key: ("counts", key) for key in ("questions", "passages", "articles")},
+    "seeds": ("method", "seeds"),
+    "baseline_seeds": ("baseline", "seeds"),
+    "run_ids": ("method", "run_ids"),
+    "baseline_run_ids": ("baseline", "run_ids"),
+}
+
+
+def as_dict(comparison: Comparison, made: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything that is decided and what it rests on, in numbers, strings, lists and dictionaries.
+
+    Args:
+        comparison: to tell.
+        made: when, and by which versions.
+    """
+    advice = recommendation(comparison)
+    return _plain(
+        {
+            "format": FORMAT,
+            "version": VERSION,
+            "title": comparison.title,
+            "commands": [command for command in comparison.commands if command],
+            **made,
+            "commits": sorted(
+                {run.tags.get("git_commit", "") for arm in comparison.arms for run in arm.best.runs} - {""}
+            ),
+            "margin": comparison.margin,
+            "margin_named_afterwards": comparison.margin_afterwards,
+            "protocol": protocol(comparison),
+            "recommendation": {"headline": advice.headline, "next_command": advice.next_command},
+            "methods": [_method(arm, comparison) for arm in comparison.arms],
+            "without_result": dict(comparison.empty),
+            "contrasts": [_contrast(contrast, comparison) for contrast in comparison.contrasts],
+            "warnings": [{"code": warning.code, "text": warning.text} for warning in comparison.warnings],
+        }
+    )
+
+
+def as_json(content: Mapping[str, Any]) -> str:
+    """The text of verdict.json."""
+    return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def as_csv(content: Mapping[str, Any]) -> str:
+    """A row a contrast, from what `as_dict` has returned."""
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(COLUMNS)
+    for contrast in content["contrasts"]:
+        parts = ((contrast[part] or {}).get(key) if part else contrast[key] for part, key in COLUMNS.values())
+        writer.writerow(" ".join(part) if isinstance(part, list) else part for part in parts)
+    return text.getvalue()
+
+
+def _method(arm: Arm, comparison: Comparison) -> dict[str, Any]:
+    """An arm at its best setting, with the runs that its score comes from."""
+    scores, best = comparison.scored[arm.name], arm.best
+    seeds = sorted(best.seeds) if scores is None else list(scores.seeds)
+    return {
+        "name": arm.name,
+        "labels": dict(arm.labels),
+        "settings": {
+            "learning_rate": best.rate,
+            "epochs": best.epochs,
+            **{key: best.runs[0].params.get(key) for key in comparison.varied},
+        },
+        "settings_tried": arm.settings,
+        "f1": f1_of(arm, comparison),
+        "f1_deviation": None if scores is None else scores.deviation("f1"),
+        "exact_match": None if scores is None else scores.level("exact_match"),
+        "seeds": seeds,
+        "seeds_chosen_on": scores is not None and scores.on_choosing_seeds,
+        "run_ids": [run.id for run in best.runs if run.seed in seeds],
+        "costs": {entry.key: best.average(entry.key) for entry in shown(Place.VERDICT, best.runs[0].metrics)},
+        **_prices(arm),
+    }
+
+
+def _prices(arm: Arm) -> dict[str, float | None]:
+    of_best, of_all = (
+        [price for run in runs if (price := run_price(run)) is not None] for runs in (arm.best.runs, every_run(arm))
+    )
+    return {
+        "price_of_a_run": sum(of_best) / len(of_best) if of_best else None,
+        "price_of_tuning": sum(of_all) if of_all else None,
+    }
+
+
+def _contrast(contrast: Contrast, comparison: Comparison) -> dict[str, Any]:
+    arm, base, footing = contrast.arm, contrast.base, contrast.footing
+    method, baseline = _method(arm, comparison), _method(base, comparison)
+    ratios = {
+        key: value / other
+        for key, value in method["costs"].items()
+        if value is not None and (other := baseline["costs"].get(key)) and comparable(key, arm, base)
+    }
+    scores = comparison.scored[arm.name]
+    return {
+        "method": method,
+        "baseline": baseline,
+        "decision": None if contrast.decision is None else contrast.decision.value,
+        "margin": comparison.margin,
+        "why_not": contrast.why_not or None,
+        "f1": _difference(contrast.differences.get("f1")),
+        "exact_match": _difference(contrast.differences.get("exact_match")),
+        "counts": None
+        if footing is None
+        else {
+            "questions": footing.questions,
+            "passages": footing.passages,
+            "articles": footing.articles,
+            "seeds": list(footing.seeds),
+        },
+        "chosen_on": _chosen_on(arm, scores),
+        "scored_on": None if footing is None else footing.split,
+        "cross_fitted": footing is not None and footing.cross_fitted,
+        "cost_ratios": ratios,
+    }
+
+
+def _chosen_on(arm: Arm, scores: Scored | None) -> str | None:
+    """The set that the setting was chosen on; None where there was one setting."""
+    if arm.settings == 1:
+        return None
+    return "the other half of the validation set" if scores is not None and scores.cross_fitted else "validation"
+
+
+def _difference(difference: Difference | None) -> dict[str, float] | None:
+    """The figures of a difference; None where there is none."""
+    if difference is None:
+        return None
+    return {
+        "difference": difference.mean,
+        "low": difference.low,
+        "high": difference.high,
+        "p_no_difference": difference.p,
+        "adjusted_p_no_difference": difference.adjusted_p,
+        "p_inferior": difference.p_inferior,
+        "adjusted_p_inferior": difference.adjusted_p_inferior,
+        "minimum_detectable_effect": difference.minimum_detectable,
+        "bound": difference.bound,
+        "standard_error": difference.standard_error,
+    }
+
+
+def _plain(value: Any) -> Any:
+    """The value with null for what is no finite number, which JSON has no word for."""
+    if isinstance(value, dict):
+        return {str(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,69 @@
+"""The commands that run the best settings again, with seeds that are new."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Sequence
+
+from src.report.arms import RATE, Arm
+from src.report.comparison import Comparison
+
+# The configuration's groups, by the parameter that holds the name of what was chosen.
+GROUPS = {"method.name": "method", "model.name": "model", "dataset.name": "dataset"}
+STORE = ("tracking.", "folder=", "uri=", "experiment=")
+
+
+def more_seeds(comparison: Comparison, arms: Sequence[Arm], number: int) -> str:
+    """A command a line: the best setting of each arm with `number` new seeds, then a comparison of all.
+
+    Empty where the command that made the runs is not known to be one sweep.
+    """
+    commands = {command for command in comparison.commands if command}
+    if len(commands) != 1:
+        return ""
+    words = shlex.split(commands.pop())
+    start = next((index + 1 for index, word in enumerate(words) if word in ("train", "src.train")), None)
+    if start is None:
+        return ""
+    known = [int(seed) for arm in comparison.arms for trial in arm.trials for seed in trial.seeds if seed.isdigit()]
+    first = max(known, default=-1) + 1
+    seeds = f"train.seed={','.join(str(first + index) for index in range(number))}"
+    lines, names = [], []
+    for arm in arms:
+        chosen = _chosen(arm, comparison, {_key(word) for word in words})
+        names.append(re.sub(r"[^\w.]+", "-", f"more {arm.name}"))
+        replaced = {*(setting.partition("=")[0] for setting in chosen), "train.seed", "sweep.name", "sweep.margin"}
+        kept = [word for word in words[start:] if _key(word) not in replaced and not _of_sweeper(word)]
+        flags = [] if {"-m", "--multirun"} & set(kept) else ["-m"]
+        margin = f"sweep.margin={comparison.margin:g}"
+        lines.append(shlex.join([*words[:start], *flags, *kept, *chosen, seeds, margin, f"sweep.name={names[-1]}"]))
+    sweeps = dict.fromkeys(run.tags.get("sweep", "").partition(" ")[0][:12] for arm in arms for run in arm.best.runs)
+    store = [word for word in words[start:] if word.startswith(STORE)]
+    compare = [*words[: start - 1], words[start - 1].replace("train", "compare")]
+    listed = ",".join([*filter(None, sweeps), *names])
+    return "\n".join([*lines, shlex.join([*compare, f"sweep=[{listed}]", *store])])
+
+
+def _chosen(arm: Arm, comparison: Comparison, given: set[str]) -> list[str]:
+    """The overrides that make the best setting of an arm, where those of the keys `given` are replaced."""
+    params = arm.best.runs[0].params
+    groups = {key: group for key, group in GROUPS.items() if group == "method" or group in given}
+    named = [f"{group}={arm.labels[key]}" for key, group in groups.items() if key in arm.labels]
+    varied = [key for key in arm.labels if key not in GROUPS]
+    epochs = ["train.epochs"] if len({trial.epochs for trial in arm.trials}) > 1 else []
+    keys = dict.fromkeys([RATE, *varied, *comparison.varied, *epochs])
+    return named + [f"{key}={_value(params[key])}" for key in keys if key in params]
+
+
+def _value(text: str) -> str:
+    return "null" if text == "None" else text
+
+
+def _key(word: str) -> str:
+    return word.partition("=")[0].lstrip("+~")
+
+
+def _of_sweeper(word: str) -> bool:
+    """Whether a word chooses or sets a search, which a grid of seeds has no use for."""
+    return _key(word).startswith(("hydra/sweeper", "hydra.sweeper"))
