@@ -22,7 +22,7 @@ from src.arguments import Listed, RunsArguments, read
 from src.compose import MISTAKES, fail
 from src.console import begin
 
-Format = Literal["html", "md", "csv", "png", "svg"]
+Format = Literal["html", "md", "csv", "png", "svg", "pdf"]
 
 
 class Compare(RunsArguments):
@@ -37,7 +37,7 @@ class Compare(RunsArguments):
     )
     formats: Listed[Format] = Field(
         ["html", "md", "csv"],
-        description="also png and svg, a file for each figure (pip install kaleido; it drives a Chrome)",
+        description="also png, svg and pdf, a file for each figure, as wide as a paper's column (pip install kaleido; it drives a Chrome)",
     )
     examples: int = Field(
         12, ge=0, description="questions that the page shows for each method; with 0 it holds no text of the data set"

@@ -24,6 +24,8 @@ MARKERS = ("circle", "square", "diamond", "triangle-up", "cross", "x", "star", "
 SHADE, SOFT, GRID, INK = "rgba(0, 114, 178, 0.12)", "#767676", "#DDDDDD", "#1A1A1A"
 MOST_TICKS = 8  # of a logarithmic axis: no more can be read on a phone
 WIDEST_NAME = 34  # characters in a line of a legend, for a phone
+HEIGHT = 300  # pixels of a figure, without its legend; of those with a row an arm as much as the rows need
+PAPER_HEIGHT = 220
 PAPER_WIDTH = 326  # pixels: a column of 3.4 inches, at the 96 to an inch that plotly counts
 PAPER_FONT = 32 / 3  # 8 points
 AXIS = {
@@ -31,7 +33,7 @@ AXIS = {
     "gridcolor": GRID,
     "linecolor": SOFT,
     "zerolinecolor": GRID,
-    "title": {"standoff": 8},
+    "title": {"standoff": 8, "font": {"size": 12}},
 }
 TEMPLATE = go.layout.Template(
     layout={
@@ -97,7 +99,7 @@ def spread(deviations: Collection[float | None]) -> dict[str, Any]:
     return {"type": "data", "array": [round(std or 0.0, 4) for std in deviations], "thickness": 1, "width": 3}
 
 
-def new_figure(x: str, y: str, height: int = 300, **layout: Any) -> go.Figure:
+def new_figure(x: str, y: str, height: int = HEIGHT, **layout: Any) -> go.Figure:
     figure = go.Figure()
     figure.update_layout(template=TEMPLATE, xaxis_title=x, yaxis_title=y, height=height, **layout)
     return figure
@@ -148,13 +150,15 @@ def for_paper(plot: Plot) -> go.Figure:
     """The figure in the size of a paper's column, its text in 8 points."""
     figure = go.Figure(plot.figure)
     names = {trace.name for trace in figure.data if trace.name and trace.showlegend is not False}
-    rows = 0 if figure.layout.showlegend is False or len(names) < 2 else len(names)
+    legend = 24 + 18 * len(names) if len(names) > 1 and figure.layout.showlegend is not False else 0
     figure.update_layout(
         width=PAPER_WIDTH,
-        height=round(0.8 * figure.layout.height) + 16 * rows,
+        height=legend + (PAPER_HEIGHT if figure.layout.height == HEIGHT else figure.layout.height),
         font_size=PAPER_FONT,
         margin={"l": 36, "r": 8, "t": 8, "b": 32},
     )
+    figure.update_xaxes(title_font_size=PAPER_FONT)
+    figure.update_yaxes(title_font_size=PAPER_FONT)
     figure.update_annotations(font_size=PAPER_FONT)
     figure.update_traces(line_width=1.2, selector={"mode": "lines"})
     figure.update_traces(line_width=1.2, marker_size=6, selector={"mode": "lines+markers"})

@@ -82,7 +82,7 @@ def differences(comparison: Comparison) -> Plot | None:
     figure.update_layout(margin={"l": 8, "t": 4}, showlegend=False)
     about = (
         f"95 % intervals{', adjusted for the number of comparisons' if len(tested) > 1 else ''}. Dashed: the margin of "
-        f"{margin:g} points. Shaded: at most the margin worse. An interval that contains zero shows no significant "
+        f"{margin:g} point{'s' if margin != 1 else ''}. Shaded: at most the margin worse. An interval that contains zero shows no significant "
         "difference."
     )
     return Plot("differences", f"Difference in F1 from {base}", about, figure, Part.ANSWER)
@@ -220,7 +220,7 @@ def scored_on(comparison: Comparison) -> str:
 
 
 def score_by_epoch(comparison: Comparison) -> Plot | None:
-    figure = new_figure("epoch (0: untrained)", "validation F1 and exact match (%)", hovermode="x")
+    figure = new_figure("epoch (0: untrained)", "validation score (%)", hovermode="x")
     last = 0
     for number, arm in enumerate(comparison.arms):
         for score in (metric(EVAL_F1), metric(EVAL_EXACT_MATCH)):

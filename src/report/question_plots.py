@@ -50,13 +50,13 @@ def agreement(comparison: Comparison) -> Plot | None:
     lines = sum(name.count("<br>") + 1 for name in names)
     figure = new_figure(f"{split} questions", "", height=90 + 26 * len(names) + 16 * lines, barmode="stack")
     labels = ("both right", "the method alone", f"{wrapped(comparison.baselines)} alone", "neither")
-    for i, (label, pattern) in enumerate(zip(labels, ("", "/", "\\", "."), strict=True)):
+    for i, (label, pattern) in enumerate(zip(labels, ("", "/", "\\", ""), strict=True)):
         figure.add_bar(
             y=names,
             x=[int(row[i]) for row in counts],
             orientation="h",
             name=label,
-            marker={"color": (COLOURS[2], COLOURS[1], COLOURS[0], "#BBBBBB")[i], "pattern": {"shape": pattern}},
+            marker={"color": (COLOURS[2], COLOURS[1], COLOURS[0], "#BBBBBB")[i], "pattern": {"shape": pattern, "fillmode": "overlay"}},
             text=[int(row[i]) for row in counts],
             textangle=0,
             hovertemplate=f"%{{y}}, {label}<br>%{{x:,}} questions<extra></extra>",
@@ -119,11 +119,15 @@ def _by_kind(arms: list[Arm], looks: list[dict[str, Any]], suffix: str, of: str)
         order = list(counts.index) if name == "by_question" else sorted(counts.index, key=_first_number)
         height = 60 + len(order) * (16 + 14 * len(scores))
         figure = new_figure(f"{split} {metric(F1).axis}", "", height=height, scattermode="group")
+        lows: list[float] = []
+        highs: list[float] = []
         for arm, look, f1 in scores:
             kind = pd.Series(f1).groupby(np.array(values))
-            errors = kind.std().fillna(0.0) / np.sqrt(kind.count())
+            means, errors = kind.mean(), kind.std().fillna(0.0) / np.sqrt(kind.count())
+            lows.append(float((means - errors).min()))
+            highs.append(float((means + errors).max()))
             figure.add_scatter(
-                x=[round(float(kind.mean()[each]), 2) for each in order],
+                x=[round(float(means[each]), 2) for each in order],
                 y=[f"{each} ({counts[each]:,})" for each in order],
                 error_x=spread([float(errors[each]) for each in order]),
                 orientation="h",
@@ -133,6 +137,7 @@ def _by_kind(arms: list[Arm], looks: list[dict[str, Any]], suffix: str, of: str)
                 hovertemplate=f"{escaped(arm)}<br>%{{y}}<br>F1 %{{x:.1f}}<extra></extra>",
             )
         figure.update_yaxes(autorange="reversed")
+        figure.update_xaxes(range=[max(0.0, min(lows) - 1), min(100.0, max(highs) + 1)] if lows else None)
         about = (
             f"Mean F1 on the {split} questions (their number in brackets) over the seeds at the best setting; bars are "
             "one standard error over questions. Means of small groups are uncertain."
