@@ -92,7 +92,9 @@ def setup(comparison: Comparison) -> list[str]:
         told.append(f"{' / '.join(sizes)} questions")
     seeds = sorted({run.seed for run in runs if run.seed}, key=lambda seed: (len(seed), seed))
     if seeds:
-        told.append(f"seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)}" if len(seeds) < 7 else f"{len(seeds)} seeds")
+        told.append(
+            f"seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)}" if len(seeds) < 7 else f"{len(seeds)} seeds"
+        )
     return [each for each in told if each]
 
 
@@ -125,8 +127,12 @@ def _best_first(headings: list[str], rows: list[list[tables.Cell]]) -> tuple[lis
     if name not in headings:
         return headings, rows, 0
     column = headings.index(name)
-    ordered = sorted(rows, key=lambda row: -np.inf if row[column].value is None else row[column].value, reverse=True)
-    return headings, ordered, column + 1
+
+    def f1(row: list[tables.Cell]) -> float:
+        value = row[column].value
+        return -1.0 if value is None else value
+
+    return headings, sorted(rows, key=f1, reverse=True), column + 1
 
 
 def wrong_answers(arm: Arm, shown: int = EXAMPLES) -> list[dict[str, Any]]:

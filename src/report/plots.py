@@ -80,10 +80,10 @@ def differences(comparison: Comparison) -> Plot | None:
     figure.update_xaxes(range=[left, right])
     figure.update_yaxes(range=[len(tested) - 0.6, -0.75], showticklabels=False, showgrid=False, automargin=False)
     figure.update_layout(margin={"l": 8, "t": 4}, showlegend=False)
+    adjusted = ", adjusted for the number of comparisons" if len(tested) > 1 else ""
     about = (
-        f"95 % intervals{', adjusted for the number of comparisons' if len(tested) > 1 else ''}. Dashed: the margin of "
-        f"{margin:g} point{'s' if margin != 1 else ''}. Shaded: at most the margin worse. An interval that contains zero shows no significant "
-        "difference."
+        f"95 % intervals{adjusted}. Dashed: the margin of {margin:g} point{'s' if margin != 1 else ''}. Shaded: at most "
+        "the margin worse. An interval that contains zero shows no significant difference."
     )
     return Plot("differences", f"Difference in F1 from {base}", about, figure, Part.ANSWER)
 
@@ -116,8 +116,8 @@ def f1_by_rate(comparison: Comparison) -> Plot | None:
     if tried:
         figure.update_xaxes(log_axis(tried, rate_text))
     about = (
-        "Validation F1, by which rates are chosen: the best of the settings at each rate, mean over seeds; bars are one "
-        "standard deviation."
+        "Validation F1, by which rates are chosen: the best of the settings at each rate, mean over seeds; bars are "
+        "one standard deviation."
     )
     return Plot("f1_by_rate", "F1 against the learning rate", about, figure, Part.RATES)
 
@@ -146,8 +146,8 @@ def f1_by_size(comparison: Comparison) -> Plot | None:
             hovertemplate=f"{escaped(line)}<br>%{{x:,}} questions<br>{at_height(metric(F1))}<extra></extra>",
         )
     about = (
-        f"F1 on the {split} questions of each method at the best setting it has at that size, mean over seeds; bars are "
-        "one standard deviation."
+        f"F1 on the {split} questions of each method at the best setting it has at that size, mean over seeds; bars "
+        "are one standard deviation."
     )
     return Plot("f1_by_size", "F1 against the number of training questions", about, figure, Part.RATES)
 

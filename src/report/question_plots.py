@@ -56,7 +56,10 @@ def agreement(comparison: Comparison) -> Plot | None:
             x=[int(row[i]) for row in counts],
             orientation="h",
             name=label,
-            marker={"color": (COLOURS[2], COLOURS[1], COLOURS[0], "#BBBBBB")[i], "pattern": {"shape": pattern, "fillmode": "overlay"}},
+            marker={
+                "color": (COLOURS[2], COLOURS[1], COLOURS[0], "#BBBBBB")[i],
+                "pattern": {"shape": pattern, "fillmode": "overlay"},
+            },
             text=[int(row[i]) for row in counts],
             textangle=0,
             hovertemplate=f"%{{y}}, {label}<br>%{{x:,}} questions<extra></extra>",
