@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from typing import Any
 
 import numpy as np
@@ -81,9 +80,10 @@ def differences(comparison: Comparison) -> Plot | None:
     figure.update_yaxes(range=[len(tested) - 0.6, -0.75], showticklabels=False, showgrid=False, automargin=False)
     figure.update_layout(margin={"l": 8, "t": 4}, showlegend=False)
     adjusted = ", adjusted for the number of comparisons" if len(tested) > 1 else ""
+    points = "1 point" if margin == 1 else f"{margin:g} points"
     about = (
-        f"95 % intervals{adjusted}. Dashed: the margin of {margin:g} point{'s' if margin != 1 else ''}. Shaded: at most "
-        "the margin worse. An interval that contains zero shows no significant difference."
+        f"95 % intervals{adjusted}. Dashed: the margin of {points}. Shaded: at most the margin worse. An interval that "
+        "contains zero shows no significant difference."
     )
     return Plot("differences", f"Difference in F1 from {base}", about, figure, Part.ANSWER)
 
