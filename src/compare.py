@@ -37,7 +37,7 @@ class Compare(RunsArguments):
     )
     formats: Listed[Format] = Field(
         ["html", "md", "csv"],
-        description="also png, svg and pdf, a file a figure for a paper's column (pip install kaleido; drives a Chrome)",
+        description="also png, svg and pdf, a file a figure for a paper's column (pip install kaleido; needs Chrome)",
     )
     examples: int = Field(
         12, ge=0, description="questions that the page shows for each method; with 0 it holds no text of the data set"
