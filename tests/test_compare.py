@@ -639,8 +639,6 @@ def test_the_verdict_counts_the_questions_of_what_it_compares(store):
         "F1 by question word, small",
     )
     assert list(made["by_question_1"].figure.data[0].y) == ["what (25)", "who (25)", "when (25)", "how many (25)"]
-    fronts = [line for line in made["pareto_time_train_seconds"].figure.data if line.legendgroup == "front"]
-    assert [line.showlegend for line in fronts] == [True, False]
 
 
 def test_generated_questions_are_called_so(store):

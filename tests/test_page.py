@@ -244,6 +244,18 @@ def test_a_front_has_three_points(two, six):
     assert "Pareto front" in fronts(six)
 
 
+def test_each_set_of_questions_has_its_front(tmp_path):
+    store = Store(tmp_path)
+    for name in ("small", "large"):
+        for number, method in enumerate(("ia3", "lora", "full")):
+            given = {"params": {"dataset.name": name}, "digests": (f"train-{name}", f"validation-{name}")}
+            costs = {"time/train_seconds": 50 + 10 * number}
+            store.run(method, 1e-3, 0.4 + 0.1 * number, metrics=costs, questions=60, **given)
+    [plot] = [plot for plot in plots(compared(store)) if plot.name == "pareto_time_train_seconds"]
+    fronts = [line for line in plot.figure.data if line.name == "Pareto front"]
+    assert [(list(line.x), line.showlegend) for line in fronts] == [([50, 60, 70], True), ([50, 60, 70], False)]
+
+
 def test_points_carry_their_spread(two):
     found = compared(two)
     made = {plot.name: plot.figure for plot in plots(found)}
