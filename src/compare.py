@@ -22,7 +22,7 @@ from src.arguments import Listed, RunsArguments, read
 from src.compose import MISTAKES, fail
 from src.console import begin
 
-Format = Literal["html", "md", "csv", "tex", "png", "svg"]
+Format = Literal["html", "md", "csv", "tex", "png", "svg", "pdf"]
 
 
 class Compare(RunsArguments):
@@ -43,7 +43,7 @@ class Compare(RunsArguments):
     )
     formats: Listed[Format] = Field(
         ["html", "md", "csv"],
-        description="also tex, and png and svg, a file for each figure (pip install kaleido; it drives a Chrome)",
+        description="also tex, and png, svg, pdf: a file a figure, for a column (pip install kaleido; needs Chrome)",
     )
     examples: int = Field(
         12, ge=0, description="questions that the page shows for each method; with 0 it holds no text of the data set"

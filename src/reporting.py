@@ -19,8 +19,9 @@ from plotly.io import write_images
 from src.config import TrackingConfig, UserError, nearest
 from src.report import latex, machine, tables
 from src.report.comparison import Comparison, compare_runs
+from src.report.drawing import Plot, for_paper
 from src.report.page import EXAMPLES, render
-from src.report.plots import Plot, plots
+from src.report.plots import plots
 from src.report.terminal import Terminal
 from src.report.verdict import protocol, recommendation, verdict
 from src.report.words import above_zero
@@ -208,7 +209,7 @@ def _write(comparison: Comparison, folder: Path, formats: Sequence[str], example
     Raises:
         UserError: pictures cannot be made.
     """
-    figures = plots(comparison) if set(formats) & {"html", "png", "svg"} else []
+    figures = plots(comparison) if set(formats) & {"html", "png", "svg", "pdf"} else []
     content = as_dict(comparison)
     texts = {
         "html": {PAGE: lambda: render(comparison, figures, examples)},
@@ -244,9 +245,10 @@ def _keep(
 
 
 def _pictures(figures: Sequence[Plot], folder: Path, form: str) -> list[Path]:
+    """The figures in a size that fits a paper's column; a PNG has 384 dots to an inch."""
     files = [folder / f"{figure.name}.{form}" for figure in figures]
     try:
-        write_images([figure.figure for figure in figures], files, width=900, height=500, scale=2)
+        write_images([for_paper(figure) for figure in figures], files, scale=4 if form == "png" else 1)
     except (ImportError, ValueError, RuntimeError) as error:
         raise UserError(
             f"formats={form} needs the package kaleido (pip install kaleido) and a Chrome or Chromium "

@@ -252,7 +252,7 @@ def margin_line(margin: float | None, configs: Sequence[Config]) -> str:
         sets = load(dataset)
     except Exception:  # the runs will say what is wrong
         return named
-    split = "validation" if getattr(sets, "test", None) is None else "test"
+    split = "validation" if sets.test is None else "test"
     questions = getattr(sets, split)
     seeds = min(len({config.train.seed for config in configs if config.method.name == name}) for name in methods)
     articles = len(set(questions["title"])) if dataset.split == "article" else None

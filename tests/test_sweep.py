@@ -165,6 +165,7 @@ def page(whole, browser):
     opened.on("request", lambda request: opened.fetched.append(request.url))
     opened.goto((whole[0] / "reports" / parent.info.run_id[:12] / "report.html").as_uri())
     opened.wait_for_selector("body[data-drawn]")
+    opened.locator("#all-runs > summary").click()
     return opened
 
 

@@ -5,6 +5,10 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+from collections.abc import Iterable
+from datetime import datetime
+from importlib.metadata import PackageNotFoundError, version
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +17,17 @@ from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from src.report import tables
+from src.metrics import F1, metric
+from src.report import tables, verdict
 from src.report.arms import Arm
 from src.report.comparison import Comparison
-from src.report.plots import Plot
+from src.report.drawing import Part, Plot
+from src.report.plots import scored_on
 from src.report.statistics import RESAMPLES
-from src.report.verdict import verdict
 
 EXAMPLES = 12  # questions shown for each method
+FIRST_WARNINGS = 2  # that stand on the first screen
+LONGEST_TITLE = 48  # characters: two lines on a phone
 
 
 def render(comparison: Comparison, plots: list[Plot], examples: int = EXAMPLES) -> str:
@@ -32,24 +39,100 @@ def render(comparison: Comparison, plots: list[Plot], examples: int = EXAMPLES) 
         examples: questions shown for each method, with their passages; with 0 the page holds no text of the data set.
     """
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
-    headings, runs = tables.all_runs(comparison)
     # plotly's own JSON, in which what is no number is null. In a script, `<` alone could end it.
     figures = "{" + ",".join(f"{json.dumps(plot.name)}:{plot.figure.to_json()}" for plot in plots) + "}"
     packed = base64.b64encode(gzip.compress(get_plotlyjs().encode(), 9, mtime=0)).decode()
     return environment.get_template("page.html").render(
         comparison=comparison,
-        verdict=verdict(comparison),
-        conditions=tables.conditions(comparison),
+        question=question(comparison),
+        setup=setup(comparison),
+        recommendation=verdict.recommendation(comparison),
+        overview=tables.overview(comparison),
+        warnings=[getattr(warning, "text", warning) for warning in comparison.warnings],
+        first=FIRST_WARNINGS,
+        verdict=verdict.verdict(comparison),
+        conditions=[*tables.conditions(comparison), *made_with(comparison)],
         table=tables.side_by_side(comparison),
-        headings=headings,
-        runs=runs,
-        plots=plots,
+        runs=_best_first(*tables.all_runs(comparison)),
+        parts={part: list(members) for part, members in groupby(plots, key=lambda plot: plot.part)},
+        Part=Part,
+        split=scored_on(comparison) if comparison.arms else "",
         apart=differing_most(comparison, examples),
         wrong=[] if comparison.contrasts or not comparison.arms else wrong_answers(comparison.baseline, examples),
+        footings=[contrast.footing for contrast in comparison.contrasts if contrast.footing is not None],
         resamples=RESAMPLES,
         figures=Markup(figures.replace("<", "\\u003c")),
         plotly=Markup(packed),
     )
+
+
+def question(comparison: Comparison) -> str:
+    """What the page answers, short: `full or lora?`."""
+    methods = list(dict.fromkeys(arm.method for arm in comparison.arms)) or list(comparison.empty)
+    if len(methods) < 2:
+        # One method, on several data sets or with several models: these are what is compared.
+        methods = list(dict.fromkeys(" ".join(arm.group) for arm in comparison.arms if arm.group)) or methods
+    if len(methods) < 2:
+        return f"{methods[0]} alone" if methods else comparison.title
+    first, *others = methods
+    asked = f"{', '.join(methods[:-1])} or {methods[-1]}?"
+    return asked if len(asked) <= LONGEST_TITLE or len(others) == 1 else f"{first} or one of {len(others)} others?"
+
+
+def setup(comparison: Comparison) -> list[str]:
+    """Data, model, sizes and seeds: what a reader needs to know of the runs before the answer."""
+    runs = [run for arm in comparison.arms for run in arm.best.runs]
+    told = [_listed(run.params.get(key, "") for run in runs) for key in ("dataset.name", "model.name")]
+    sizes = [
+        f"{_range(counts)} {name}"
+        for context, name in (("train", "training"), ("validation", "validation"), ("test", "test"))
+        if (counts := {run.inputs[context][1] for run in runs if context in run.inputs})
+    ]
+    if sizes:
+        told.append(f"{' / '.join(sizes)} questions")
+    seeds = sorted({run.seed for run in runs if run.seed}, key=lambda seed: (len(seed), seed))
+    if seeds:
+        told.append(
+            f"seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)}" if len(seeds) < 7 else f"{len(seeds)} seeds"
+        )
+    return [each for each in told if each]
+
+
+def made_with(comparison: Comparison) -> list[tuple[str, str]]:
+    """When and with what the report was made, and the digests of the data."""
+    runs = [run for arm in comparison.arms for run in arm.best.runs]
+    digests = {
+        f"digest of the {context} questions": _listed(run.inputs[context][0] for run in runs if context in run.inputs)
+        for context in ("train", "validation", "test")
+    }
+    try:
+        own = f", by tuneoff {version('tuneoff')}"
+    except PackageNotFoundError:
+        own = ""
+    made = f"{datetime.now().astimezone():%Y-%m-%d %H:%M %Z}{own}"
+    return [("sweep", comparison.title), *((k, v) for k, v in digests.items() if v), ("report made", made)]
+
+
+def _listed(values: Iterable[str]) -> str:
+    return ", ".join(dict.fromkeys(value for value in values if value))
+
+
+def _range(counts: set[int]) -> str:
+    return f"{min(counts):,}" if len(counts) == 1 else f"{min(counts):,} to {max(counts):,}"
+
+
+def _best_first(headings: list[str], rows: list[list[tables.Cell]]) -> tuple[list[str], list[list[tables.Cell]], int]:
+    """The runs by F1, and the column of F1 (from 1; 0 where no run has it)."""
+    name = metric(F1).column
+    if name not in headings:
+        return headings, rows, 0
+    column = headings.index(name)
+
+    def f1(row: list[tables.Cell]) -> float:
+        value = row[column].value
+        return -1.0 if value is None else value
+
+    return headings, sorted(rows, key=f1, reverse=True), column + 1
 
 
 def wrong_answers(arm: Arm, shown: int = EXAMPLES) -> list[dict[str, Any]]:

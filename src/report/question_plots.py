@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,7 @@ import pandas as pd
 from src.metrics import F1, metric
 from src.report.arms import Arm
 from src.report.comparison import Comparison
-from src.report.drawing import COLOURS, Plot, at_height, escaped, new_figure
+from src.report.drawing import COLOURS, Part, Plot, escaped, marker_style, new_figure, spread, wrapped
 
 FIRST_WORDS = ("how many", "how much", "how", "what", "which", "who", "when", "where", "why")
 ALSO_WHO = ("whom", "whose")
@@ -23,6 +24,15 @@ def right(arm: Arm, ids: pd.Index) -> np.ndarray | None:
     return None if scores is None else scores[0].mean(0) > 50
 
 
+def scored_alike(comparison: Comparison) -> list[list[Arm]]:
+    """The arms in groups that are scored on the same questions."""
+    groups: dict[tuple[str, frozenset[str]], list[Arm]] = defaultdict(list)
+    for arm in comparison.arms:
+        split = arm.best.scored_on
+        groups[split, frozenset(arm.digests(split))].append(arm)
+    return list(groups.values())
+
+
 def agreement(comparison: Comparison) -> Plot | None:
     names, counts = [], []
     for contrast in comparison.contrasts:
@@ -32,25 +42,35 @@ def agreement(comparison: Comparison) -> Plot | None:
         if len(found) < 2:
             continue
         a, b = found
-        names.append(escaped(contrast.arm.name))
+        names.append(wrapped(contrast.arm.name, 14))
         counts.append([(a & b).sum(), (~a & b).sum(), (a & ~b).sum(), (~a & ~b).sum()])
     if not names:
         return None
-    figure = new_figure("questions", "", barmode="stack")
-    labels = ("both right", "the method alone", f"{escaped(comparison.baselines)} alone", "neither")
-    for i, (label, pattern) in enumerate(zip(labels, ("", "/", "\\", "."), strict=True)):
+    split = comparison.baseline.best.scored_on
+    lines = sum(name.count("<br>") + 1 for name in names)
+    figure = new_figure(f"{split} questions", "", height=90 + 26 * len(names) + 16 * lines, barmode="stack")
+    labels = ("both right", "the method alone", f"{wrapped(comparison.baselines)} alone", "neither")
+    for i, (label, pattern) in enumerate(zip(labels, ("", "/", "\\", ""), strict=True)):
         figure.add_bar(
             y=names,
             x=[int(row[i]) for row in counts],
             orientation="h",
             name=label,
-            marker={"color": (COLOURS[2], COLOURS[1], COLOURS[0], "#BBBBBB")[i], "pattern": {"shape": pattern}},
+            marker={
+                "color": (COLOURS[2], COLOURS[1], COLOURS[0], "#BBBBBB")[i],
+                "pattern": {"shape": pattern, "fillmode": "overlay"},
+            },
             text=[int(row[i]) for row in counts],
+            textangle=0,
             hovertemplate=f"%{{y}}, {label}<br>%{{x:,}} questions<extra></extra>",
         )
-    figure.update_layout(height=170 + 45 * len(names), margin_l=110, legend_traceorder="normal")
-    about = "Exact match; with several seeds a question counts as right where more than half of them are."
-    return Plot("agreement", f"Agreement with {comparison.baselines}", about, figure)
+    figure.update_yaxes(autorange="reversed")
+    figure.update_layout(legend_traceorder="normal", uniformtext={"minsize": 11, "mode": "hide"})
+    about = (
+        f"Exact match on the {split} questions; with several seeds a question counts as right where more than half of "
+        "them are."
+    )
+    return Plot("agreement", f"Agreement with {comparison.baselines}", about, figure, Part.QUESTIONS)
 
 
 def kind_of_question(question: str) -> str:
@@ -72,21 +92,21 @@ def _length(words: int, edges: tuple[int, ...]) -> str:
 
 def by_kind(comparison: Comparison) -> list[Plot]:
     """F1 by question word, by length of the answer and by length of the passage, for each set of questions."""
-    scored_alike: dict[frozenset[str], list[Arm]] = defaultdict(list)
-    for arm in comparison.arms:
-        scored_alike[frozenset(arm.digests("validation"))].append(arm)
+    groups = scored_alike(comparison)
     made = []
-    for number, arms in enumerate(scored_alike.values()):
-        of = f", {' '.join(arms[0].group)}" if len(scored_alike) > 1 else ""
-        made += _by_kind(arms, f"_{number}" if number else "", of)
+    for number, arms in enumerate(groups):
+        of = f", {' '.join(arms[0].group)}" if len(groups) > 1 else ""
+        looks = [marker_style(comparison.arms.index(arm)) for arm in arms]
+        made += _by_kind(arms, looks, f"_{number}" if number else "", of)
     return made
 
 
-def _by_kind(arms: list[Arm], suffix: str, of: str) -> list[Plot]:
-    table = arms[0].best.texts
+def _by_kind(arms: list[Arm], looks: list[dict[str, Any]], suffix: str, of: str) -> list[Plot]:
+    table, split = arms[0].best.texts, arms[0].best.scored_on
     if table is None:
         return []
-    scores = {arm.name: own[1].mean(0) for arm in arms if (own := arm.best.scores(table.index)) is not None}
+    found = zip(arms, looks, [arm.best.scores(table.index) for arm in arms], strict=True)
+    scores = [(arm.name, look, own[1].mean(0)) for arm, look, own in found if own is not None]
     shortest = [min((len(a.split()) for a in answers), default=0) for answers in table["answers"]]
     kinds = {
         "by_question": ("question word", [kind_of_question(question) for question in table["question"]]),
@@ -100,21 +120,32 @@ def _by_kind(arms: list[Arm], suffix: str, of: str) -> list[Plot]:
     for name, (label, values) in kinds.items():
         counts = pd.Series(values).value_counts()
         order = list(counts.index) if name == "by_question" else sorted(counts.index, key=_first_number)
-        figure = new_figure(f"{label} (number of questions)", metric(F1).axis, barmode="group")
-        for number, (arm, f1) in enumerate(scores.items()):
-            means = pd.Series(f1).groupby(np.array(values)).mean()
-            figure.add_bar(
-                x=[f"{kind} ({counts[kind]:,})" for kind in order],
-                y=[round(float(means[kind]), 2) for kind in order],
-                name=escaped(arm),
-                marker={
-                    "color": COLOURS[number % len(COLOURS)],
-                    "pattern": {"shape": ("", "/", "\\", "x", ".", "-", "|", "+")[number % 8]},
-                },
-                hovertemplate=f"{escaped(arm)}<br>%{{x}}<br>{at_height(metric(F1))}<extra></extra>",
+        height = 60 + len(order) * (16 + 14 * len(scores))
+        figure = new_figure(f"{split} {metric(F1).axis}", "", height=height, scattermode="group")
+        lows: list[float] = []
+        highs: list[float] = []
+        for arm, look, f1 in scores:
+            kind = pd.Series(f1).groupby(np.array(values))
+            means, errors = kind.mean(), kind.std().fillna(0.0) / np.sqrt(kind.count())
+            lows.append(float((means - errors).min()))
+            highs.append(float((means + errors).max()))
+            figure.add_scatter(
+                x=[round(float(means[each]), 2) for each in order],
+                y=[f"{each} ({counts[each]:,})" for each in order],
+                error_x=spread([float(errors[each]) for each in order]),
+                orientation="h",
+                mode="markers",
+                name=wrapped(arm),
+                marker=look,
+                hovertemplate=f"{escaped(arm)}<br>%{{y}}<br>F1 %{{x:.1f}}<extra></extra>",
             )
-        about = "Mean over the seeds at the best setting. Groups of few questions say little."
-        made.append(Plot(name + suffix, f"F1 by {label}{of}", about, figure))
+        figure.update_yaxes(autorange="reversed")
+        figure.update_xaxes(range=[max(0.0, min(lows) - 1), min(100.0, max(highs) + 1)] if lows else None)
+        about = (
+            f"Mean F1 on the {split} questions (their number in brackets) over the seeds at the best setting; bars are "
+            "one standard error over questions. Means of small groups are uncertain."
+        )
+        made.append(Plot(name + suffix, f"F1 by {label}{of}", about, figure, Part.QUESTIONS))
     return made
 
 
