@@ -87,7 +87,7 @@ def test_the_first_screen_holds_the_answer_in_order(opened, two, width, height):
     assert tops == sorted(tops)
     for box in boxes:
         assert box["x"] >= 0 and box["x"] + box["width"] <= width and box["y"] + box["height"] <= height
-    assert page.locator("h1").inner_text() == "full or lora?"
+    assert page.locator("h1").inner_text() == "Full fine-tuning or LoRA?"
     setup = page.locator(".setup").inner_text()
     assert setup == "wiki · minilm · 4,000 training / 300 validation questions · seeds 0, 1"
     assert page.locator("details[open] #runs").count() == 0
@@ -198,20 +198,20 @@ def test_the_page_of_runs_that_all_failed_says_so(opened, tmp_path):
     for method in ("full", "lora"):
         store.run(method, 1e-4, 0.6, status="FAILED", tags={"error": "UserError: no room"})
     page = opened(written(store))
-    assert page.locator("h1").inner_text() == "full or lora?"
+    assert page.locator("h1").inner_text() == "Full or lora?"
     assert "full has no finished run (UserError: no room)." in page.locator(".warnings").inner_text()
     assert page.locator("table, .plot").count() == 0
 
 
 def test_the_question_is_short(two, six):
-    assert question(compared(two)) == "full or lora?"
-    assert question(compared(six)) == "full or one of 5 others?"
+    assert question(compared(two)) == "Full or lora?"
+    assert question(compared(six)) == "Full fine-tuning or one of 5 others?"
 
 
 def test_one_method_with_several_models_asks_for_the_model(tmp_path):
     store = Store(tmp_path)
     store.run("lora", 1e-3, 0.5)
-    assert question(compared(store)) == "lora alone"
+    assert question(compared(store)) == "LoRA alone"
     store.run("lora", 1e-3, 0.5, params={"model.name": "bert_base"})
     assert question(compared(store)) in ("bert_base or minilm?", "minilm or bert_base?")
 

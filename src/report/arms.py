@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -73,7 +73,7 @@ class Trial:
     def seeds(self) -> set[str]:
         return {run.seed for run in self.runs}
 
-    def setting(self, varied: Sequence[str]) -> list[str]:
+    def setting(self, varied: Iterable[str]) -> list[str]:
         """`r=16`, for each of some parameters that it has."""
         params = self.runs[0].params
         return [f"{key.rpartition('.')[2]}={params[key]}" for key in varied if key in params]

@@ -140,6 +140,7 @@ def _contrast(contrast: Contrast, comparison: Comparison) -> dict[str, Any]:
             "questions": footing.questions,
             "passages": footing.passages,
             "articles": footing.articles,
+            "unit": footing.unit,
             "seeds": list(footing.seeds),
         },
         "chosen_on": _chosen_on(arm, scores),

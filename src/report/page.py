@@ -23,7 +23,6 @@ from src.report.arms import Arm
 from src.report.comparison import Comparison
 from src.report.drawing import Part, Plot
 from src.report.plots import scored_on
-from src.report.statistics import RESAMPLES
 
 EXAMPLES = 12  # questions shown for each method
 FIRST_WARNINGS = 2  # that stand on the first screen
@@ -48,7 +47,7 @@ def render(comparison: Comparison, plots: list[Plot], examples: int = EXAMPLES) 
         setup=setup(comparison),
         recommendation=verdict.recommendation(comparison),
         overview=tables.overview(comparison),
-        warnings=[getattr(warning, "text", warning) for warning in comparison.warnings],
+        warnings=[warning.text for warning in comparison.warnings],
         first=FIRST_WARNINGS,
         verdict=verdict.verdict(comparison),
         conditions=[*tables.conditions(comparison), *made_with(comparison)],
@@ -59,16 +58,16 @@ def render(comparison: Comparison, plots: list[Plot], examples: int = EXAMPLES) 
         split=scored_on(comparison) if comparison.arms else "",
         apart=differing_most(comparison, examples),
         wrong=[] if comparison.contrasts or not comparison.arms else wrong_answers(comparison.baseline, examples),
-        footings=[contrast.footing for contrast in comparison.contrasts if contrast.footing is not None],
-        resamples=RESAMPLES,
+        protocol=verdict.protocol(comparison),
+        unit=next((contrast.footing.unit for contrast in comparison.contrasts if contrast.footing is not None), ""),
         figures=Markup(figures.replace("<", "\\u003c")),
         plotly=Markup(packed),
     )
 
 
 def question(comparison: Comparison) -> str:
-    """What the page answers, short: `full or lora?`."""
-    methods = list(dict.fromkeys(arm.method for arm in comparison.arms)) or list(comparison.empty)
+    """What the page answers, short: `Full fine-tuning or LoRA?`."""
+    methods = list(dict.fromkeys(verdict.method_name(arm) for arm in comparison.arms)) or list(comparison.empty)
     if len(methods) < 2:
         # One method, on several data sets or with several models: these are what is compared.
         methods = list(dict.fromkeys(" ".join(arm.group) for arm in comparison.arms if arm.group)) or methods
@@ -76,7 +75,9 @@ def question(comparison: Comparison) -> str:
         return f"{methods[0]} alone" if methods else comparison.title
     first, *others = methods
     asked = f"{', '.join(methods[:-1])} or {methods[-1]}?"
-    return asked if len(asked) <= LONGEST_TITLE or len(others) == 1 else f"{first} or one of {len(others)} others?"
+    if len(asked) > LONGEST_TITLE and len(others) > 1:
+        asked = f"{first} or one of {len(others)} others?"
+    return asked[0].upper() + asked[1:]
 
 
 def setup(comparison: Comparison) -> list[str]:

@@ -26,6 +26,7 @@ class Footing:
     questions: int
     passages: int
     articles: int | None  # None where the split is not by article
+    unit: str  # what is taken to be independent: article, passage, or question where there is one of them alone
     seeds: tuple[int, int]
 
 
@@ -69,7 +70,7 @@ def scored(arm: Arm) -> Scored | None:
     clusters = _clusters(first, by_article=best.runs[0].params.get("dataset.split") == "article")
     chosen = arm.settings > 1
     crossed = None
-    if chosen and best.scored_on == "validation":
+    if chosen and best.scored_on == "validation" and clusters.counts[0] > 1:
         crossed = _crossed(arm, first.index, clusters, seeds)
     values = crossed or [np.stack([_values(tables[seed], score) for seed in seeds])[None] for score in SCORES]
     return Scored(
@@ -88,7 +89,8 @@ def footing(arm: Scored, base: Scored) -> Footing:
     """What the difference of two arms rests on."""
     passages, articles = base.clusters.counts
     crossed = arm.cross_fitted or base.cross_fitted
-    return Footing(base.split, crossed, len(base.ids), passages, articles, (len(arm.seeds), len(base.seeds)))
+    seeds = (len(arm.seeds), len(base.seeds))
+    return Footing(base.split, crossed, len(base.ids), passages, articles, base.clusters.unit, seeds)
 
 
 def _crossed(arm: Arm, ids: pd.Index, clusters: Clusters, seeds: Sequence[str]) -> list[np.ndarray] | None:

@@ -193,6 +193,7 @@ CONDITIONS: list[tuple[str, Callable[[Result], str]]] = [
     ("batch", lambda run: run.params.get("train.batch_size", "")),
     ("hardware", lambda run: run.tags.get("hardware", "")),
     ("machine", lambda run: run.tags.get("host", "")),
+    ("versions", lambda run: run.tags.get("versions", "")),
     ("code", lambda run: run.tags.get("git_commit", "")[:12]),
 ]
 

@@ -18,6 +18,7 @@ from src.report.more_seeds import more_seeds
 from src.report.words import count, listed, share
 
 DISPLAYED = {"full": "full fine-tuning", "lora": "LoRA"}
+RANK = "method.peft.r"  # named wherever a method has one
 COSTS = ("memory/peak_train_mb", TRAIN_SECONDS)  # what makes a method cheaper
 MOST_SEEDS = 20  # that a next command adds to each method
 AT_LEAST_SEEDS = 2
@@ -119,10 +120,20 @@ def _missing_seeds(contrast: Contrast, comparison: Comparison) -> int | None:
 
 def displayed(arm: Arm, comparison: Comparison) -> str:
     """`LoRA (r=16, rate 0.001)`."""
-    method = arm.labels.get("method.name", "")
-    labels = [label for key, label in arm.labels.items() if key.startswith("method.") and key != "method.name"]
-    settings = [*labels, *arm.best.setting(comparison.varied), f"rate {arm.best.rate:g}"]
-    return f"{DISPLAYED.get(method, method)} ({', '.join(settings)})"
+    keys = [key for key in arm.labels if key.startswith("method.") and key != "method.name"]
+    settings = arm.best.setting(dict.fromkeys([*keys, *comparison.varied, RANK]))
+    return f"{_name(arm)} ({', '.join([*settings, f'rate {arm.best.rate:g}'])})"
+
+
+def method_name(arm: Arm) -> str:
+    """`LoRA r=16`: as in a heading."""
+    others = [label for key, label in arm.labels.items() if key.startswith("method.") and key != "method.name"]
+    return " ".join([_name(arm), *others])
+
+
+def _name(arm: Arm) -> str:
+    name = arm.labels.get("method.name", "")
+    return DISPLAYED.get(name, name)
 
 
 def verdict(comparison: Comparison) -> list[list[str]]:

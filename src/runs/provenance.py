@@ -33,6 +33,13 @@ def package_version() -> str:
 
 
 @functools.cache
+def versions() -> str:
+    """Python's version and those of the libraries that a result depends on most."""
+    named = [f"{name} {version(name)}" for name in ("torch", "transformers", "peft")]
+    return ", ".join([f"Python {platform.python_version()}", *named])
+
+
+@functools.cache
 def environment() -> str:
     """Machine and package versions, one a line."""
     packages = sorted({f"{d.metadata['Name']}=={d.version}" for d in distributions() if d.metadata["Name"]})

@@ -26,7 +26,7 @@ from mlflow.exceptions import MlflowException
 from src.config import Config, UserError
 from src.runs.identity import alive, hashes, holder, who
 from src.runs.naming import run_name
-from src.runs.provenance import environment, git_commit
+from src.runs.provenance import environment, git_commit, versions
 from src.runs.records import Input, Record, Status
 from src.runs.store import (
     METRICS_A_BATCH,
@@ -207,6 +207,7 @@ class RunLog:
             "seed": str(config.train.seed),
             "config_hash": self.hashes.present,
             "git_commit": git_commit(),
+            "versions": versions(),
             "command": " ".join(sys.argv[1:]),
             **self._membership({}),
             **holder(),
@@ -241,6 +242,7 @@ class RunLog:
                 **self._membership(tags),
                 "resumed": str(int(tags.get("resumed", 0)) + 1),
                 "git_commit": ", ".join(dict.fromkeys([*commits, git_commit()])),
+                "versions": "; ".join(dict.fromkeys([*filter(None, [tags.get("versions")]), versions()])),
             }
         )
         self.logged = {
