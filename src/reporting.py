@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -74,7 +74,7 @@ def compare(
 
 def as_dict(comparison: Comparison) -> dict[str, Any]:
     """What verdict.json holds."""
-    now = datetime.now(UTC).isoformat(timespec="seconds")
+    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
     return machine.as_dict(comparison, {"made": now, "tuneoff": package_version(), "reported_by": git_commit()})
 
 

@@ -198,13 +198,13 @@ def test_the_page_of_runs_that_all_failed_says_so(opened, tmp_path):
     for method in ("full", "lora"):
         store.run(method, 1e-4, 0.6, status="FAILED", tags={"error": "UserError: no room"})
     page = opened(written(store))
-    assert page.locator("h1").inner_text() == "Full or lora?"
+    assert page.locator("h1").inner_text() == "full or lora?"
     assert "full has no finished run (UserError: no room)." in page.locator(".warnings").inner_text()
     assert page.locator("table, .plot").count() == 0
 
 
 def test_the_question_is_short(two, six):
-    assert question(compared(two)) == "Full or lora?"
+    assert question(compared(two)) == "Full fine-tuning or LoRA?"
     assert question(compared(six)) == "Full fine-tuning or one of 5 others?"
 
 

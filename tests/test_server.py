@@ -24,6 +24,7 @@ from src.runs.keep import drop_worse_models
 from src.runs.store import connect
 from tests.test_sweep import SMALL
 
+FILES = {"report.html", "report.md", "side_by_side.csv", "verdict.csv", "verdict.json"}
 PROGRAMS = [*sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)]
 INITDB = shutil.which("initdb") or next((str(p / "initdb") for p in PROGRAMS if (p / "initdb").exists()), None)
 
@@ -143,12 +144,12 @@ def test_two_machines_share_a_server_on_postgresql(server_uri, command, tmp_path
     monkeypatch.setattr(sys, "argv", ["src.compare", store, where, f"output={tmp_path / 'report'}"])
     compare.main()
     shown = capsys.readouterr()
-    assert "of the stored size of full." in shown.out
+    assert "of the stored size." in shown.out
     everything += shown.out + shown.err + str([run.to_dictionary() for run in client.search_runs(["0", "1"])])
     assert "14,402 (" in (tmp_path / "report" / "report.md").read_text()
     for parent in (run for run in found if run.data.tags.get("kind") == "sweep"):
         kept = client.list_artifacts(parent.info.run_id, "report")
-        assert {Path(file.path).name for file in kept} == {"report.html", "report.md", "side_by_side.csv"}
+        assert {Path(file.path).name for file in kept} == FILES
         assert f"tracking.uri={server_uri}" in parent.data.tags["command"]
     artifacts = Path(client.download_artifacts(children[0].info.run_id, "", str(tmp_path / "artifacts")))
     assert f"uri: {server_uri}" in (artifacts / "config.yaml").read_text()

@@ -501,7 +501,7 @@ def test_the_verdict_for_programs(store, tmp_path):
     assert contrast["decision"] == "at most the margin worse" and contrast["why_not"] is None
     assert contrast["f1"]["difference"] == pytest.approx(difference.mean) == pytest.approx(-0.3, abs=1e-4)
     assert (contrast["f1"]["low"], contrast["f1"]["bound"]) == (difference.low, -difference.low)
-    assert contrast["counts"] == {"questions": 400, "passages": 100, "articles": 20, "seeds": [2, 2]}
+    assert contrast["counts"] == {"questions": 400, "passages": 100, "articles": 20, "unit": "article", "seeds": [2, 2]}
     assert contrast["method"]["settings"] == {"learning_rate": 0.001, "epochs": 3}
     assert sorted(contrast["method"]["run_ids"]) == sorted(
         run.id for run in store.store.runs("") if run.tags.get("method") == "lora"

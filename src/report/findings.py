@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from math import isfinite
 
 from src.metrics import CKA, F1, Place, metric, shown
 from src.report.arms import Arm
@@ -204,7 +205,7 @@ def costs(arm: Arm, base: Arm) -> list[str]:
     parts = []
     for cost in shown(Place.VERDICT, base.best.runs[0].metrics):
         value, other = arm.best.average(cost.key), base.best.average(cost.key)
-        if value is not None and other and comparable(cost.key, arm, base):
+        if value is not None and other and isfinite(value / other) and comparable(cost.key, arm, base):
             parts.append(f"{share(value / other)} the {cost.noun}")
     return [f"Compared with {base.name}, {arm.name} needs {listed(parts)}."] if parts else []
 

@@ -77,7 +77,7 @@ def question(comparison: Comparison) -> str:
     asked = f"{', '.join(methods[:-1])} or {methods[-1]}?"
     if len(asked) > LONGEST_TITLE and len(others) > 1:
         asked = f"{first} or one of {len(others)} others?"
-    return asked[0].upper() + asked[1:]
+    return asked[0].upper() + asked[1:] if first in verdict.DISPLAYED.values() else asked
 
 
 def setup(comparison: Comparison) -> list[str]:
