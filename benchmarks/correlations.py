@@ -69,20 +69,20 @@ def components(values: np.ndarray, passages: np.ndarray, articles: np.ndarray | 
 
 @dataclass(frozen=True)
 class Deviations:
-    """The constants of `src.report.planning`, from real runs; nan with one seed."""
+    """The constants of `src.report.planning`, from real runs."""
 
     method: float  # by question, between two methods, whatever the seeds
     noise: float  # by question, of a run from the mean over seeds
     seed: float  # of a run's level
 
 
-def deviations(first: np.ndarray, second: np.ndarray) -> Deviations:
-    """From scores (seeds, questions) of two methods."""
+def deviations(first: np.ndarray, second: np.ndarray) -> Deviations | None:
+    """From scores (seeds, questions) of two methods; None with one seed of each, which do not tell."""
     seeds, questions = (len(first), len(second)), first.shape[1]
     freedom = sum(seeds) - 2
     difference = first.mean(0) - second.mean(0)
     if freedom == 0:
-        return Deviations(float("nan"), float("nan"), float("nan"))
+        return None
     noise = spread = 0.0
     for runs in (first, second):
         levels = runs.mean(1, keepdims=True)
@@ -145,10 +145,10 @@ def report(first: np.ndarray, second: np.ndarray, passages: np.ndarray, articles
         found = components(values, passages, articles)
         article = "" if articles is None else f"{found.article:+.3f}"
         lines.append(f"| {name} | {found.passage:+.3f} | {article} | {found.deviation:.1f} |")
-    typical = deviations(first, second)
-    lines += ["", "| METHOD_DEVIATION | NOISE_DEVIATION | SEED_DEVIATION |", "|---:|---:|---:|"]
-    lines += [f"| {typical.method:.1f} | {typical.noise:.1f} | {typical.seed:.2f} |", ""]
-    lines += ["| standard error, from | questions' part | whole | degrees of freedom |", "|---|---:|---:|---:|"]
+    if (typical := deviations(first, second)) is not None:
+        lines += ["", "| METHOD_DEVIATION | NOISE_DEVIATION | SEED_DEVIATION |", "|---:|---:|---:|"]
+        lines += [f"| {typical.method:.1f} | {typical.noise:.1f} | {typical.seed:.2f} |"]
+    lines += ["", "| standard error, from | questions' part | whole | degrees of freedom |", "|---|---:|---:|---:|"]
     units = {"questions": Clusters(np.arange(first.shape[1])), "passages": Clusters(passages)}
     if articles is not None:
         units["articles (CR2)"] = Clusters(passages, articles)

@@ -256,6 +256,7 @@ def test_typical_deviations_are_those_that_scores_were_made_with():
     design = Design(Clusters(np.arange(3000)), seeds=60, level=0.8)
     generator = np.random.default_rng(0)
     found = deviations(design.method(generator, 1, 13.5)[0][0, 0], design.method(generator, 1, 0.0)[0][0, 0])
+    assert found is not None
     assert (found.method, found.noise, found.seed) == pytest.approx((13.5, 18.0, 0.8), rel=0.1)
 
 
