@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
@@ -27,7 +28,7 @@ AT_LEAST_ONE = (  # or null
     *("evaluation.batch_size", "evaluation.max_answer_length", "evaluation.n_best"),
     *("hardware.threads", "hardware.processes", "hardware.tokens_per_pass"),
 )
-ABOVE_ZERO = ("train.learning_rate", "train.max_grad_norm", "sweep.margin")
+ABOVE_ZERO = ("train.learning_rate", "train.max_grad_norm", "sweep.margin", "hardware.price_per_hour")
 SHARES = ("train.warmup_ratio", "train.hidden_dropout", "train.attention_dropout")
 Check = tuple[bool, str]  # whether all is well, and the sentence where it is not
 
@@ -64,7 +65,8 @@ def _values(config: Config) -> Iterator[Check]:
     for key in AT_LEAST_ONE:
         yield value(key) is None or value(key) >= 1, f"{key}={value(key)} must be at least 1."
     for key in ABOVE_ZERO:
-        yield value(key) > 0, f"{key}={value(key)} must be above 0."
+        ok = value(key) is None or 0 < value(key) < math.inf
+        yield ok, f"{key}={value(key)} must be a number above 0."
     train = config.train
     yield train.weight_decay >= 0, f"train.weight_decay={train.weight_decay} must not be negative."
     yield train.checkpoint_minutes > 0, f"train.checkpoint_minutes={train.checkpoint_minutes} must be above 0."

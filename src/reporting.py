@@ -9,7 +9,7 @@ In Python, without anything shown or written:
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,7 +28,7 @@ from src.report.words import above_zero
 from src.runs.archive import Archive
 from src.runs.parent import MARGIN
 from src.runs.provenance import git_commit, package_version
-from src.runs.records import Selection, Source
+from src.runs.records import Record, Selection, Source
 from src.runs.results import choose
 from src.runs.store import Store, connect, store_errors_explained
 
@@ -42,6 +42,13 @@ class Margin(NamedTuple):
 
     points: float
     afterwards: bool
+
+
+class Named(NamedTuple):
+    """The margin of a sweep in points of F1, and when the sweep was started, in milliseconds since 1970."""
+
+    points: float
+    started: int
 
 
 def compare(
@@ -180,23 +187,29 @@ def _margin(source: Source, selection: Selection, given: float | None) -> Margin
     if given is not None and not 0 < given < float("inf"):
         raise UserError(f"margin={given:g} must be a number above 0.")
     named = _named_margins(source)
-    chosen = [named[id] for id in selection.parents if id in named]
+    chosen = [named[id].points for id in selection.parents if id in named]
     points = given if given is not None else min(chosen, default=DEFAULT_MARGIN)
-    made_under = {named.get(run.sweeps[0]) if run.sweeps else None for run in selection.results}
+    made_under = {_made_under(run, named) for run in selection.results}
     before = [each for each in made_under if each is not None]
     return Margin(points, len(before) < len(made_under) or not before or min(before) != points)
 
 
-def _named_margins(source: Source) -> dict[str, float]:
+def _made_under(run: Record, named: Mapping[str, Named]) -> float | None:
+    """The margin that was named before a run was made; a sweep may have taken it up later."""
+    first = named.get(run.sweeps[0]) if run.sweeps else None
+    return None if first is None or run.started < first.started else first.points
+
+
+def _named_margins(source: Source) -> dict[str, Named]:
     """The margins that sweeps have named, by the ids of their parent runs."""
-    margins = {parent.id: above_zero(parent.tags.get(MARGIN)) for parent in source.sweeps()}
-    return {id: margin for id, margin in margins.items() if margin is not None}
+    margins = [(parent, above_zero(parent.tags.get(MARGIN))) for parent in source.sweeps()]
+    return {parent.id: Named(points, parent.started) for parent, points in margins if points is not None}
 
 
 def _several_margins(source: Source, selection: Selection, given: float | None) -> list[str]:
     """A note where the chosen sweeps have named different margins."""
     named = _named_margins(source)
-    margins = sorted({named[id] for id in selection.parents if id in named})
+    margins = sorted({named[id].points for id in selection.parents if id in named})
     if given is not None or len(margins) < 2:
         return []
     listed = " and ".join(f"{each:g}" for each in margins)

@@ -19,7 +19,7 @@ from scipy.stats import permutation_test
 
 from src.config import TrackingConfig, UserError
 from src.report.comparison import compare_runs
-from src.report.fairness import learned
+from src.report.fairness import comparable, learned
 from src.report.page import differing_most, render, wrong_answers
 from src.report.plots import pareto_front, plots
 from src.report.question_plots import kind_of_question
@@ -64,7 +64,7 @@ def test_a_fair_comparison_warns_of_nothing(fair):
     [[finding, figures, power, missing, costs, rates, forgetting]] = verdict(found)
     assert re.fullmatch(r"No decision yet: lora is at most \d\.\d F1 worse than full \(95 %; margin 1\.0\)\.", finding)
     assert figures.startswith("lora (rate 0.001) against full (rate 0.0001): F1 ")
-    assert figures.endswith(f"; {QUESTIONS} validation questions, {QUESTIONS} passages, 2 seeds.")
+    assert figures.endswith(f"; {QUESTIONS} validation questions, 2 seeds.")
     assert re.fullmatch(r"Minimum detectable effect \(80 % power\): \d\.\d F1\.", power)
     assert "more validation questions would" in missing
     share = "6.9 % of the trained parameters, 70 % of the training time, 54 % of the peak memory and 3 % of the stored"
@@ -117,7 +117,7 @@ def test_a_worse_method_is_called_worse(store):
         store.run("lora", 1e-3, 0.4, seed)
     [[finding, figures, untuned, *_]] = verdict(compared(store))
     assert finding.startswith("lora is worse than full by more than 1.0 F1: by ")
-    assert figures.endswith("300 validation questions, 300 passages, 3 seeds.")
+    assert figures.endswith("300 validation questions, 3 seeds.")
     assert untuned == "Only one learning rate of full and lora was tried: another rate may change the result."
 
 
@@ -209,7 +209,7 @@ PLANTED = {
     "another machine": (
         "machines_differ",
         lambda s: s.run("lora", 1e-3, 0.6, 2, tags={"host": "there"}),
-        "The runs were made on different machines (full: here; lora: here, there): time and memory are not comparable.",
+        "The runs were made on different machines (full: here; lora: here, there): time is not comparable.",
     ),
 }
 
@@ -368,7 +368,7 @@ def test_a_damaged_file_of_scores_is_left_out_and_named(store, content):
     assert warning.startswith(
         f"questions.parquet of run {runs[0][:8]} (lora lr=0.001 epochs=3 seed=0) cannot be read ("
     )
-    assert verdict(found)[0][1].endswith("300 passages, 1 seed.")
+    assert verdict(found)[0][1].endswith("300 validation questions, 1 seed.")
     assert "lora is worse than full" in verdict(found)[0][0]
     assert "agreement" in {plot.name for plot in plots(found)} and differing_most(found)
     damage(store, runs[1], content)
@@ -419,7 +419,8 @@ def test_a_stray_run_does_not_choose_between_two_others(store):
     run(1e-4, 66.0, 60.0, 60.0)
     assert run(3e-4, 65.0, 66.0, 66.0).arms[0].best.rate == 3e-4
     found = run(1e-2, 40.0)  # the only seed that all three share is the first's best
-    assert found.arms[0].best.rate == 3e-4 and warned(found) == []
+    assert found.arms[0].best.rate == 3e-4
+    assert next(w.code for w in found.warnings) == "scored_on_choosing_seed", "the stray run has no other seed"
     assert run(1e-3, 66.5).arms[0].best.rate == 1e-3
 
 
@@ -454,8 +455,58 @@ def test_a_setting_with_fewer_seeds_that_may_be_better_is_named(store):
     found = compared(store)
     assert found.arms[0].best.rate == 3e-4
     assert warned(found) == [
-        "full: rate 0.0001 has F1 65.4 in 1 seed, above the chosen setting's 64.5; give it as many."
+        (
+            "No test set: full scored on the questions that the best setting was chosen on, which flatters the result; "
+            "set dataset.test_size."
+        ),
+        "full: rate 0.0001 has F1 65.4 in 1 seed, above the chosen setting's 64.5; give it as many.",
     ]
+
+
+def test_fresh_seeds_of_the_best_setting_alone_are_not_called_cross_fitted(store):
+    for rate, right in ((1e-4, 0.4), (3e-4, 0.6)):
+        store.run("full", rate, right)
+    store.run("full", 3e-4, 0.6, 1)
+    both = compared(store).scored["full"]
+    assert (both.seeds, both.cross_fitted) == (("0", "1"), False), "seed 1 has one setting: nothing to choose from"
+    assert both.on_choosing_questions and both.on_choosing_seeds
+    store.run("full", 3e-4, 0.6, 2)
+    fresh = compared(store).scored["full"]
+    assert (fresh.seeds, fresh.cross_fitted) == (("1", "2"), False)
+    assert fresh.on_choosing_questions and not fresh.on_choosing_seeds
+    for seed in (1, 2):
+        store.run("full", 1e-4, 0.4, seed)
+    crossed = compared(store).scored["full"]
+    assert (crossed.seeds, crossed.cross_fitted) == (("0", "1", "2"), True)
+    assert not crossed.on_choosing_questions and not crossed.on_choosing_seeds
+
+
+def test_a_failed_setting_is_none_to_choose_from(store):
+    store.run("full", 1e-4, 0.6)
+    store.run("full", 1e-3, 0.0, status="FAILED")
+    scores = compared(store).scored["full"]
+    assert not scores.cross_fitted and not scores.on_choosing_questions
+
+
+def test_a_key_that_is_null_is_as_one_that_older_runs_lack(store):
+    for seed, params in enumerate(({}, {"dataset.test_size": None}, {"dataset.test_size": None})):
+        store.run("full", 1e-4, 0.6, seed, params=params)
+    [arm] = (found := compared(store)).arms
+    assert (len(arm.trials), arm.best.seeds, found.varied) == (1, {"0", "1", "2"}, [])
+
+
+def test_without_scores_by_question_the_f1_is_that_of_the_scored_set(store):
+    id = store.run("full", 1e-4, 0.6, test=100, metrics={"quality/f1": 70.0, "test/f1": 55.0})
+    damage(store, id, lambda whole: b"")
+    assert overview(compared(store))[1][0][1].value == 55.0
+
+
+def test_memory_compares_on_two_machines_of_one_kind(store):
+    store.run("full", 1e-4, 0.6)
+    store.run("lora", 1e-3, 0.6, tags={"host": "there"})
+    lora, full = reversed(compared(store).arms)
+    assert comparable("memory/peak_train_mb", lora, full)
+    assert not comparable("time/train_seconds", lora, full)
 
 
 def test_a_rate_that_failed_or_was_pruned_was_tried(store):
@@ -466,7 +517,7 @@ def test_a_rate_that_failed_or_was_pruned_was_tried(store):
     store.run("full", 3e-5, 0.0, status="KILLED", tags={"stopped": "behind the median"})
     [arm], warnings = (found := compared(store)).arms, warned(found)
     assert (arm.rates, arm.settings, arm.unfinished) == ([3e-5, 1e-4, 3e-4, 1e-3], 4, 0)
-    assert len(warnings) == 2 and warnings[0].startswith("All seeds of full are among those that the best setting was")
+    assert len(warnings) == 2 and warnings[0].startswith("The best setting of full was chosen on seeds that are scored")
     assert warnings[1] == "full: 1 run failed; its best setting may be among them."
     store.run("lora", 1e-3, 0.0, status="KILLED", tags={"stopped": "behind the median"})
     assert "lora has no finished run (all pruned)." in warned(compared(store))
@@ -668,7 +719,7 @@ def test_one_seed_against_several_says_whose_spread_it_is(store):
     for seed in (0, 1, 2):
         store.run("full", 1e-4, 0.5, seed)
     [[_, figures, *more]] = verdict(compared(store))
-    assert figures.endswith("300 passages, 1 and 3 seeds.")
+    assert figures.endswith("300 validation questions, 1 and 3 seeds.")
     assert "lora has one seed: the spread between seeds is that of full." in more
 
 

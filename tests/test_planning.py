@@ -7,7 +7,7 @@ from dataclasses import fields
 import numpy as np
 import pytest
 
-from src.report.planning import METHOD_DEVIATION, NOISE_DEVIATION, SEED_DEVIATION, more_needed, reachable_margin
+from src.report.planning import METHOD_DEVIATION, NOISE_DEVIATION, more_needed, reachable_margin
 from src.report.statistics import Clusters, Difference, compare, detectable
 
 
@@ -17,12 +17,9 @@ def found(question: float, seed: float, noise: float, freedom: float = 1e6) -> D
     return Difference(**{**values, **parts})
 
 
-def test_typical_deviations_give_the_standard_error_of_the_study():
-    """0.84 F1 with 1,000 questions and three seeds, whose deviation was 1.1 and 0.6."""
-    by_question = METHOD_DEVIATION**2 + 2 / 3 * NOISE_DEVIATION**2
-    assert (by_question / 1000 + 2 / 3 * SEED_DEVIATION**2) ** 0.5 == pytest.approx(0.84, abs=0.01)
-    pooled = ((1.1**2 + 0.6**2) / 2) ** 0.5
-    assert pytest.approx(pooled, abs=0.01) == (SEED_DEVIATION**2 + NOISE_DEVIATION**2 / 1000) ** 0.5
+def test_typical_deviations_are_between_those_of_two_data_sets():
+    """By question, the difference of two runs had a deviation of 37.2 and 43.4 F1 (docs/statistics.md)."""
+    assert 37.2 < (METHOD_DEVIATION**2 + 2 * NOISE_DEVIATION**2) ** 0.5 < 43.4
 
 
 def test_more_questions_where_questions_are_what_is_short():
@@ -66,7 +63,7 @@ def test_a_study_that_shows_it_already_needs_one_more_seed_at_most():
 
 
 def test_reachable_margin():
-    assert reachable_margin(1000, 328) == pytest.approx(2.91, abs=0.02)
+    assert reachable_margin(1000, 328) == pytest.approx(3.69, abs=0.02)
     assert reachable_margin(1000, 328, 12) > reachable_margin(1000, 328)
     assert reachable_margin(1000, 328, comparisons=5) > reachable_margin(1000, 328)
     # Two runs, for which what other seeds would do does not count.

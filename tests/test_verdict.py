@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import sqlite3
 import tempfile
 from dataclasses import fields
 from io import StringIO
@@ -266,8 +267,10 @@ def begun(store, command, margin=1.0, identity="i"):
 
 
 def swept(store, command="python -m src.train -m method=full,lora 'train.seed=range(0,3)' tracking.folder=runs", **how):
-    """A sweep of all runs that are there."""
+    """A sweep of all runs that are there, begun an hour before them."""
     parent = begun(store, command, **how)
+    with sqlite3.connect(store.folder / "mlflow.db") as database:
+        database.execute("UPDATE runs SET start_time = start_time - 3600000 WHERE run_uuid = ?", [parent.run_id])
     for run in store.store.runs(""):
         if not run.is_sweep:
             parent.include(run)
@@ -318,7 +321,7 @@ def without_crossing(store):
 WARNED = {
     "scored_on_choosing_seed": (
         choosing,
-        "All seeds of full and lora are among those that the best setting was chosen",
+        "The best setting of full and lora was chosen on seeds that are scored",
     ),
     "chosen_on_scored_questions": (without_crossing, "No test set: lora scored on the questions that the best setting"),
     "no_test_set": (
@@ -561,6 +564,16 @@ def test_a_sweep_without_a_margin_has_the_default_named_afterwards(store, tag):
         store.client.set_tag(id, MARGIN, tag)
     found = compare(store.tracking)
     assert (found.margin, found.margin_afterwards) == (1.0, True)
+
+
+def test_a_run_that_was_made_before_the_sweep_has_no_margin(store):
+    pair(store, -0.3, 4)
+    parent = begun(store, "python -m src.train -m method=full,lora", margin=3.0)
+    for run in store.store.runs(""):
+        if not run.is_sweep:
+            parent.include(run)
+    found = compare(store.tracking, sweeps=[parent.run_id])
+    assert (found.margin, found.margin_afterwards) == (3.0, True)
 
 
 def test_runs_that_an_earlier_sweep_has_made_have_its_margin(store):

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from src.config import CHANGES_NO_RESULT, DATA_FILES, UserError
-from src.metrics import F1, STEPS, TRAIN_LOSS, metric
+from src.metrics import F1, STEPS, TEST_F1, TRAIN_LOSS, metric
 
 RATE = "train.learning_rate"
 SCORES = ("exact_match", "f1")
@@ -124,6 +124,11 @@ class Trial:
         """The set that verdicts are made on: `test` where the runs have one, else `validation`."""
         return "test" if self.digest("test") else "validation"
 
+    @property
+    def f1_key(self) -> str:
+        """The metric that holds the F1 of `scored_on`."""
+        return TEST_F1 if self.scored_on == "test" else F1
+
     @cached_property
     def questions(self) -> pd.DataFrame | None:
         """The questions of `scored_on` with their texts, as the first run with a whole file kept them."""
@@ -215,6 +220,11 @@ class Arm:
         return max(self.trials, key=lambda trial: (wins(trial), trial.f1()))
 
     @property
+    def was_chosen(self) -> bool:
+        """Whether the best setting is one of several."""
+        return len(self.trials) > 1 or bool(self.pruned)
+
+    @property
     def choosing_seeds(self) -> set[str]:
         """The seeds on which the best setting was compared with another: a lucky one is lucky on every question."""
         others = [trial.seeds for trial in self.trials if trial is not self.best]
@@ -239,8 +249,9 @@ class Arm:
 
 
 def setting(result: Result) -> tuple[tuple[str, str], ...]:
-    """The parameters that make up a setting."""
-    return tuple(sorted((key, value) for key, value in result.params.items() if not key.startswith(NOT_A_SETTING)))
+    """The parameters that make up a setting; one that is null is as one that an older version did not have."""
+    given = {key: value for key, value in result.params.items() if value != "None"}
+    return tuple(sorted((key, value) for key, value in given.items() if not key.startswith(NOT_A_SETTING)))
 
 
 def trials(results: Sequence[Result]) -> list[Trial]:

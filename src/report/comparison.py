@@ -149,7 +149,7 @@ def _varied(arms: Sequence[Arm], shown: Sequence[str]) -> list[str]:
     found: dict[str, None] = {}
     for arm in arms:
         for key in arm.best.runs[0].params:
-            values = {trial.runs[0].params.get(key) for trial in arm.trials}
+            values = {trial.runs[0].params.get(key, "None") for trial in arm.trials}
             if len(values) > 1 and key not in shown and not key.startswith(NOT_A_SETTING):
                 found[key] = None
     return list(found)

@@ -126,8 +126,8 @@ def _of_choices(arms: Sequence[Arm], scores: Mapping[str, Scored | None]) -> lis
         result.append(Caveat("chosen_on_scored_questions", sentence))
     if names := [name for name, each in known.items() if each.on_choosing_seeds]:
         sentence = (
-            f"All seeds of {listed(names)} are among those that the best setting was chosen on, which flatters the "
-            "result; run the best settings with two more seeds."
+            f"The best setting of {listed(names)} was chosen on seeds that are scored, which flatters the result; run "
+            "the best settings with two more seeds."
         )
         result.append(Caveat("scored_on_choosing_seed", sentence))
     if names := [arm.name for arm in arms if arm.best.scored_on == "validation" and _chooses_epoch(arm)]:
@@ -157,8 +157,8 @@ def _of_questions(arms: Sequence[Arm], scores: Mapping[str, Scored | None]) -> l
             result.append(Caveat("one_article", sentence))
         if passages == questions:
             sentence = (
-                f"Each {split} question has a passage of its own, so the interval takes the questions to be "
-                "independent of each other."
+                f"Each {split} question has a passage of its own, or its passage is not known: the interval takes "
+                "questions to be independent of each other."
             )
             result.append(Caveat("one_question_per_passage", sentence))
     return result
@@ -196,10 +196,11 @@ def _of_machines(arms: Sequence[Arm]) -> list[Caveat]:
 
 
 def comparable(key: str, arm: Arm, base: Arm) -> bool:
-    """Whether a metric of two arms compares: time, speed and memory do on the same hardware and machine."""
+    """Whether a metric of two arms compares: memory does on the same hardware, time and speed on the same machine."""
     if not key.startswith(MACHINE_BOUND):
         return True
-    places = {(run.tags.get("hardware"), run.tags.get("host")) for each in (arm, base) for run in each.best.runs}
+    tags = ("hardware",) if key.startswith("memory/") else ("hardware", "host")
+    places = {tuple(run.tags.get(tag) for tag in tags) for each in (arm, base) for run in each.best.runs}
     return len(places) == 1
 
 
@@ -268,12 +269,13 @@ def _unequal(arms: Sequence[Arm]) -> list[Caveat]:
         if len(set(values.values())) > 1:
             numbers = ", ".join(f"{name} {number:,}" for name, number in values.items())
             result.append(Caveat(code, f"The methods had different numbers of {what}: {numbers}."))
-    for code, what, tag in (("hardware_differs", "hardware", "hardware"), ("machines_differ", "machines", "host")):
+    for code, what, tag, spoilt in (
+        ("hardware_differs", "hardware", "hardware", "time and memory are"),
+        ("machines_differ", "machines", "host", "time is"),
+    ):
         places = {arm.name: {run.tags.get(tag, "") for run in arm.best.runs} for arm in arms}
         if len(set.union(*places.values())) > 1:
-            sentence = (
-                f"The runs were made on different {what} ({_by_value(places)}): time and memory are not comparable."
-            )
+            sentence = f"The runs were made on different {what} ({_by_value(places)}): {spoilt} not comparable."
             result.append(Caveat(code, sentence))
     return result
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from math import isfinite
 
-from src.metrics import CKA, F1, Place, metric, shown
+from src.metrics import CKA, Place, metric, shown
 from src.report.arms import Arm
 from src.report.comparison import Comparison, Contrast
 from src.report.decision import Decision, decide
@@ -130,8 +130,10 @@ def rests_on(footing: Footing) -> str:
 
 def size(footing: Footing) -> str:
     """`1,660 test questions, 540 passages, 10 articles`."""
-    parts = [count(footing.questions, f"{footing.split} question"), count(footing.passages, "passage")]
-    return ", ".join([*parts, *([] if footing.articles is None else [count(footing.articles, "article")])])
+    parts = [count(footing.questions, f"{footing.split} question")]
+    parts += [count(footing.passages, "passage")] if footing.passages < footing.questions else []
+    parts += [count(footing.articles, "article")] if footing.articles is not None else []
+    return ", ".join(parts)
 
 
 def missing(contrast: Contrast, comparison: Comparison) -> str:
@@ -233,4 +235,4 @@ def _forgetting(arm: Arm, base: Arm) -> list[str]:
 def f1_of(arm: Arm, comparison: Comparison) -> float:
     """The F1 that the verdict rests on; that of the runs where they kept no scores by question."""
     scores = comparison.scored.get(arm.name)
-    return scores.level("f1") if scores is not None else arm.best.average(F1) or 0.0
+    return scores.level("f1") if scores is not None else arm.best.average(arm.best.f1_key) or 0.0

@@ -16,7 +16,7 @@ from src.report.fairness import comparable
 from src.report.findings import f1_of
 from src.report.scored import Scored
 from src.report.statistics import Difference
-from src.report.tables import every_run, run_price
+from src.report.tables import price_of_a_run, price_of_tuning
 from src.report.verdict import protocol, recommendation
 
 FORMAT, VERSION = "tuneoff verdict", 1
@@ -103,17 +103,8 @@ def _method(arm: Arm, comparison: Comparison) -> dict[str, Any]:
         "seeds_chosen_on": scores is not None and scores.on_choosing_seeds,
         "run_ids": [run.id for run in best.runs if run.seed in seeds],
         "costs": {entry.key: best.average(entry.key) for entry in shown(Place.VERDICT, best.runs[0].metrics)},
-        **_prices(arm),
-    }
-
-
-def _prices(arm: Arm) -> dict[str, float | None]:
-    of_best, of_all = (
-        [price for run in runs if (price := run_price(run)) is not None] for runs in (arm.best.runs, every_run(arm))
-    )
-    return {
-        "price_of_a_run": sum(of_best) / len(of_best) if of_best else None,
-        "price_of_tuning": sum(of_all) if of_all else None,
+        "price_of_a_run": price_of_a_run(arm),
+        "price_of_tuning": price_of_tuning(arm),
     }
 
 
@@ -152,7 +143,7 @@ def _contrast(contrast: Contrast, comparison: Comparison) -> dict[str, Any]:
 
 def _chosen_on(arm: Arm, scores: Scored | None) -> str | None:
     """The set that the setting was chosen on; None where there was one setting."""
-    if arm.settings == 1:
+    if not arm.was_chosen:
         return None
     return "the other half of the validation set" if scores is not None and scores.cross_fitted else "validation"
 

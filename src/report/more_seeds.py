@@ -9,18 +9,16 @@ from collections.abc import Sequence
 from src.report.arms import RATE, Arm
 from src.report.comparison import Comparison
 
-# The configuration's groups, by the parameter that holds the name of what was chosen.
-GROUPS = {"method.name": "method", "model.name": "model", "dataset.name": "dataset"}
 STORE = ("tracking.", "folder=", "uri=", "experiment=")
 
 
 def more_seeds(comparison: Comparison, arms: Sequence[Arm], number: int) -> str:
     """A command a line: the best setting of each arm with `number` new seeds, then a comparison of all.
 
-    Empty where the command that made the runs is not known to be one sweep.
+    Empty where the command that made the runs is not known to be one sweep, or has swept over data or models.
     """
     commands = {command for command in comparison.commands if command}
-    if len(commands) != 1:
+    if len(commands) != 1 or any({"dataset.name", "model.name"} & arm.labels.keys() for arm in arms):
         return ""
     words = shlex.split(commands.pop())
     start = next((index + 1 for index, word in enumerate(words) if word in ("train", "src.train")), None)
@@ -31,7 +29,7 @@ def more_seeds(comparison: Comparison, arms: Sequence[Arm], number: int) -> str:
     seeds = f"train.seed={','.join(str(first + index) for index in range(number))}"
     lines, names = [], []
     for arm in arms:
-        chosen = _chosen(arm, comparison, {_key(word) for word in words})
+        chosen = _chosen(arm, comparison)
         names.append(re.sub(r"[^\w.]+", "-", f"more {arm.name}"))
         replaced = {*(setting.partition("=")[0] for setting in chosen), "train.seed", "sweep.name", "sweep.margin"}
         kept = [word for word in words[start:] if _key(word) not in replaced and not _of_sweeper(word)]
@@ -45,15 +43,13 @@ def more_seeds(comparison: Comparison, arms: Sequence[Arm], number: int) -> str:
     return "\n".join([*lines, shlex.join([*compare, f"sweep=[{listed}]", *store])])
 
 
-def _chosen(arm: Arm, comparison: Comparison, given: set[str]) -> list[str]:
-    """The overrides that make the best setting of an arm, where those of the keys `given` are replaced."""
+def _chosen(arm: Arm, comparison: Comparison) -> list[str]:
+    """The overrides that make the best setting of an arm."""
     params = arm.best.runs[0].params
-    groups = {key: group for key, group in GROUPS.items() if group == "method" or group in given}
-    named = [f"{group}={arm.labels[key]}" for key, group in groups.items() if key in arm.labels]
-    varied = [key for key in arm.labels if key not in GROUPS]
+    varied = [key for key in arm.labels if key != "method.name"]
     epochs = ["train.epochs"] if len({trial.epochs for trial in arm.trials}) > 1 else []
     keys = dict.fromkeys([RATE, *varied, *comparison.varied, *epochs])
-    return named + [f"{key}={_value(params[key])}" for key in keys if key in params]
+    return [f"method={params['method.name']}", *(f"{key}={_value(params[key])}" for key in keys if key in params)]
 
 
 def _value(text: str) -> str:

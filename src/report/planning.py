@@ -12,12 +12,11 @@ import numpy as np
 
 from src.report.statistics import Difference, blended_freedom, detectable
 
-# Typical values, in points of F1, from which a study is planned. Chosen to give the standard error of 0.84 F1 that
-# full fine-tuning against LoRA (r=16) of MiniLM had with 1,000 questions and 3 seeds, and the standard deviations of
-# 1.1 and 0.6 over the seeds (docs/measured.md). `python -m benchmarks.correlations` measures them on finished runs.
-METHOD_DEVIATION = 13.5  # by question, of the difference between two methods, whatever the seeds
-NOISE_DEVIATION = 18.0  # by question, of one run from the mean over seeds
-SEED_DEVIATION = 0.68  # of one run's level from the mean over seeds
+# Typical values, in points of F1, from which a study is planned: measured by `python -m benchmarks.correlations` on the
+# test questions of full fine-tuning and LoRA (r=16) of MiniLM, two seeds each, on two data sets (docs/statistics.md).
+METHOD_DEVIATION = 12.0  # by question, of the difference between two methods, whatever the seeds
+NOISE_DEVIATION = 27.0  # by question, of one run from the mean over seeds
+SEED_DEVIATION = 0.8  # of one run's level from the mean over seeds
 MOST_SEEDS = 1000  # more than that counts as no number of them
 MOST_TIMES = 1000  # as many questions as there are
 

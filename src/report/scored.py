@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from statistics import stdev
 from typing import Any
 
@@ -57,8 +58,9 @@ def scored(arm: Arm) -> Scored | None:
     """Score an arm at its best setting; None where a run kept no scores by question.
 
     With a test set, and where one setting alone was run, the scores are those of the best setting. Without one, each
-    question has the score of the setting that did best on the other half of the passages (`cross_fitted`). Seeds on
-    which the setting was chosen are left out where at least FEWEST_FRESH others were run.
+    question has the score of the setting that did best on the other half of the passages (`cross_fitted`), if each seed
+    that is scored was run with more than one setting. Seeds on which the setting was chosen are left out where at
+    least FEWEST_FRESH others were run.
     """
     best = arm.best
     tables = best.by_seed
@@ -68,17 +70,18 @@ def scored(arm: Arm) -> Scored | None:
     seeds = fresh if len(fresh) >= FEWEST_FRESH else sorted(tables)
     first = tables[seeds[0]]
     clusters = _clusters(first, by_article=best.runs[0].params.get("dataset.split") == "article")
-    chosen = arm.settings > 1
     crossed = None
-    if chosen and best.scored_on == "validation" and clusters.counts[0] > 1:
+    lucky = bool(set(seeds) & arm.choosing_seeds)
+    if arm.was_chosen and best.scored_on == "validation" and clusters.counts[0] > 1:
         crossed = _crossed(arm, first.index, clusters, seeds)
+        lucky = lucky and (crossed is None or _chosen_by_themselves(arm, seeds))
     values = crossed or [np.stack([_values(tables[seed], score) for seed in seeds])[None] for score in SCORES]
     return Scored(
         best.scored_on,
         crossed is not None,
         tuple(seeds),
-        bool(set(seeds) & arm.choosing_seeds) and (crossed is None or len(seeds) == 1),
-        chosen and crossed is None and best.scored_on == "validation",
+        lucky,
+        arm.was_chosen and crossed is None and best.scored_on == "validation",
         first.index,
         clusters,
         dict(zip(SCORES, values, strict=True)),
@@ -94,7 +97,9 @@ def footing(arm: Scored, base: Scored) -> Footing:
 
 
 def _crossed(arm: Arm, ids: pd.Index, clusters: Clusters, seeds: Sequence[str]) -> list[np.ndarray] | None:
-    """Cross-fitted scores; None where a setting has no scores on the same questions."""
+    """Cross-fitted scores; None where a seed has one setting alone, or a setting no scores on the same questions."""
+    if any(sum(seed in trial.seeds for trial in arm.trials) < 2 for seed in seeds):
+        return None
     settings = []
     for trial in arm.trials:
         tables = trial.by_seed
@@ -102,6 +107,12 @@ def _crossed(arm: Arm, ids: pd.Index, clusters: Clusters, seeds: Sequence[str]) 
             return None
         settings.append({s: np.stack([_values(table, score) for score in SCORES]) for s, table in tables.items()})
     return cross_fitted(settings, seeds, clusters.passages)
+
+
+def _chosen_by_themselves(arm: Arm, seeds: Sequence[str]) -> bool:
+    """Whether two settings share one of these seeds and no other: it then helps to choose what it scores."""
+    pairs = list(combinations([trial.seeds for trial in arm.trials], 2))
+    return any(one & other == {seed} for seed in seeds for one, other in pairs)
 
 
 def _values(table: pd.DataFrame, score: str) -> Any:

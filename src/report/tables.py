@@ -123,8 +123,9 @@ def overview(comparison: Comparison) -> tuple[list[str], list[list[Cell]]]:
         base = None if contrast is None else contrast.base
         row += [_cell(entry, arm, base) for entry in costs]
         if priced:
-            for price in (_price_of_a_run, _price_of_tuning):
-                row.append(price(arm) if base is None else _related(price(arm), price(base)))
+            for price in (price_of_a_run, price_of_tuning):
+                cell = _price(price(arm))
+                row.append(cell if base is None else _related(cell, _price(price(base))))
         rows.append(row)
     more = ["price of a run", "price of tuning"] if priced else []
     return ["method", "F1", "difference [95 %]", "decision", *(entry.column for entry in costs), *more], rows
@@ -156,20 +157,26 @@ def every_run(arm: Arm) -> list[Result]:
 def run_price(run: Result) -> float | None:
     """What a run cost at `hardware.price_per_hour`; None where the price or the time is not known."""
     price = above_zero(run.params.get("hardware.price_per_hour"))
-    seconds = run.metrics.get("time/total_seconds", ((run.ended or run.started) - run.started) / 1000)
-    return None if price is None or seconds <= 0 else price * seconds / 3600
+    seconds = run.metrics.get("time/total_seconds")
+    if seconds is None and "resumed" not in run.tags:  # between attempts it may have waited for days
+        seconds = ((run.ended or run.started) - run.started) / 1000
+    return None if price is None or seconds is None or seconds <= 0 else price * seconds / 3600
 
 
-def _price_of_a_run(arm: Arm) -> Cell:
-    """The mean over the seeds of the best setting."""
-    prices = [price for run in arm.best.runs if (price := run_price(run)) is not None]
-    return _price(sum(prices) / len(prices) if prices else None)
+def price_of_a_run(arm: Arm) -> float | None:
+    """The mean over the seeds of the best setting; None where one of them has no price."""
+    total = _total([run_price(run) for run in arm.best.runs])
+    return None if total is None else total / len(arm.best.runs)
 
 
-def _price_of_tuning(arm: Arm) -> Cell:
-    """The sum over all runs of an arm."""
-    prices = [price for run in every_run(arm) if (price := run_price(run)) is not None]
-    return _price(sum(prices) if prices else None)
+def price_of_tuning(arm: Arm) -> float | None:
+    """The sum over all runs of an arm; None where one of them has no price."""
+    return _total([run_price(run) for run in every_run(arm)])
+
+
+def _total(prices: Sequence[float | None]) -> float | None:
+    known = [price for price in prices if price is not None]
+    return sum(known) if len(known) == len(prices) else None
 
 
 def _price(value: float | None) -> Cell:

@@ -75,6 +75,11 @@ def _of_group(contrasts: Sequence[Contrast], comparison: Comparison) -> str:
         return (
             f"Use {displayed(chosen.arm, comparison)}: at most {bound} F1 worse than {base.name} (95 %), with {saved}."
         )
+    if unknown := [contrast for contrast in enough if not _costs(contrast)]:
+        return (
+            f"No decision yet: {unknown[0].arm.name} is at most {limit} F1 worse than {base.name}, but their costs do "
+            "not compare; run both on one machine."
+        )
     undecided = [contrast for contrast in known if contrast.decision is Decision.UNDECIDED]
     if undecided:
         closest = max(undecided, key=lambda contrast: contrast.differences["f1"].low)
@@ -184,9 +189,10 @@ def protocol(comparison: Comparison) -> str:
             groups[(scores.split, len(scores.ids), *scores.clusters.counts)].append(arm)
     lines = []
     for (split, questions, passages, articles), arms in groups.items():
-        of = [count(passages, "passage"), *([] if articles is None else [count(articles, "article")])]
-        on = f"{count(questions, f'{split} question')} ({', '.join(of)})"
-        chosen = any(arm.settings > 1 for arm in arms)
+        of = [count(passages, "passage")] if passages < questions else []
+        of += [] if articles is None else [count(articles, "article")]
+        on = count(questions, f"{split} question") + (f" ({', '.join(of)})" if of else "")
+        chosen = any(arm.was_chosen for arm in arms)
         crossed = any(scores is not None and scores.cross_fitted for scores in map(comparison.scored.get, _names(arms)))
         if split == "test":
             how = "Settings chosen on the validation set" if chosen else "One setting of each method"
