@@ -43,6 +43,8 @@ def sentences(contrast: Contrast, comparison: Comparison) -> list[str]:
     ]
     if not reasons:
         return [decision, *details]
+    if not any(learned(each) for each in comparison.arms):  # the verdict begins with the reasons
+        return [f"As the runs stand: {decision}", *details]
     return [f"No decision yet: {listed(reasons)}.", TRY, f"As the runs stand: {decision}", *details]
 
 
@@ -151,7 +153,7 @@ def missing(contrast: Contrast, comparison: Comparison) -> str:
         return f"{each} or {more} {power}" if more else f"{each} {power}"
     if more:
         return f"no number of seeds would decide it on these questions; about {more} would"
-    return f"neither more seeds nor more {split} questions would decide it by themselves"
+    return f"it takes both more seeds and more {split} questions to decide it"
 
 
 def needed(contrast: Contrast, comparison: Comparison) -> tuple[int | None, int | None]:
