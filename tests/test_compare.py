@@ -252,10 +252,7 @@ def test_where_nobody_learned_anything_there_is_no_answer(store):
         "lora: F1 7.0, 0.0 before training)."
     )
     assert "dataset.train_size" in advice and "train.epochs" in advice and "train.learning_rate" in advice
-    assert of_lora.startswith(
-        "No decision yet: full has learned next to nothing (F1 7.0, 0.0 before training) and lora "
-    )
-    assert "As the runs stand: lora is worse than full by more than 1.0 F1: by " in of_lora
+    assert of_lora.startswith("As the runs stand: lora is worse than full by more than 1.0 F1: by ")
     text = as_markdown(compared(store))
     assert text.count("**No decision yet: every method has learned") == 2 and "**lora" not in text
     shown = Terminal()

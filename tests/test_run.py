@@ -231,7 +231,10 @@ def test_a_run_without_a_test_set_is_what_it_was(finished, configure, tmp_path, 
     [found], tested = runs_of(tmp_path), finished[2][2]
     with_test, without = digests(tested), digests(found)
     assert without == {name: with_test[name] for name in ("train", "validation")}
-    assert set(found.data.metrics) - HERE_ALONE == (BY_STEP | FINAL) - {entry.key for entry in METRICS if entry.only}
+    # Memory is not reported where an earlier test has left some behind in this process.
+    logged = {key for key in found.data.metrics.keys() - HERE_ALONE if not key.startswith("memory/")}
+    always = {entry.key for entry in METRICS if not entry.only and not entry.key.startswith("memory/")}
+    assert logged == (BY_STEP | FINAL) & always
     same = {key: value for key, value in found.data.metrics.items() if metric(key).group not in MEASURED}
     assert {key: tested.data.metrics[key] for key in same} == same
     record = connect(TrackingConfig(folder=str(tmp_path))).record(found.info.run_id)

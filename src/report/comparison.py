@@ -224,8 +224,8 @@ def _contrast(arm: Arm, base: Arm, scores: Mapping[str, Scored | None], comparis
         [np.repeat(values, splits // len(values), axis=0) for values in map(each.values.__getitem__, SCORES)]
         for each in (own, other)
     )
-    found = compare(first, second, other.clusters, comparisons, margin)
-    differences = dict(zip(SCORES, found, strict=True))
+    results = compare(first, second, other.clusters, comparisons, margin)
+    differences = dict(zip(SCORES, results, strict=True))
     rests_on = footing(own, other)
     left_out = {}
     for score in SCORES:

@@ -46,14 +46,14 @@ def cross_fitted(
         raise ValueError(f"no setting has seed {', '.join(sorted(missing))}")
     level = _levels(settings, everything, second)
     questions = np.arange(len(passages))
-    found = []
+    chosen = []
     for seed in seeds:
         among = [i for i, setting in enumerate(settings) if seed in setting]
         choice = _choice(level[among], everything.index(seed))  # (splits, halves)
         scores = np.stack([settings[i][seed] for i in among])  # (settings, scores, questions)
         other_half = np.take_along_axis(choice, 1 - second.astype(int), axis=1)  # (splits, questions)
-        found.append(scores[other_half, :, questions])  # (splits, questions, scores)
-    return [np.stack([scores[..., i] for scores in found], axis=1) for i in range(found[0].shape[-1])]
+        chosen.append(scores[other_half, :, questions])  # (splits, questions, scores)
+    return [np.stack([scores[..., i] for scores in chosen], axis=1) for i in range(chosen[0].shape[-1])]
 
 
 def halves(passages: np.ndarray, splits: int = SPLITS, generator: np.random.Generator | None = None) -> np.ndarray:

@@ -83,20 +83,20 @@ def question(comparison: Comparison) -> str:
 def setup(comparison: Comparison) -> list[str]:
     """Data, model, sizes and seeds: what a reader needs to know of the runs before the answer."""
     runs = [run for arm in comparison.arms for run in arm.best.runs]
-    told = [_listed(run.params.get(key, "") for run in runs) for key in ("dataset.name", "model.name")]
+    parts = [_listed(run.params.get(key, "") for run in runs) for key in ("dataset.name", "model.name")]
     sizes = [
         f"{_range(counts)} {name}"
         for context, name in (("train", "training"), ("validation", "validation"), ("test", "test"))
         if (counts := {run.inputs[context][1] for run in runs if context in run.inputs})
     ]
     if sizes:
-        told.append(f"{' / '.join(sizes)} questions")
+        parts.append(f"{' / '.join(sizes)} questions")
     seeds = sorted({run.seed for run in runs if run.seed}, key=lambda seed: (len(seed), seed))
     if seeds:
-        told.append(
+        parts.append(
             f"seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)}" if len(seeds) < 7 else f"{len(seeds)} seeds"
         )
-    return [each for each in told if each]
+    return [each for each in parts if each]
 
 
 def made_with(comparison: Comparison) -> list[tuple[str, str]]:
@@ -107,10 +107,10 @@ def made_with(comparison: Comparison) -> list[tuple[str, str]]:
         for context in ("train", "validation", "test")
     }
     try:
-        own = f", by tuneoff {version('tuneoff')}"
+        maker = f", by tuneoff {version('tuneoff')}"
     except PackageNotFoundError:
-        own = ""
-    made = f"{datetime.now().astimezone():%Y-%m-%d %H:%M %Z}{own}"
+        maker = ""
+    made = f"{datetime.now().astimezone():%Y-%m-%d %H:%M %Z}{maker}"
     return [("sweep", comparison.title), *((k, v) for k, v in digests.items() if v), ("report made", made)]
 
 
@@ -148,14 +148,14 @@ def wrong_answers(arm: Arm, shown: int = EXAMPLES) -> list[dict[str, Any]]:
 
 def differing_most(comparison: Comparison, shown: int = EXAMPLES) -> list[tuple[str, str, list[dict[str, Any]]]]:
     """Arm, baseline and the questions where their F1 are furthest apart, half of them each way."""
-    found = []
+    pairs = []
     for contrast in comparison.contrasts:
         table, answers = contrast.base.best.texts, contrast.arm.best.texts
-        own = None if table is None else contrast.arm.best.scores(table.index)
+        of_arm = None if table is None else contrast.arm.best.scores(table.index)
         of_base = None if table is None else contrast.base.best.scores(table.index)
-        if table is None or own is None or of_base is None or answers is None:
+        if table is None or of_arm is None or of_base is None or answers is None:
             continue
-        f1, base_f1 = own[1].mean(0), of_base[1].mean(0)
+        f1, base_f1 = of_arm[1].mean(0), of_base[1].mean(0)
         order = np.argsort(f1 - base_f1, kind="stable")
         fewer = shown // 2
         rows = [
@@ -170,5 +170,5 @@ def differing_most(comparison: Comparison, shown: int = EXAMPLES) -> list[tuple[
             if f1[i] != base_f1[i]
         ]
         if rows:
-            found.append((contrast.arm.name, contrast.base.name, rows))
-    return found
+            pairs.append((contrast.arm.name, contrast.base.name, rows))
+    return pairs

@@ -50,8 +50,8 @@ def differences(comparison: Comparison) -> Plot | None:
     if not tested:
         return None
     margin, base = comparison.margin, comparison.baselines
-    found = list(tested.values())
-    ends = [-margin, 0.0, *(d.low for d in found), *(d.high for d in found)]
+    shown = list(tested.values())
+    ends = [-margin, 0.0, *(d.low for d in shown), *(d.high for d in shown)]
     beyond = 0.08 * (max(ends) - min(ends))
     left, right = min(ends) - beyond, max(ends) + beyond
     figure = new_figure(f"difference in F1 from {escaped(base)} (points)", "", height=58 + 36 * len(tested))
@@ -59,14 +59,14 @@ def differences(comparison: Comparison) -> Plot | None:
     figure.add_vline(x=0, line={"color": SOFT, "width": 1.5})
     figure.add_vline(x=-margin, line={"color": SOFT, "width": 1.5, "dash": "dash"})
     figure.add_scatter(
-        x=[d.mean for d in found],
+        x=[d.mean for d in shown],
         y=[escaped(name) for name in tested],
-        customdata=[(d.low, d.high) for d in found],
+        customdata=[(d.low, d.high) for d in shown],
         error_x={
             "type": "data",
             "symmetric": False,
-            "array": [d.high - d.mean for d in found],
-            "arrayminus": [d.mean - d.low for d in found],
+            "array": [d.high - d.mean for d in shown],
+            "arrayminus": [d.mean - d.low for d in shown],
             "thickness": 2,
         },
         mode="markers",
