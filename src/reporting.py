@@ -261,7 +261,9 @@ def _pictures(figures: Sequence[Plot], folder: Path, form: str) -> list[Path]:
     """The figures in a size that fits a paper's column; a PNG has 384 dots to an inch."""
     files = [folder / f"{figure.name}.{form}" for figure in figures]
     try:
-        write_images([for_paper(figure) for figure in figures], files, scale=4 if form == "png" else 1)
+        shown = [for_paper(figure) for figure in figures]
+        sizes = {side: [figure.layout[side] for figure in shown] for side in ("width", "height")}
+        write_images(shown, files, scale=4 if form == "png" else 1, **sizes)  # which ignores those of a layout
     except (ImportError, ValueError, RuntimeError) as error:
         raise UserError(
             f"formats={form} needs the package kaleido (pip install kaleido) and a Chrome or Chromium "

@@ -285,7 +285,7 @@ def test_a_figure_fits_a_papers_column(six):
         before = plot.figure.to_json()
         figure = for_paper(plot)
         assert (figure.layout.width, figure.layout.font.size) == (PAPER_WIDTH, PAPER_FONT)
-        assert figure.layout.height < 600
+        assert figure.layout.height < 620
         assert plot.figure.to_json() == before
 
 
@@ -293,8 +293,9 @@ def test_a_figure_fits_a_papers_column(six):
 def test_pictures_are_written_in_that_size(two, tmp_path, monkeypatch, form, scale):
     written = {}
 
-    def write_images(figures, files, scale):
-        written.update({file.name: (figure.layout.width, scale) for figure, file in zip(figures, files, strict=True)})
+    def write_images(figures, files, scale, width, height):
+        assert height == [figure.layout.height for figure in figures]
+        written.update({file.name: (size, scale) for file, size in zip(files, width, strict=True)})
 
     monkeypatch.setattr(reporting, "write_images", write_images)
     reporting.report(two.tracking, formats=[form], output=tmp_path)

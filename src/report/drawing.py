@@ -153,9 +153,9 @@ def for_paper(plot: Plot) -> go.Figure:
     legend = 24 + 18 * len(names) if len(names) > 1 and figure.layout.showlegend is not False else 0
     figure.update_layout(
         width=PAPER_WIDTH,
-        height=legend + (PAPER_HEIGHT if figure.layout.height == HEIGHT else figure.layout.height),
+        height=12 + legend + (PAPER_HEIGHT if figure.layout.height == HEIGHT else figure.layout.height),
         font_size=PAPER_FONT,
-        margin={"l": 36, "r": 8, "t": 8, "b": 32},
+        margin={"l": 36, "r": 8, "t": 8, "b": 44},
     )
     figure.update_xaxes(title_font_size=PAPER_FONT)
     figure.update_yaxes(title_font_size=PAPER_FONT)

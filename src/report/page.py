@@ -23,6 +23,7 @@ from src.report.arms import Arm
 from src.report.comparison import Comparison
 from src.report.drawing import Part, Plot
 from src.report.plots import scored_on
+from src.report.words import unbroken
 
 EXAMPLES = 12  # questions shown for each method
 FIRST_WARNINGS = 2  # that stand on the first screen
@@ -47,9 +48,9 @@ def render(comparison: Comparison, plots: list[Plot], examples: int = EXAMPLES) 
         setup=setup(comparison),
         recommendation=verdict.recommendation(comparison),
         overview=tables.overview(comparison),
-        warnings=[warning.text for warning in comparison.warnings],
+        warnings=[unbroken(warning.text) for warning in comparison.warnings],
         first=FIRST_WARNINGS,
-        verdict=verdict.verdict(comparison),
+        verdict=[[unbroken(sentence) for sentence in finding] for finding in verdict.verdict(comparison)],
         conditions=[*tables.conditions(comparison), *made_with(comparison)],
         table=tables.side_by_side(comparison),
         runs=_best_first(*tables.all_runs(comparison)),

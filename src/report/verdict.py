@@ -65,16 +65,16 @@ def _of_group(contrasts: Sequence[Contrast], comparison: Comparison) -> str:
         return f"No decision yet: nothing was learned by {names}. {TRY}"
     if better := [contrast for contrast in known if contrast.decision is Decision.BETTER]:
         chosen = max(better, key=lambda contrast: f1_of(contrast.arm, comparison))
-        return f"Use {displayed(chosen.arm, comparison)}: its F1 is higher than that of {base.name}."
+        use = f"Use {displayed(chosen.arm, comparison)}: its F1 is higher than that of {base.name}."
+        return use + _of_one_seed(chosen)
     enough = [contrast for contrast in known if contrast.decision is Decision.NOT_INFERIOR]
     if cheaper := [contrast for contrast in enough if any(cost < 1 for cost in _costs(contrast).values())]:
         chosen = min(cheaper, key=lambda contrast: math.prod(_costs(contrast).values()) ** (1 / len(_costs(contrast))))
         difference = chosen.differences["f1"]
         bound = f"{difference.bound:.{decimals(difference, comparison.margin)}f}"
         saved = listed([f"{share(cost)} the {metric(key).noun}" for key, cost in _costs(chosen).items()])
-        return (
-            f"Use {displayed(chosen.arm, comparison)}: at most {bound} F1 worse than {base.name} (95 %), with {saved}."
-        )
+        use = f"Use {displayed(chosen.arm, comparison)}: at most {bound} F1 worse than {base.name} (95 %)"
+        return f"{use}, with {saved}.{_of_one_seed(chosen)}"
     if unknown := [contrast for contrast in enough if not _costs(contrast)]:
         return (
             f"No decision yet: {unknown[0].arm.name} is at most {limit} F1 worse than {base.name}, but their costs do "
@@ -88,6 +88,12 @@ def _of_group(contrasts: Sequence[Contrast], comparison: Comparison) -> str:
     if apart := [contrast for contrast in known if contrast.decision is None]:
         return f"No decision yet: {apart[0].arm.name} and {base.name} do not compare ({apart[0].why_not})."
     return f"Use {displayed(base, comparison)}: no cheaper method is shown to be at most {limit} F1 worse."
+
+
+def _of_one_seed(contrast: Contrast) -> str:
+    """What a recommendation that rests on two single runs has to add."""
+    assert contrast.footing is not None
+    return " One seed each: other seeds may differ." if max(contrast.footing.seeds) == 1 else ""
 
 
 def _costs(contrast: Contrast) -> dict[str, float]:
