@@ -42,7 +42,7 @@ def components(values: np.ndarray, passages: np.ndarray, articles: np.ndarray | 
         passages, articles: integer codes of shape (questions,); without articles all is one.
 
     Raises:
-        ValueError: each question has a passage of its own, or there is one passage only.
+        ValueError: no passage has two questions, or all questions share one passage.
     """
     n = len(values)
     articles = np.zeros(n, int) if articles is None else articles
@@ -142,9 +142,9 @@ def report(first: np.ndarray, second: np.ndarray, passages: np.ndarray, articles
         "level of the second": second.mean(0),
     }
     for name, values in rows.items():
-        found = components(values, passages, articles)
-        article = "" if articles is None else f"{found.article:+.3f}"
-        lines.append(f"| {name} | {found.passage:+.3f} | {article} | {found.deviation:.1f} |")
+        parts = components(values, passages, articles)
+        article = "" if articles is None else f"{parts.article:+.3f}"
+        lines.append(f"| {name} | {parts.passage:+.3f} | {article} | {parts.deviation:.1f} |")
     if (typical := deviations(first, second)) is not None:
         lines += ["", "| METHOD_DEVIATION | NOISE_DEVIATION | SEED_DEVIATION |", "|---:|---:|---:|"]
         lines += [f"| {typical.method:.1f} | {typical.noise:.1f} | {typical.seed:.2f} |"]

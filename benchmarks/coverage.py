@@ -62,13 +62,13 @@ class Design:
     def clustered(self, generator: np.random.Generator, *shape: int) -> np.ndarray:
         """Deviations by question, (*shape, questions), of variance 1."""
         alone = np.float32(np.sqrt(1 - self.passage - self.article))
-        found = alone * generator.standard_normal((*shape, self.questions), dtype=np.float32)
+        scores = alone * generator.standard_normal((*shape, self.questions), dtype=np.float32)
         for share, codes in ((self.passage, self.clusters.passages), (self.article, self.clusters.articles)):
             if share and codes is not None:
-                found += np.float32(np.sqrt(share)) * generator.standard_normal(
+                scores += np.float32(np.sqrt(share)) * generator.standard_normal(
                     (*shape, codes.max() + 1), dtype=np.float32
                 ).take(codes, axis=-1)
-        return found
+        return scores
 
     def method(self, generator: np.random.Generator, studies: int, deviation: float) -> tuple[np.ndarray, np.ndarray]:
         """Scores of the runs of one method, (studies, 1, seeds, questions), and the levels of the runs."""
@@ -106,9 +106,9 @@ def drawn_articles(path: str, train_size: int) -> list[list[int]]:
     sizes: dict[str, Counter[str]] = {}
     for article in json.loads(Path(path).read_text(encoding="utf-8"))["data"]:
         for paragraph in article["paragraphs"]:
-            found = sizes.setdefault(article["title"], Counter())
-            found[" ".join(paragraph["context"].split())] += len(paragraph["qas"])
-    total = left = sum(found.total() for found in sizes.values())
+            passages = sizes.setdefault(article["title"], Counter())
+            passages[" ".join(paragraph["context"].split())] += len(paragraph["qas"])
+    total = left = sum(passages.total() for passages in sizes.values())
     names = sorted(sizes)
     random.Random("0 articles").shuffle(names)
     held_out: list[str] = []

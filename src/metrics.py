@@ -1,7 +1,7 @@
 """The table of all metrics: how each is called, formatted and averaged over seeds, and where it is shown.
 
-    python -m src.metrics              prints it in Markdown
-    python -m src.metrics README.md    replaces the table between README.md's two marker comments
+    python -m src.metrics                    prints it in Markdown
+    python -m src.metrics docs/metrics.md    replaces the table between the two marker comments of a file
 
 A new metric is one line of METRICS. Tables, figures, the verdict and MLflow's view read METRICS when they are made.
 """
@@ -19,7 +19,10 @@ from statistics import mean, median
 from typing import Literal
 
 EXTRA = "extra"  # the group of the metrics of extra validation sets, `extra/NAME/f1`
-BEGIN, END = "<!-- The table of metrics: made by python -m src.metrics README.md -->", "<!-- End of the metrics -->"
+BEGIN, END = (
+    "<!-- The table of metrics: made by python -m src.metrics docs/metrics.md -->",
+    "<!-- End of the metrics -->",
+)
 # When a metric is logged if not always.
 UNANSWERABLE = "with unanswerable questions"
 TESTED = "with a test set"
@@ -59,7 +62,7 @@ class Metric:
     Attributes:
         key: in MLflow; what stands before the slash groups the charts there.
         label: its name where there is room.
-        about: what it is, for README.md.
+        about: what it is, for docs/metrics.md.
         unit: `s`, `MB`, `%` and so on; empty for a number.
         form: the format of a value, without the unit (`,.1f`).
         better: which way is better; empty where neither is.
@@ -322,7 +325,7 @@ METRICS: tuple[Metric, ...] = (
 
 
 def markdown() -> str:
-    """The table for README.md, a row a metric."""
+    """The table for docs/metrics.md, a row a metric."""
     lines = ["| metric | shown as | logged | better | over seeds | what it is |", "|---|---|---|---|---|---|"]
     for entry in METRICS:
         needs = f" ({entry.only})" if entry.only else ""

@@ -9,46 +9,30 @@ In Python, without anything shown or written:
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from plotly.io import write_images
 
 from src.config import TrackingConfig, UserError, nearest
-from src.report import latex, machine, tables
+from src.report import latex, machine, markdown, tables
 from src.report.comparison import Comparison, compare_runs
 from src.report.drawing import Plot, for_paper
 from src.report.page import EXAMPLES, render
 from src.report.plots import plots
 from src.report.terminal import Terminal
 from src.report.verdict import protocol, recommendation, verdict
-from src.report.words import above_zero
 from src.runs.archive import Archive
-from src.runs.parent import MARGIN
+from src.runs.margins import margin_of
 from src.runs.provenance import git_commit, package_version
-from src.runs.records import Record, Selection, Source
+from src.runs.records import Selection, Source
 from src.runs.results import choose
 from src.runs.store import Store, connect, store_errors_explained
 
 PAGE, VERDICT = "report.html", "verdict.json"
 DEFAULT_FORMATS = ("html", "md", "csv")
-DEFAULT_MARGIN = 1.0  # points of F1, of sweeps that have named none
-
-
-class Margin(NamedTuple):
-    """A margin in points of F1, and whether it was named when runs were there already."""
-
-    points: float
-    afterwards: bool
-
-
-class Named(NamedTuple):
-    """The margin of a sweep in points of F1, and when the sweep was started, in milliseconds since 1970."""
-
-    points: float
-    started: int
 
 
 def compare(
@@ -75,8 +59,8 @@ def compare(
         UserError: no such runs, no such parameter, or a margin that is not above 0.
     """
     with store_errors_explained():
-        source = connect(tracking, create=False) if exported is None else Archive(exported)
-        return _compared(source, choose(source, sweeps, runs, where), by, baseline, margin)
+        source = _source(tracking, exported)
+        return _compared(source, choose(source, sweeps, runs, where), by, baseline, margin)[0]
 
 
 def as_dict(comparison: Comparison) -> dict[str, Any]:
@@ -104,9 +88,9 @@ def report(
         UserError: as `compare` does, or a format that cannot be made.
     """
     with store_errors_explained():
-        source = connect(tracking, create=False) if exported is None else Archive(exported)
+        source = _source(tracking, exported)
         selection = choose(source, sweeps, runs, where)
-        comparison = _compared(source, selection, by, baseline, margin)
+        comparison, notes = _compared(source, selection, by, baseline, margin)
         chosen = selection.parents or runs
         name = "-".join(id[:12] for id in chosen)[:120] or re.sub(r"\W+", "_", selection.title)[:80]
         # Another way to look at the same runs takes nothing away from the first.
@@ -124,7 +108,7 @@ def report(
         if isinstance(source, Store):
             _keep(source, selection, comparison, written, name, view)
     terminal = Terminal()
-    for note in [*selection.notes, *_several_margins(source, selection, margin)]:
+    for note in notes:
         terminal.note(note)
     show(comparison, terminal)
     page = folder / PAGE
@@ -136,7 +120,7 @@ def show(comparison: Comparison, terminal: Terminal) -> None:
     """The comparison on a terminal, in the order of the page."""
     advice = recommendation(comparison)
     if comparison.arms:
-        terminal.line(f"{comparison.title}: {tables.subject(comparison)}")
+        terminal.line(f"{comparison.title}: {' · '.join(tables.subject(comparison))}")
         terminal.line()
     terminal.finding(advice.headline, ["Next:"] if advice.next_command else [])
     terminal.commands(advice.next_command.splitlines())
@@ -154,10 +138,14 @@ def show(comparison: Comparison, terminal: Terminal) -> None:
         terminal.warning(str(warning))
 
 
+def _source(tracking: TrackingConfig, exported: Path | None) -> Store | Archive:
+    return connect(tracking, create=False) if exported is None else Archive(exported)
+
+
 def _compared(
     source: Source, selection: Selection, by: Sequence[str], baseline: str, margin: float | None
-) -> Comparison:
-    """The comparison of the chosen runs.
+) -> tuple[Comparison, list[str]]:
+    """The comparison of the chosen runs, and notes on how runs and margin were chosen.
 
     Raises:
         UserError: no such parameter, no such baseline, or a margin that is not above 0.
@@ -166,54 +154,14 @@ def _compared(
     for key in by:
         if key not in known:
             raise UserError(f"by={key}: no run has such a parameter{nearest(key, sorted(known))}.")
-    limit = _margin(source, selection, margin)
+    limit = margin_of(source, selection, margin)
     comparison = compare_runs(
         selection.title, selection.results, by, baseline, selection.commands, limit.points, limit.afterwards
     )
     if baseline != "full" and baseline not in {name for arm in comparison.arms for name in (arm.method, arm.name)}:
         names = ", ".join(arm.name for arm in comparison.arms)
         raise UserError(f"baseline={baseline} is none of the methods compared; there are: {names}.")
-    return comparison
-
-
-def _margin(source: Source, selection: Selection, given: float | None) -> Margin:
-    """The margin that was given, or else the smallest one that the chosen sweeps have named.
-
-    It counts as named afterwards where a run was made before: by itself, or by a sweep that has named none or another.
-
-    Raises:
-        UserError: the given one is not above 0.
-    """
-    if given is not None and not 0 < given < float("inf"):
-        raise UserError(f"margin={given:g} must be a number above 0.")
-    named = _named_margins(source)
-    chosen = [named[id].points for id in selection.parents if id in named]
-    points = given if given is not None else min(chosen, default=DEFAULT_MARGIN)
-    made_under = {_made_under(run, named) for run in selection.results}
-    before = [each for each in made_under if each is not None]
-    return Margin(points, len(before) < len(made_under) or not before or min(before) != points)
-
-
-def _made_under(run: Record, named: Mapping[str, Named]) -> float | None:
-    """The margin that was named before a run was made; a sweep may have taken it up later."""
-    first = named.get(run.sweeps[0]) if run.sweeps else None
-    return None if first is None or run.started < first.started else first.points
-
-
-def _named_margins(source: Source) -> dict[str, Named]:
-    """The margins that sweeps have named, by the ids of their parent runs."""
-    margins = [(parent, above_zero(parent.tags.get(MARGIN))) for parent in source.sweeps()]
-    return {parent.id: Named(points, parent.started) for parent, points in margins if points is not None}
-
-
-def _several_margins(source: Source, selection: Selection, given: float | None) -> list[str]:
-    """A note where the chosen sweeps have named different margins."""
-    named = _named_margins(source)
-    margins = sorted({named[id].points for id in selection.parents if id in named})
-    if given is not None or len(margins) < 2:
-        return []
-    listed = " and ".join(f"{each:g}" for each in margins)
-    return [f"The sweeps have named different margins, {listed} F1; the smallest, {margins[0]:g}, is used."]
+    return comparison, [*selection.notes, *filter(None, [limit.note])]
 
 
 def _write(comparison: Comparison, folder: Path, formats: Sequence[str], examples: int) -> list[Path]:
@@ -226,7 +174,7 @@ def _write(comparison: Comparison, folder: Path, formats: Sequence[str], example
     content = as_dict(comparison)
     texts = {
         "html": {PAGE: lambda: render(comparison, figures, examples)},
-        "md": {"report.md": lambda: tables.as_markdown(comparison)},
+        "md": {"report.md": lambda: markdown.as_markdown(comparison)},
         "csv": {
             "side_by_side.csv": lambda: tables.as_csv(comparison),
             "verdict.csv": lambda: machine.as_csv(content),
@@ -254,7 +202,7 @@ def _keep(
         for path in written:  # and nothing else that lies in the folder, which may be any
             store.log_artifact(parent, path, f"report{'' if alone else '-' + name}{view}")
         if alone and not view:
-            store.tag(parent, {"mlflow.note.content": tables.as_note(comparison)})
+            store.tag(parent, {"mlflow.note.content": markdown.as_note(comparison)})
 
 
 def _pictures(figures: Sequence[Plot], folder: Path, form: str) -> list[Path]:

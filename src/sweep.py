@@ -250,7 +250,7 @@ def margin_line(margin: float | None, configs: Sequence[Config]) -> str:
     dataset = configs[0].dataset
     try:
         sets = load(dataset)
-    except Exception:  # the runs will say what is wrong
+    except UserError:  # the runs will say what is wrong
         return named
     split = "validation" if sets.test is None else "test"
     questions = getattr(sets, split)

@@ -1,4 +1,4 @@
-"""The table of metrics: what stands in it, that README.md holds it, and that all that shows metrics reads it."""
+"""The table of metrics: what stands in it, that docs/metrics.md holds it, and that all that shows metrics reads it."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ from src.config import ROOT
 from src.metrics import EXACT_MATCH, F1, METRICS, Metric, Place, between_markers, listed, markdown, metric, shown
 from src.model import card
 from src.report.comparison import compare_runs
+from src.report.markdown import as_markdown, as_note
 from src.report.plots import plots
-from src.report.tables import all_runs, as_csv, as_markdown, as_note, overview, side_by_side
+from src.report.tables import all_runs, as_csv, overview, side_by_side
 from src.report.terminal import Terminal, run_line
 from src.report.verdict import verdict
 from src.runs import origin
@@ -31,9 +32,9 @@ from src.runs.view import view
 from tests.stored import Store
 
 
-def test_the_readme_holds_the_table():
-    _, table, _ = between_markers((ROOT / "README.md").read_text(encoding="utf-8"))
-    assert table.strip() == markdown(), "README.md is behind; run: python -m src.metrics README.md"
+def test_the_documentation_holds_the_table():
+    _, table, _ = between_markers((ROOT / "docs" / "metrics.md").read_text(encoding="utf-8"))
+    assert table.strip() == markdown(), "docs/metrics.md is behind; run: python -m src.metrics docs/metrics.md"
 
 
 def test_the_command_writes_the_table_between_the_markers(tmp_path, monkeypatch, capsys):

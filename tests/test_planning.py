@@ -52,12 +52,6 @@ def test_few_articles_take_more():
     assert many < few
 
 
-def test_with_one_seed_the_deviation_between_seeds_is_the_typical_one():
-    question = (METHOD_DEVIATION**2 + 2 * NOISE_DEVIATION**2) / 2000
-    needed = more_needed(found(question, 0.0, 0.0), 2.0, 2000, 1)
-    assert reachable_margin(2000, 400, seeds=1 + needed.seeds) <= 2.0 < reachable_margin(2000, 400, seeds=needed.seeds)
-
-
 def test_a_study_that_shows_it_already_needs_one_more_seed_at_most():
     assert more_needed(found(0.001, 0.001, 0.0), 1.0, 1000, 3) == (1, 10)
 

@@ -15,8 +15,8 @@ import pytest
 
 from src import compare
 from src.config import TrackingConfig, UserError
+from src.report.markdown import as_markdown
 from src.report.page import render
-from src.report.tables import as_markdown
 from src.reporting import report
 from src.runs import __main__ as command_of_runs
 from src.runs import archive, imports

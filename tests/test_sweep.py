@@ -99,7 +99,7 @@ def test_a_sweep_shows_plan_progress_and_best(whole):
     assert f"Report: {page.as_uri()}" in lines and page.exists()
     best = max(children[:8], key=lambda run: run.data.metrics["quality/f1"])
     assert f"ask it        python -m src.predict run={best.info.run_id[:8]} 'question=" in shown.stdout
-    runs, methods = " ".join(lines).split("seeds per method")
+    runs, methods = " ".join(lines).split("test questions · seeds 0, 1")
     assert runs.count("│ FINISHED │") == 8
     assert "lora against full: no difference is computed (only " in methods, "16 test questions are too few"
 

@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 from src import sweep, ui
 from src.config import ROOT, UserError
 from src.report.comparison import compare_runs
-from src.report.tables import LONGEST_NOTE, as_note
+from src.report.markdown import LONGEST_NOTE, as_note
 from src.runs import store as stores
 from src.runs.naming import run_name
 from src.runs.records import Status

@@ -661,7 +661,7 @@ def test_a_comparison_fits_80_columns_in_the_order_of_the_page(store):
     lines = shown(compared(store, margin_afterwards=True))
     text = "\n".join(lines)
     order = [
-        "3 seeds per method",
+        "seeds 0, 1, 2",
         "No decision yet: lora",
         "┃",
         "No test set: one setting",

@@ -14,9 +14,9 @@ from src.report.arms import Arm
 from src.report.comparison import Comparison, Contrast
 from src.report.fairness import comparable
 from src.report.findings import f1_of
+from src.report.prices import price_of_a_run, price_of_tuning
 from src.report.scored import Scored
 from src.report.statistics import Difference
-from src.report.tables import price_of_a_run, price_of_tuning
 from src.report.verdict import protocol, recommendation
 
 FORMAT, VERSION = "tuneoff verdict", 1

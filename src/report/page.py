@@ -45,7 +45,7 @@ def render(comparison: Comparison, plots: list[Plot], examples: int = EXAMPLES) 
     return environment.get_template("page.html").render(
         comparison=comparison,
         question=question(comparison),
-        setup=setup(comparison),
+        setup=tables.subject(comparison),
         recommendation=verdict.recommendation(comparison),
         overview=tables.overview(comparison),
         warnings=[unbroken(warning.text) for warning in comparison.warnings],
@@ -81,25 +81,6 @@ def question(comparison: Comparison) -> str:
     return asked[0].upper() + asked[1:] if first in verdict.DISPLAYED.values() else asked
 
 
-def setup(comparison: Comparison) -> list[str]:
-    """Data, model, sizes and seeds: what a reader needs to know of the runs before the answer."""
-    runs = [run for arm in comparison.arms for run in arm.best.runs]
-    parts = [_listed(run.params.get(key, "") for run in runs) for key in ("dataset.name", "model.name")]
-    sizes = [
-        f"{_range(counts)} {name}"
-        for context, name in (("train", "training"), ("validation", "validation"), ("test", "test"))
-        if (counts := {run.inputs[context][1] for run in runs if context in run.inputs})
-    ]
-    if sizes:
-        parts.append(f"{' / '.join(sizes)} questions")
-    seeds = sorted({run.seed for run in runs if run.seed}, key=lambda seed: (len(seed), seed))
-    if seeds:
-        parts.append(
-            f"seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)}" if len(seeds) < 7 else f"{len(seeds)} seeds"
-        )
-    return [each for each in parts if each]
-
-
 def made_with(comparison: Comparison) -> list[tuple[str, str]]:
     """When and with what the report was made, and the digests of the data."""
     runs = [run for arm in comparison.arms for run in arm.best.runs]
@@ -117,10 +98,6 @@ def made_with(comparison: Comparison) -> list[tuple[str, str]]:
 
 def _listed(values: Iterable[str]) -> str:
     return ", ".join(dict.fromkeys(value for value in values if value))
-
-
-def _range(counts: set[int]) -> str:
-    return f"{min(counts):,}" if len(counts) == 1 else f"{min(counts):,} to {max(counts):,}"
 
 
 def _best_first(headings: list[str], rows: list[list[tables.Cell]]) -> tuple[list[str], list[list[tables.Cell]], int]:

@@ -31,32 +31,29 @@ class Needed(NamedTuple):
 def more_needed(difference: Difference, margin: float, questions: int, seeds: int, comparisons: int = 1) -> Needed:
     """How many more seeds, or more questions, would show that the first method is at most the margin worse.
 
-    With 80 % power, if the methods are equal. With one seed the deviations between seeds are taken to be typical.
+    With 80 % power, if the methods are equal. It takes two seeds at least to know what more of them would do.
 
     Args:
-        difference: as found.
+        difference: as computed.
         margin: of non-inferiority, in points of F1.
         questions, seeds: behind the difference; the fewer seeds where the methods differ.
         comparisons: among which the difference is one.
     """
     question, noise, seed = difference.question_variance, difference.noise_variance, difference.seed_variance
-    if seeds == 1:
-        noise = min(question, 2 * NOISE_DEVIATION**2 / questions)
-        seed = 2 * SEED_DEVIATION**2
     more = np.arange(seeds + 1, MOST_SEEDS + 1)
     by_seed = (noise + seed) * seeds / more
-    found = _reach(question - noise, by_seed, difference.question_freedom, 2 * (more - 1), comparisons)
-    enough = more[found <= margin]
+    reached = _reach(question - noise, by_seed, difference.question_freedom, 2 * (more - 1), comparisons)
+    enough = more[reached <= margin]
     times = np.geomspace(1.01, MOST_TIMES, 700)  # in steps of one percent
     by_seed = difference.noise_variance / times + difference.seed_variance
-    found = _reach(
+    reached = _reach(
         (difference.question_variance - difference.noise_variance) / times,
         by_seed,
         difference.question_freedom * times,
         2 * (seeds - 1),
         comparisons,
     )
-    larger = times[found <= margin]
+    larger = times[reached <= margin]
     return Needed(
         int(enough[0]) - seeds if len(enough) else None,
         max(1, round(questions * (larger[0] - 1))) if len(larger) else None,

@@ -1,10 +1,10 @@
-"""The side-by-side table: one column a method at its best setting, and its ratio to the baseline in each row."""
+"""The tables of a comparison: a row a method, all metrics side by side, all runs, and what these were made with."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from src.metrics import EVAL_F1, TRAINABLE, Metric, Place, metric, shown
@@ -12,11 +12,10 @@ from src.report.arms import Arm, Result
 from src.report.comparison import Comparison, Contrast
 from src.report.fairness import comparable
 from src.report.findings import decimals, f1_of, interval, short
-from src.report.verdict import protocol, recommendation, verdict
-from src.report.words import above_zero, ratio
+from src.report.prices import every_run, price_of_a_run, price_of_tuning, run_price
+from src.report.words import ratio
 
 NOTHING = "–"
-LONGEST_NOTE = 4000  # characters
 
 
 @dataclass(frozen=True)
@@ -149,36 +148,6 @@ def _difference_cells(contrast: Contrast | None, comparison: Comparison) -> list
     return [Cell(text, value=f1.mean), Cell(short(contrast, comparison.margin))]
 
 
-def every_run(arm: Arm) -> list[Result]:
-    """All runs of an arm that have come to an end: finished, failed and pruned ones."""
-    return [*(run for trial in arm.trials for run in trial.runs), *arm.failed, *arm.pruned]
-
-
-def run_price(run: Result) -> float | None:
-    """What a run cost at `hardware.price_per_hour`; None where the price or the time is not known."""
-    price = above_zero(run.params.get("hardware.price_per_hour"))
-    seconds = run.metrics.get("time/total_seconds")
-    if seconds is None and "resumed" not in run.tags:  # between attempts it may have waited for days
-        seconds = ((run.ended or run.started) - run.started) / 1000
-    return None if price is None or seconds is None or seconds <= 0 else price * seconds / 3600
-
-
-def price_of_a_run(arm: Arm) -> float | None:
-    """The mean over the seeds of the best setting; None where one of them has no price."""
-    total = _total([run_price(run) for run in arm.best.runs])
-    return None if total is None else total / len(arm.best.runs)
-
-
-def price_of_tuning(arm: Arm) -> float | None:
-    """The sum over all runs of an arm; None where one of them has no price."""
-    return _total([run_price(run) for run in every_run(arm)])
-
-
-def _total(prices: Sequence[float | None]) -> float | None:
-    known = [price for price in prices if price is not None]
-    return sum(known) if len(known) == len(prices) else None
-
-
 def _price(value: float | None) -> Cell:
     return Cell(NOTHING) if value is None else Cell(f"{value:,.2f}" if value >= 0.1 else f"{value:.2g}", value=value)
 
@@ -236,63 +205,31 @@ def all_runs(comparison: Comparison) -> tuple[list[str], list[list[Cell]]]:
     return ["method", "run id", *named, "rate", "epochs", "seed", *(entry.column for entry in columns)], rows
 
 
-SIZES = ("training questions", "validation questions", "test questions")
+def subject(comparison: Comparison) -> list[str]:
+    """What is compared: data, model, sizes and seeds."""
+    runs = [run for arm in comparison.arms for run in arm.best.runs]
+    parts = [_listed(run.params.get(key, "") for run in runs) for key in ("dataset.name", "model.name")]
+    sizes = [
+        f"{_range(counts)} {name}"
+        for context, name in (("train", "training"), ("validation", "validation"), ("test", "test"))
+        if (counts := {run.inputs[context][1] for run in runs if context in run.inputs})
+    ]
+    if sizes:
+        parts.append(f"{' / '.join(sizes)} questions")
+    seeds = sorted({run.seed for run in runs if run.seed}, key=lambda seed: (len(seed), seed))
+    if seeds:
+        parts.append(
+            f"seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)}" if len(seeds) < 7 else f"{len(seeds)} seeds"
+        )
+    return [each for each in parts if each]
 
 
-def subject(comparison: Comparison) -> str:
-    """What is compared, in a line: data, model, sizes and seeds."""
-    values = dict(conditions(comparison))
-    sizes = [f"{values[key]} {key}" for key in SIZES if key in values]
-    seeds = sorted({len(arm.best.runs) for arm in comparison.arms})
-    per_method = f"{' to '.join(dict.fromkeys(map(str, (seeds[0], seeds[-1]))))} seed{'s' if seeds[-1] > 1 else ''}"
-    return ", ".join(filter(None, [values.get("data"), values.get("model"), *sizes, f"{per_method} per method"]))
+def _listed(values: Iterable[str]) -> str:
+    return ", ".join(dict.fromkeys(value for value in values if value))
 
 
-def as_markdown(comparison: Comparison) -> str:
-    """Recommendation, overview, verdict, warnings, and everything side by side."""
-    table, advice = side_by_side(comparison), recommendation(comparison)
-    lines = [f"# {_plain(comparison.title)}", ""]
-    if comparison.commands:
-        lines += [*(f"    {command}" for command in comparison.commands), ""]
-    lines += [f"**{_plain(advice.headline)}**", ""]
-    if advice.next_command:
-        lines += ["Next:", "", *(f"    {line}" for line in advice.next_command.splitlines()), ""]
-    if comparison.arms:
-        lines += [*_markdown_table(*overview(comparison)), "", _plain(protocol(comparison)), ""]
-    for headline, *details in verdict(comparison):
-        lines += [f"**{_plain(headline)}** {_plain(' '.join(details))}".strip(), ""]
-    lines += [f"- **Warning:** {_plain(str(warning))}" for warning in comparison.warnings]
-    if comparison.warnings:
-        lines.append("")
-    lines += [f"- {label}: {_plain(value)}" for label, value in conditions(comparison)]
-    return "\n".join([*lines, "", *_markdown_table(["", *table.arms], [[r, *cells] for r, cells in table.rows])]) + "\n"
-
-
-def as_note(comparison: Comparison) -> str:
-    """Recommendation, verdict and warnings, and the overview, for the narrow column of MLflow's UI."""
-    lines = [f"**{_plain(recommendation(comparison).headline)}**", ""]
-    for headline, *details in verdict(comparison):
-        lines += [f"**{_plain(headline)}** {_plain(' '.join(details))}".strip(), ""]
-    lines += [f"- **Warning:** {_plain(str(warning))}" for warning in comparison.warnings]
-    if comparison.arms:
-        lines += ["", *_markdown_table(*overview(comparison))]
-    while len("\n".join(lines)) > LONGEST_NOTE:  # whole lines, so that nothing is left open
-        lines.pop()
-    return "\n".join([*lines, "", "Everything else is in the artifacts: report/report.html."]) + "\n"
-
-
-def _markdown_table(headings: Sequence[str], rows: Sequence[Sequence[Cell | str]]) -> list[str]:
-    aligned = "|---|" + "---:|" * (len(headings) - 1)
-    return [_markdown_row(headings), aligned, *(_markdown_row([str(cell) for cell in row]) for row in rows)]
-
-
-def _markdown_row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(_plain(cell).replace("|", "\\|") for cell in cells) + " |"
-
-
-def _plain(text: str) -> str:
-    """One line without markup: names come from people and data sets."""
-    return " ".join(text.split()).replace("<", "&lt;")
+def _range(counts: set[int]) -> str:
+    return f"{min(counts):,}" if len(counts) == 1 else f"{min(counts):,} to {max(counts):,}"
 
 
 def as_csv(comparison: Comparison) -> str:

@@ -30,7 +30,7 @@ from src.runs.identity import HEARTBEAT_SECONDS, Hashes, alive
 from src.runs.records import KIND, QUESTIONS, SWEEP, Input, Record, Status, to_read
 
 EXPERIMENT_TAGS = {
-    "mlflow.note.content": "`python -m src.compare` puts the methods side by side; README.md says what each metric is.",
+    "mlflow.note.content": "`python -m src.compare` puts the methods side by side; docs/metrics.md explains metrics.",
 }
 INPUT_TRIES = 3
 PARAMS_A_BATCH = TAGS_A_BATCH = 100  # MLflow's limits

@@ -1,0 +1,58 @@
+"""A comparison in Markdown: report.md, and the note that MLflow's UI shows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from src.report.comparison import Comparison
+from src.report.tables import Cell, conditions, overview, side_by_side
+from src.report.verdict import protocol, recommendation, verdict
+
+LONGEST_NOTE = 4000  # characters
+
+
+def as_markdown(comparison: Comparison) -> str:
+    """Recommendation, overview, verdict, warnings, and everything side by side."""
+    table, advice = side_by_side(comparison), recommendation(comparison)
+    lines = [f"# {_plain(comparison.title)}", ""]
+    if comparison.commands:
+        lines += [*(f"    {command}" for command in comparison.commands), ""]
+    lines += [f"**{_plain(advice.headline)}**", ""]
+    if advice.next_command:
+        lines += ["Next:", "", *(f"    {line}" for line in advice.next_command.splitlines()), ""]
+    if comparison.arms:
+        lines += [*_table(*overview(comparison)), "", _plain(protocol(comparison)), ""]
+    for headline, *details in verdict(comparison):
+        lines += [f"**{_plain(headline)}** {_plain(' '.join(details))}".strip(), ""]
+    lines += [f"- **Warning:** {_plain(str(warning))}" for warning in comparison.warnings]
+    if comparison.warnings:
+        lines.append("")
+    lines += [f"- {label}: {_plain(value)}" for label, value in conditions(comparison)]
+    return "\n".join([*lines, "", *_table(["", *table.arms], [[r, *cells] for r, cells in table.rows])]) + "\n"
+
+
+def as_note(comparison: Comparison) -> str:
+    """Recommendation, verdict and warnings, and the overview, for the narrow column of MLflow's UI."""
+    lines = [f"**{_plain(recommendation(comparison).headline)}**", ""]
+    for headline, *details in verdict(comparison):
+        lines += [f"**{_plain(headline)}** {_plain(' '.join(details))}".strip(), ""]
+    lines += [f"- **Warning:** {_plain(str(warning))}" for warning in comparison.warnings]
+    if comparison.arms:
+        lines += ["", *_table(*overview(comparison))]
+    while len("\n".join(lines)) > LONGEST_NOTE:  # whole lines, so that nothing is left open
+        lines.pop()
+    return "\n".join([*lines, "", "Everything else is in the artifacts: report/report.html."]) + "\n"
+
+
+def _table(headings: Sequence[str], rows: Sequence[Sequence[Cell | str]]) -> list[str]:
+    aligned = "|---|" + "---:|" * (len(headings) - 1)
+    return [_row(headings), aligned, *(_row([str(cell) for cell in row]) for row in rows)]
+
+
+def _row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(_plain(cell).replace("|", "\\|") for cell in cells) + " |"
+
+
+def _plain(text: str) -> str:
+    """One line without markup: names come from people and data sets."""
+    return " ".join(text.split()).replace("<", "&lt;")
