@@ -37,6 +37,7 @@ class Compare(RunsArguments):
     )
     margin: float | None = Field(
         None,
+        alias="sweep.margin",
         gt=0,
         allow_inf_nan=False,
         description="points of F1 that a cheaper method may lose and still be preferred, instead of the sweep's own",

@@ -35,6 +35,9 @@ class ModelConfig:
     model_type: str | None = None  # the architecture's name in transformers, for random weights
     config: dict[str, Any] = field(default_factory=dict)  # overrides of the model's own configuration
     tokenizer: str | None = None  # where it differs from `path`
+    task: str = "extractive"  # extractive: answers are spans of the passage | generative: the model writes them
+    # The model's own configuration as far as `src.plan` needs it to reckon without weights and without a hub.
+    shape: dict[str, Any] = field(default_factory=dict)
     max_length: int = 384  # tokens in a window: question, context and special tokens
     doc_stride: int = 128  # context tokens that neighbouring windows share
     trust_remote_code: bool = False
@@ -92,6 +95,7 @@ class HardwareConfig:
     tokens_per_pass: int | None = None
     fast_kernels: bool = True  # our own products, attention and dropout: the same model, computed faster
     price_per_hour: float | None = None  # of the machine, in any currency: what a run and a whole tuning cost
+    memory: str | None = None  # that a run may use (24GB); null: what the device has
 
 
 @dataclass
@@ -144,10 +148,12 @@ class SweepConfig:
     margin: float = (
         1.0  # points of F1 that a cheaper method may lose and still be preferred; named before the first run
     )
+    budget: str | None = None  # of src.settle: 2h, 30m, '40 runs', or a sum of money where there is a price
     parent: str | None = None  # run id of the sweep's parent run, set by the sweep itself
     varied: list[str] = field(
         default_factory=list
     )  # keys that its runs differ in, set by the sweep: their names say so
+    cut_below: float | None = None  # set by src.settle: F1 after the first epoch, below which the run is cut short
     # Set by the Optuna sweeper: the number of the run's trial, its study, and from which trial on to prune.
     trial: int | None = None
     study: str | None = None
@@ -180,6 +186,8 @@ CHANGES_NO_RESULT = (
     "from_run",
     "hardware.threads",
     "hardware.price_per_hour",
+    "hardware.memory",
+    "model.shape",
     "train.checkpoint_minutes",
     "train.keep_checkpoints",
     "dataset.root",

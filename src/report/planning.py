@@ -9,8 +9,9 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.special import stdtr
 
-from src.report.statistics import Difference, blended_freedom, detectable
+from src.report.statistics import Difference, blended_freedom, detectable, reach
 
 # Typical values, in points of F1, from which a study is planned: measured by `python -m benchmarks.correlations` on the
 # test questions of full fine-tuning and LoRA (r=16) of MiniLM, two seeds each, on two data sets (docs/statistics.md).
@@ -58,6 +59,37 @@ def more_needed(difference: Difference, margin: float, questions: int, seeds: in
         int(enough[0]) - seeds if len(enough) else None,
         max(1, round(questions * (larger[0] - 1))) if len(larger) else None,
     )
+
+
+def chance_to_decide(difference: Difference, margin: float, seeds: int, planned: int, comparisons: int = 1) -> float:
+    """How likely it is that the planned seeds decide what is open now.
+
+    The later seeds are taken to be like the present ones: their mean lies about the present mean with the variance that
+    seeds and the noise by question give it, and the interval gets as narrow as those variances say.
+
+    Args:
+        difference: as computed after `seeds` seeds of each method, adjusted for `comparisons`.
+        margin: of non-inferiority, in points of F1.
+        seeds: of each method so far.
+        planned: at the last look.
+        comparisons: that the intervals are adjusted for, looks included.
+
+    Returns:
+        The chance that the last interval lies above -margin or below it.
+    """
+    by_seed = difference.noise_variance + difference.seed_variance
+    stays = max(0.0, difference.question_variance - difference.noise_variance)
+    last = stays + by_seed * seeds / planned
+    freedom = blended_freedom(by_seed * seeds / planned / last, difference.question_freedom, 2 * (planned - 1))
+    half = float(reach(freedom, comparisons) * np.sqrt(last))
+    # The last mean holds the present one; what is new of it has the variance of the seeds to come.
+    moves = float(np.sqrt(by_seed * (planned - seeds) / planned))
+    if moves == 0:
+        return float(difference.mean - half > -margin or difference.mean + half < -margin)
+    now = 2 * (seeds - 1)
+    above = stdtr(now, (difference.mean + margin - half) / moves)
+    below = stdtr(now, -(difference.mean + margin + half) / moves)
+    return float(above + below)
 
 
 def reachable_margin(

@@ -1,0 +1,311 @@
+"""The protocol itself: bracket the rates, repeat the chosen ones on fresh seeds, look as often as planned.
+
+It knows neither Hydra nor MLflow: what a run is, and how the test set is looked at, is given to it. So it decides the
+same way for real runs (`src.settling`) and for simulated ones (`benchmarks.settle_worlds`). After an interruption it
+begins anew, and is given the outcomes of the runs that are done. `docs/protocol.md` has the rules and their reasons.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from statistics import mean
+
+from src.protocol.plan import RUNS, Plan
+from src.report.decision import Decision, decide
+from src.report.planning import chance_to_decide
+from src.report.statistics import Difference
+
+STEP = 10**0.5  # between neighbouring rates: half a decade
+LEAST_CHANCE = 0.10  # of being decided at the last look, below which an arm stops
+# A rate is cut short after its first epoch where its F1 is below this share of the best that the arm has had there, and
+# so many points behind it.
+CUT_BELOW, CUT_BEHIND = 0.5, 10.0
+FEWEST_LOOKED_AT = 3  # verdict seeds that are run even where the budget is used up before
+SLACK = 0.05  # of a budget of time, by which it may be overrun since runs differ in length
+OPEN = (Decision.UNDECIDED, Decision.WORSE)  # what more seeds may still decide
+
+
+class Phase(Enum):
+    """Why a run is made."""
+
+    BRACKET = "bracket"
+    SECOND_SEED = "second choosing seed"
+    REPEAT = "repeat"
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run that the protocol asks for."""
+
+    arm: int
+    step: int  # half decades from the rate of the arm's plan
+    seed: int
+    phase: Phase
+    cut_below: float | None = None  # validation F1 after the first epoch, below which the run is cut short
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How it ended."""
+
+    f1: float | None  # on the validation questions, in percent; None where it failed or was cut short
+    first_f1: float | None = None  # after the first epoch
+    seconds: float = 0.0  # that it took, whichever way it ended
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a look at the test set has shown of an arm."""
+
+    seeds: int
+    difference: Difference | None  # None where there is none to be computed
+    decision: Decision
+    chance: float | None  # of being decided at the last look; None at the last one, and where it is decided
+    stops: bool
+
+
+@dataclass(frozen=True)
+class Settled:
+    """What has come out."""
+
+    chosen: list[int | None]  # the step of each arm's rate; None where all its rates failed
+    tried: list[list[int]]  # steps of each arm
+    looks: dict[int, list[Look]]  # by arm that has a baseline
+    spent: float  # in the unit of the budget
+    out_of_budget: bool  # fewer seeds were run than planned, because the runs took longer than estimated
+
+    def decision(self, arm: int) -> Decision:
+        """At its last look."""
+        return self.looks[arm][-1].decision if self.looks.get(arm) else Decision.UNDECIDED
+
+
+Run = Callable[[Sequence[Job]], Sequence[Outcome]]
+# The differences of some arms with their baselines, after that many verdict seeds, adjusted for comparisons and looks.
+Look_at = Callable[[Sequence[int], int], Mapping[int, Difference | None]]
+Tell = Callable[[str], None]
+
+
+def rate_at(rate: float, step: int) -> float:
+    """The learning rate a number of half decades from a method's own: 1e-3, then 3e-3, then 1e-2."""
+    exact = rate * STEP**step
+    return float(f"{exact:.6g}") if step % 2 == 0 else float(f"{exact:.1g}")
+
+
+def settle(plan: Plan, run: Run, look: Look_at, tell: Tell) -> Settled:
+    """Carry a plan out.
+
+    Args:
+        plan: as it was stored.
+        run: makes runs, or knows how they ended; the outcomes in the order of the jobs.
+        look: computes differences on the test questions.
+        tell: is called with what is tried next and why, and with what has come out.
+    """
+    return _Protocol(plan, run, look, tell).settle()
+
+
+@dataclass
+class _Protocol:
+    """The arguments of `settle`, and what is known so far."""
+
+    plan: Plan
+    run: Run
+    look: Look_at
+    tell: Tell
+    outcomes: list[dict[int, dict[int, Outcome]]] = field(init=False)  # by arm, step and seed
+    chosen: list[int | None] = field(init=False)
+    seconds: list[list[float]] = field(init=False)  # of the whole runs of each arm
+    looks: dict[int, list[Look]] = field(default_factory=dict)
+    spent: float = 0.0
+    out_of_budget: bool = False
+
+    def __post_init__(self) -> None:
+        self.outcomes = [{} for _ in self.plan.arms]
+        self.seconds = [[] for _ in self.plan.arms]
+        self.chosen = [None for _ in self.plan.arms]
+
+    def settle(self) -> Settled:
+        self.bracket()
+        self.second_seed()
+        self.choose()
+        self.repeat()
+        tried = [sorted(steps) for steps in self.outcomes]
+        return Settled(self.chosen, tried, self.looks, self.spent, self.out_of_budget)
+
+    # Bracket
+
+    def bracket(self) -> None:
+        """Rates half a decade apart round each method's own, and more of them while a best one lies at an edge."""
+        plan, first, arms = self.plan, self.plan.choosing_seeds[0], range(len(self.plan.arms))
+        self.tell(f"Bracket: each method at its own learning rate and half a decade to each side, on seed {first}.")
+        self._make([Job(arm, 0, first, Phase.BRACKET) for arm in arms])
+        self._make([self._bracket_job(arm, step) for arm in arms for step in (-1, 1)])
+        for _ in range(plan.extra_rates):
+            waiting = [arm for arm in arms if self._at_edge(arm)]
+            if not waiting:
+                break
+            if not self._affordable(1 + plan.looks[0]):
+                self.tell("The time that is left is needed for the fresh seeds: no more rates are tried.")
+                break
+            names = ", ".join(plan.arms[arm].name for arm in waiting)
+            self.tell(f"The best rate of {names} lies at an edge: every method gets one more rate on its open side.")
+            self._make([self._bracket_job(arm, self._open_step(arm)) for arm in arms])
+
+    def _bracket_job(self, arm: int, step: int) -> Job:
+        """With the score below which it is cut short: clearly behind what the arm has had after its first epoch."""
+        seed = self.plan.choosing_seeds[0]
+        firsts = [each.first_f1 for each in self._on(arm, seed).values() if each.first_f1 is not None]
+        best = max(firsts, default=0.0)
+        cut = min(CUT_BELOW * best, best - CUT_BEHIND)
+        return Job(arm, step, seed, Phase.BRACKET, cut if cut > 0 else None)
+
+    def _on(self, arm: int, seed: int) -> dict[int, Outcome]:
+        """The outcomes of an arm on a seed, by step."""
+        return {step: by_seed[seed] for step, by_seed in sorted(self.outcomes[arm].items()) if seed in by_seed}
+
+    def _ranked(self, arm: int) -> list[int]:
+        """Steps that have a score on the first choosing seed, the best first."""
+        scores = {step: out.f1 for step, out in self._on(arm, self.plan.choosing_seeds[0]).items()}
+        return sorted((step for step, f1 in scores.items() if f1 is not None), key=lambda step: -(scores[step] or 0.0))
+
+    def _at_edge(self, arm: int) -> bool:
+        ranked, tried = self._ranked(arm), self.outcomes[arm]
+        return not ranked or ranked[0] in (min(tried), max(tried))
+
+    def _open_step(self, arm: int) -> int:
+        """The next step on the side where the arm may be better: at the edge, or beyond the better neighbour."""
+        ranked, tried = self._ranked(arm), self.outcomes[arm]
+        if not ranked or ranked[0] == min(tried):
+            return min(tried) - 1
+        if ranked[0] == max(tried):
+            return max(tried) + 1
+        above = {step: ranked.index(step) if step in ranked else len(ranked) for step in (ranked[0] - 1, ranked[0] + 1)}
+        upwards = above[ranked[0] + 1] < above[ranked[0] - 1]
+        return max(tried) + 1 if upwards else min(tried) - 1
+
+    def second_seed(self) -> None:
+        """Run the two best rates of an arm once more, where one seed does not tell them apart."""
+        plan = self.plan
+        first, second = plan.choosing_seeds
+        if not plan.second_seed:
+            return
+        jobs = []
+        for arm in range(len(plan.arms)):
+            scores = self._on(arm, first)
+            close = self._ranked(arm)[:2]
+            if len(close) == 2 and abs((scores[close[0]].f1 or 0) - (scores[close[1]].f1 or 0)) < plan.spread:
+                jobs += [Job(arm, step, second, Phase.SECOND_SEED) for step in close]
+        if not jobs:
+            return
+        if not self._affordable(2 + plan.looks[0]):
+            self.tell("The time that is left is needed for the fresh seeds: no second choosing seed.")
+            return
+        names = ", ".join(dict.fromkeys(plan.arms[job.arm].name for job in jobs))
+        self.tell(f"The two best rates of {names} lie within {plan.spread:.1f} F1: both get a second choosing seed.")
+        self._make(jobs)
+
+    def choose(self) -> None:
+        """Fix the rates: the best mean over the choosing seeds that both of the two best were run with."""
+        second = self.plan.choosing_seeds[1]
+        for arm, plan in enumerate(self.plan.arms):
+            ranked = self._ranked(arm)
+            again = {step: out.f1 for step, out in self._on(arm, second).items() if out.f1 is not None}
+            if len(again) == 2:
+                first = self._on(arm, self.plan.choosing_seeds[0])
+                means = {step: (first[step].f1 or 0.0) + (f1 or 0.0) for step, f1 in again.items()}
+                ranked = sorted(again, key=lambda step: -means[step])
+            self.chosen[arm] = ranked[0] if ranked else None
+            if not ranked:
+                self.tell(f"{plan.name}: every rate that was tried failed; it takes no further part.")
+        rates = [
+            f"{plan.name} {rate_at(plan.rate, step):g}"
+            for plan, step in zip(self.plan.arms, self.chosen, strict=True)
+            if step is not None
+        ]
+        self.tell(f"The rates are fixed: {', '.join(rates)}.")
+
+    # Repeat and look
+
+    def repeat(self) -> None:
+        """Fresh seeds at the chosen rates, arms taking turns, with the planned looks on the way."""
+        plan = self.plan
+        active = [
+            arm
+            for arm, each in enumerate(plan.arms)
+            if each.base is not None and self.chosen[arm] is not None and self.chosen[each.base] is not None
+        ]
+        self.looks = {arm: [] for arm in active}
+        if not active:
+            return
+        seeds = plan.verdict_seeds
+        self.tell(f"Repeat: the chosen rates on {len(seeds)} fresh seeds, {seeds[0]} to {seeds[-1]}, in turns.")
+        for number, seed in enumerate(seeds, 1):
+            if number > FEWEST_LOOKED_AT and not self._affordable(1, active):
+                self.out_of_budget = True
+                self.tell(f"The budget is used up after {number - 1} fresh seeds.")
+                if number - 1 not in plan.looks:
+                    self._look(active, number - 1, last=True)
+                return
+            self._make([Job(arm, self._step(arm), seed, Phase.REPEAT) for arm in self._running(active)])
+            if number in plan.looks:
+                active = self._look(active, number, last=number == len(seeds))
+                if not active:
+                    return
+
+    def _step(self, arm: int) -> int:
+        step = self.chosen[arm]
+        assert step is not None
+        return step
+
+    def _running(self, active: Sequence[int]) -> list[int]:
+        """The arms that are still compared, and the baselines that they need."""
+        bases = {self.plan.arms[arm].base for arm in active}
+        return [arm for arm in range(len(self.plan.arms)) if arm in active or arm in bases]
+
+    def _look(self, active: Sequence[int], seeds: int, last: bool) -> list[int]:
+        """Look at the test set; the arms that go on."""
+        going_on = []
+        for arm, difference in self.look(active, seeds).items():
+            decision = Decision.UNDECIDED if difference is None else decide(difference, self.plan.margin)
+            chance = None
+            if difference is not None and decision in OPEN and not last:
+                comparisons = self.plan.comparisons * len(self.plan.looks)
+                planned = len(self.plan.verdict_seeds)
+                chance = chance_to_decide(difference, self.plan.margin, seeds, planned, comparisons)
+            stops = last or difference is None or decision not in OPEN or (chance is not None and chance < LEAST_CHANCE)
+            self.looks[arm].append(Look(seeds, difference, decision, chance, stops))
+            self.tell(self._of_look(arm))
+            if not stops:
+                going_on.append(arm)
+        return going_on
+
+    def _of_look(self, arm: int) -> str:
+        number, look = len(self.looks[arm]), self.looks[arm][-1]
+        base = self.plan.arms[arm].base
+        assert base is not None
+        against = f"{self.plan.arms[arm].name} against {self.plan.arms[base].name}"
+        begin = f"Look {number} of {len(self.plan.looks)}, {look.seeds} seeds: {against}"
+        if look.difference is None:
+            return f"{begin}: no difference can be computed."
+        interval = f"{look.difference.low:+.1f} to {look.difference.high:+.1f} F1"
+        ending = "" if look.chance is None else f", {look.chance:.0%} likely to be decided with all seeds"
+        ending += "; it stops here" if look.stops and look.chance is not None else ""
+        return f"{begin}: {interval}, {look.decision.value}{ending}."
+
+    # Runs
+
+    def _make(self, jobs: Sequence[Job]) -> None:
+        for job, outcome in zip(jobs, self.run(jobs), strict=True):
+            self.outcomes[job.arm].setdefault(job.step, {})[job.seed] = outcome
+            self.spent += 1.0 if self.plan.budget.unit == RUNS else outcome.seconds
+            if outcome.f1 is not None:
+                self.seconds[job.arm].append(outcome.seconds)
+
+    def _affordable(self, rounds: int, active: Sequence[int] | None = None) -> bool:
+        """Whether the budget still holds some runs of each arm, by what its runs have taken so far."""
+        arms = range(len(self.plan.arms)) if active is None else self._running(active)
+        if self.plan.budget.unit == RUNS:
+            return self.spent + rounds * len(arms) <= self.plan.budget.limit
+        costs = [mean(self.seconds[arm]) if self.seconds[arm] else self.plan.cost(arm) for arm in arms]
+        return self.spent + rounds * sum(costs) <= self.plan.budget.limit * (1 + SLACK)

@@ -1,0 +1,184 @@
+"""What a settle command will do: its arms, and how many rates, seeds and looks its budget holds.
+
+Made once, before the first run, and stored with the parent run. `docs/protocol.md` has the rules.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple
+
+from src.config import UserError
+
+FIRST_RATES = 3  # of an arm: its own, and half a decade to each side
+FEWEST_SEEDS, MOST_SEEDS = 3, 8  # for the verdict
+MOST_EXTRA_RATES = 3  # of an arm, while the best one lies at an edge
+SECOND_SEED_RUNS = 2  # of an arm: its two best rates once more
+LEAST_ROUNDS = FIRST_RATES + FEWEST_SEEDS
+# The numbers of verdict seeds at which the test set is looked at, by how many are planned.
+LOOKS = {3: (3,), 4: (4,), 5: (3, 5), 6: (3, 6), 7: (4, 7), 8: (3, 5, 8)}
+UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
+RUNS, SECONDS = "runs", "seconds"
+
+
+class Budget(NamedTuple):
+    """How much may be spent: seconds of runs, or a number of runs."""
+
+    limit: float
+    unit: str  # RUNS | SECONDS
+    given: str  # as it was typed
+
+
+class Rounds(NamedTuple):
+    """How a budget is shared out. A round is one run of every arm."""
+
+    extra_rates: int
+    second_seed: bool
+    verdict_seeds: int
+
+
+@dataclass(frozen=True)
+class ArmPlan:
+    """One of the variants that are compared."""
+
+    name: str
+    overrides: list[str]  # that make its configuration, beside those that all share
+    rate: float  # its method's own, which the bracket starts from
+    base: int | None = None  # the index of the arm that it is compared with; None for a baseline
+    seconds: float = 0.0  # of one of its runs, as the probe estimates
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that is settled before the first run."""
+
+    arms: list[ArmPlan]
+    budget: Budget
+    margin: float  # points of F1
+    extra_rates: int  # that the bracket of an arm may take beyond FIRST_RATES
+    second_seed: bool  # whether two rates that lie close are run with another choosing seed
+    choosing_seeds: list[int]
+    verdict_seeds: list[int]
+    looks: list[int]  # numbers of verdict seeds at which the test set is looked at
+    by: list[str] = field(default_factory=list)  # parameters that tell arms apart beside the method
+    out: dict[str, str] = field(default_factory=dict)  # arms that cannot take part, and why
+    spread: float = 1.0  # points of F1: two rates closer than that on one seed are not told apart
+    reachable: float | None = None  # the margin that test set and seeds can show
+
+    @property
+    def comparisons(self) -> int:
+        """Differences that are tested at a look."""
+        return sum(arm.base is not None for arm in self.arms)
+
+    @property
+    def most_runs(self) -> int:
+        """If every part of the plan is used."""
+        second = SECOND_SEED_RUNS * self.second_seed
+        return len(self.arms) * (FIRST_RATES + self.extra_rates + second + len(self.verdict_seeds))
+
+    def cost(self, arm: int) -> float:
+        """Of a run of an arm, in the unit of the budget."""
+        return 1.0 if self.budget.unit == RUNS else self.arms[arm].seconds
+
+    def as_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Plan:
+        values: dict[str, Any] = json.loads(text)
+        arms = [ArmPlan(**arm) for arm in values.pop("arms")]
+        return cls(arms=arms, budget=Budget(*values.pop("budget")), **values)
+
+
+def read_budget(text: str, price_per_hour: float | None) -> Budget:
+    """A budget as it is typed: `2h`, `30m`, `1h30m`, `90 s`, `40 runs`, or money where there is a price.
+
+    Raises:
+        UserError: none of these.
+    """
+    words = str(text).strip().lower()
+    if runs := re.fullmatch(r"(\d+)\s*runs?", words):
+        return Budget(float(runs[1]), RUNS, text)
+    parts = re.findall(r"(\d+(?:\.\d+)?)\s*(min|[smhd])", words)
+    if parts and re.fullmatch(r"(\d+(?:\.\d+)?\s*(min|[smhd])\s*)+", words):
+        return Budget(sum(float(number) * UNITS[unit] for number, unit in parts), SECONDS, text)
+    if re.fullmatch(r"\d+(\.\d+)?", words):
+        if price_per_hour is None:
+            raise UserError(
+                f"budget={text} has no unit: write 2h, 30m or '40 runs'; a sum of money needs price=, of an hour."
+            )
+        return Budget(float(words) / price_per_hour * 3600, SECONDS, text)
+    raise UserError(f"budget={text} cannot be read; write 2h, 30m, '40 runs', or a sum of money with price=.")
+
+
+def share_out(rounds: int) -> Rounds:
+    """Share out what a budget holds between rates, a second choosing seed and verdict seeds.
+
+    One more rate comes first, since a bracket that cannot move compares a method at a rate that may be wrong; then a
+    fourth seed, ... as `python -m benchmarks.settle_worlds` has shown to decide most.
+
+    Args:
+        rounds: runs of every arm, LEAST_ROUNDS at least.
+    """
+    spare = rounds - LEAST_ROUNDS
+    extra = min(spare, 2)
+    spare -= extra
+    second = spare >= SECOND_SEED_RUNS + 2
+    spare -= SECOND_SEED_RUNS * second
+    seeds = min(FEWEST_SEEDS + spare, MOST_SEEDS)
+    spare -= seeds - FEWEST_SEEDS
+    return Rounds(extra + min(spare, MOST_EXTRA_RATES - extra), second, seeds)
+
+
+def make_plan(
+    arms: Sequence[ArmPlan],
+    budget: Budget,
+    margin: float,
+    first_seed: int,
+    by: Sequence[str] = (),
+    out: Mapping[str, str] | None = None,
+    spread: float = 1.0,
+) -> Plan:
+    """Fix the numbers of rates, seeds and looks that a budget holds.
+
+    Raises:
+        UserError: it does not hold the least protocol.
+    """
+    round_costs = float(len(arms)) if budget.unit == RUNS else sum(arm.seconds for arm in arms)
+    rounds = math.floor(budget.limit / round_costs + 1e-9)
+    if rounds < LEAST_ROUNDS:
+        raise UserError(too_small(arms, budget, LEAST_ROUNDS * round_costs))
+    shared = share_out(rounds)
+    seeds = [first_seed + index for index in range(2 + shared.verdict_seeds)]
+    return Plan(
+        arms=list(arms),
+        budget=budget,
+        margin=margin,
+        extra_rates=shared.extra_rates,
+        second_seed=shared.second_seed,
+        choosing_seeds=seeds[:2],
+        verdict_seeds=seeds[2:],
+        looks=list(LOOKS[shared.verdict_seeds]),
+        by=list(by),
+        out=dict(out or {}),
+        spread=spread,
+    )
+
+
+def too_small(arms: Sequence[ArmPlan], budget: Budget, needed: float) -> str:
+    """What to say of a budget that does not hold the least protocol."""
+    runs = LEAST_ROUNDS * len(arms)
+    if budget.unit == RUNS:
+        enough = f"budget='{runs} runs'"
+        smaller = "Fewer methods need fewer"
+    else:
+        enough = f"budget={needed / 60:.0f}m" if needed < 7200 else f"budget={needed / 3600:.1f}h"
+        smaller = "A smaller dataset.train_size or train.epochs, fewer methods or a smaller model need less"
+    return (
+        f"budget={budget.given} is too small: {len(arms)} methods take {runs} runs at least ({FIRST_RATES} learning "
+        f"rates on one seed, then {FEWEST_SEEDS} fresh seeds each). {enough} suffices. {smaller}."
+    )
