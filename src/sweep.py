@@ -9,6 +9,7 @@ done already), isolates, and reports. The same command again does what is left.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import re
 import shlex
@@ -18,6 +19,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,14 +35,21 @@ from src.compose import MISTAKES, fail, from_hydra
 from src.config import Config, UserError
 from src.credentials import without_secrets
 from src.data.records import read_file
-from src.grid import grid
+from src.grid import Job, grid, key_of
 from src.metrics import F1
 from src.problems import problems
 
 if TYPE_CHECKING:
+    from hydra.plugins.launcher import Launcher
+
+    from src.protocol.engine import Settled
+    from src.protocol.plan import Plan
+    from src.runs.identity import Hashes
     from src.runs.parent import ParentRun
     from src.runs.records import Record
+    from src.settling import Arm
 
+SPENT = "spent_seconds"  # tag of a run: the wall time of all its attempts in sweeps, from start to end of its process
 PRELOADED = ["hydra.main", "src.warm"]
 _sweep: Sweep | None = None  # the one that this command runs
 
@@ -71,68 +80,121 @@ class SweepCallback(Callback):
             config.tracking.uri = _sweep.tracking.uri
 
 
+@dataclass
+class Work:
+    """What a sweep is about, before it has a parent run."""
+
+    configs: list[Config]  # of its runs, as far as they are known beforehand
+    identity: list[str]  # equal for the same work
+    notes: list[str] = field(default_factory=list)
+    hashes: list[Hashes] = field(default_factory=list)  # of the runs, where all of them are known
+    trials: int = 0  # of a search
+    arms: list[Arm] = field(default_factory=list)  # of a settle command
+    plan: Plan | None = None  # of a settle command
+
+    @property
+    def planned(self) -> int:
+        """The number of runs, at most."""
+        return self.trials or (self.plan.most_runs if self.plan is not None else len(self.hashes))
+
+
 class Sweep:
     """The plan of a sweep, and its parent run."""
 
     def __init__(self, composed: DictConfig) -> None:
         """
         Raises:
-            UserError: a run that cannot be; the same sweep is running already.
+            UserError: a run that cannot be; the same sweep is running already; a budget that is too small.
         """
         given = [o for o in composed.hydra.overrides.task if not o.startswith(("sweep.parent=", "sweep.varied="))]
         settings = from_hydra(without_hydra(composed), given)
-        searches = "n_trials" in composed.hydra.sweeper  # a sweeper that decides as it goes
-        configs, notes = ([], []) if searches else plan(composed, given)
-        read_data(configs or [settings])
-        if searches:
-            import src.runs.search  # noqa: F401  # says what is not installed before anything is begun
-
-        from src.runs.isolation import start_server
-
-        start_server(PRELOADED)  # while the rest is imported here
+        self.tracking = settings.tracking
+        self.work = find_work(composed, given, settings)
         from src.report.terminal import Terminal
-        from src.runs.identity import hashes
         from src.runs.parent import ParentRun
 
-        distinct = list(dict.fromkeys(hashes(config) for config in configs))
-        self.hashes = [each.present for each in distinct]
-        planned = composed.hydra.sweeper.n_trials if searches else len(self.hashes)
-        identity = [str(composed.hydra.sweeper), *sorted(given)] if searches else sorted(self.hashes)
+        self.terminal = Terminal()
         varied = " ".join(override for override in given if _varies(override)) or " ".join(given)
+        digest = hashlib.sha256("\n".join(self.work.identity).encode()).hexdigest()[:12]
+        if self.work.arms:
+            self.work.plan = self._plan(settings, digest)
         self.parent = ParentRun.begin(
             settings.tracking,
             settings.sweep.name,
-            f"sweep {varied}"[:200],
-            hashlib.sha256("\n".join(identity).encode()).hexdigest()[:12],
+            f"{'settle' if self.work.arms else 'sweep'} {varied}"[:200],
+            digest,
             as_typed(),
-            planned,
+            self.work.planned,
             fresh=settings.rerun,
             margin=settings.sweep.margin,
+            plan=None if self.work.plan is None else self.work.plan.as_json(),
         )
-        self.tracking = settings.tracking
         keys = [o.get_key_element().lstrip("+") for o in _parsed(composed, given) if o.is_sweep_override()]
-        self.varied = [key for key in keys if re.fullmatch(r"[\w.]+", key)]  # groups of Hydra's own have a slash
-        if searches:
-            done = [run for run in self.parent.members() if run.finished]
-        else:
-            wanted = [] if settings.rerun else distinct
+        keys += [key_of(override) for arm in composed.hydra.sweeper.get("arms") or [] for override in shlex.split(arm)]
+        # Groups of Hydra's own have a slash.
+        self.varied = [key for key in dict.fromkeys(keys) if re.fullmatch(r"[\w.]+", key)]
+        if self.work.hashes:
+            wanted = [] if settings.rerun else self.work.hashes
             done = [run for each in wanted if (run := self.parent.store.finished(each)) is not None]
+        else:
+            done = [run for run in self.parent.members() if run.finished]
         for run in done:
             self.parent.include(run)
         self.parent.started(len(done))
-        self.terminal = Terminal()
-        self.terminal.header(
-            {
-                "sweep": varied,
-                "runs": f"{planned}, {len(done)} of them done already" if done else str(planned),
-                "margin": margin_line(self.parent.margin, configs),
-                "output": f"{output_folder(settings)}/",
-                "parent": self.parent.run_id,
-            },
-            wrap=True,
-        )
-        for note in [*notes, *_kept_margin(self.parent.margin, settings.sweep.margin)]:
+        self.settled: Settled | None = None
+        self._show(varied, len(done), settings)
+
+    def _plan(self, settings: Config, digest: str) -> Plan:
+        """The plan of a settle command: the one that was stored, or a new one."""
+        from src.runs.store import connect, store_errors_explained
+        from src.settling import make, stored
+
+        with store_errors_explained():
+            plan = None if settings.rerun else stored(connect(settings.tracking), digest)
+        return plan or make(self.work.arms, settings, self.terminal)
+
+    def _show(self, varied: str, done: int, settings: Config) -> None:
+        """What is about to run."""
+        planned, plan = self.work.planned, self.work.plan
+        at_most = "" if plan is None else "at most "
+        rows = {
+            "sweep" if plan is None else "settle": varied,
+            "runs": f"{at_most}{planned}, {done} of them done already" if done else f"{at_most}{planned}",
+            "margin": margin_line(self.parent.margin, self.work.configs, plan),
+            "output": f"{output_folder(settings)}/",
+            "parent": self.parent.run_id,
+        }
+        if plan is not None:
+            from src.settling import plan_line
+
+            rows = {"settle": rows.pop("settle"), "plan": plan_line(plan), **rows}
+        self.terminal.header(rows, wrap=True)
+        notes = [*self.work.notes, *_kept_margin(self.parent.margin, settings.sweep.margin)]
+        if plan is not None and settings.sweep.budget != plan.budget.given:
+            notes.append(f"The plan was made for budget={plan.budget.given} and stays; rerun=true begins anew")
+        for note in notes:
             self.terminal.note(f"{note}.")
+        for sentence in plan.out.values() if plan is not None else []:
+            self.terminal.warning(sentence)
+
+    @property
+    def hashes(self) -> list[str]:
+        """Of the runs that must be finished at the end, where they are known beforehand."""
+        return [each.present for each in self.work.hashes]
+
+    def settle(self, launcher: Launcher, composed: DictConfig, arguments: Sequence[str]) -> None:
+        """Carry out the plan of a settle command."""
+        from src.settling import Runs, carry_out
+
+        assert self.work.plan is not None
+        loader = GlobalHydra.instance().config_loader()
+
+        def compose(overrides: Sequence[str]) -> Config:
+            return from_hydra(without_hydra(loader.load_sweep_config(composed, list(overrides))), overrides)
+
+        shared = [o for o in arguments if o.startswith(("sweep.parent=", "sweep.varied="))]
+        runs = Runs(self.parent, self.work.plan, self.work.arms, shared, launcher.launch, compose)
+        self.settled = carry_out(runs, self.terminal)
 
     def end(self, interrupted: bool = False) -> int:
         """End the parent run and show the table; the exit status."""
@@ -142,12 +204,15 @@ class Sweep:
         from src.runs.records import Status
 
         members = self.parent.members()
+        settles = self.work.plan is not None
         if sentence := drop_worse_models(self.parent.store, self.parent.run_id, members):
             self.terminal.warning(sentence)
         failed = [run for run in members if run.failed]
         finished = {run.tags["config_hash"] for run in members if run.finished}
         missing = len(set(self.hashes) - finished)
-        status = Status.KILLED if interrupted else Status.FAILED if failed or missing else Status.FINISHED
+        # A rate that fails is a result of a settle command; what counts is whether it has come to its end.
+        bad = self.settled is None if settles else bool(failed or missing)
+        status = Status.KILLED if interrupted else Status.FAILED if bad else Status.FINISHED
         self.terminal.line()
         self.terminal.sweep_table([(run.name, str(run.status), run.id[:8], run.metrics) for run in members])
         for run in failed:
@@ -156,7 +221,7 @@ class Sweep:
         if missing > len(failed):
             self.terminal.warning(f"{missing - len(failed)} runs are not finished; the same command goes on with them.")
         try:
-            if members and not interrupted:
+            if members and not interrupted and not (settles and bad):
                 report(self.tracking, sweeps=[self.parent.run_id])
         finally:
             self.parent.end(status, members)
@@ -169,9 +234,23 @@ class Sweep:
         return 130 if interrupted else 0 if status is Status.FINISHED else 1
 
 
+SETTLE = ("-m", "hydra/sweeper=settle")  # what `src.settle` adds to what was typed
+
+
 def as_typed() -> str:
     """The command of this process, quoted for the shell."""
+    if SETTLE[1] in sys.argv:
+        return shlex.join([*command("settle"), *(word for word in sys.argv[1:] if word not in SETTLE)])
     return shlex.join([*command("train"), *sys.argv[1:]])
+
+
+def settle(launcher: Launcher, composed: DictConfig, arguments: Sequence[str]) -> None:
+    """Make the runs of the settle command that this process is."""
+    from src.runs.store import store_errors_explained
+
+    assert _sweep is not None
+    with store_errors_explained():
+        _sweep.settle(launcher, composed, arguments)
 
 
 def end(interrupted: bool = False) -> int:
@@ -210,18 +289,51 @@ def _parsed(composed: DictConfig, given: Sequence[str]) -> list[Override]:
     return list(OverridesParser.create(config_loader=loader).parse_overrides([*params, *given]))
 
 
-def plan(composed: DictConfig, given: Sequence[str]) -> tuple[list[Config], list[str]]:
-    """The configurations of all runs, checked before the first begins, and notes on what was left out of them."""
+def find_work(composed: DictConfig, given: Sequence[str], settings: Config) -> Work:
+    """What a sweep is about, by the sweeper that was chosen; its data are read, and the imports of its runs begun.
+
+    Raises:
+        UserError: a run that cannot be.
+    """
+    sweeper = composed.hydra.sweeper
+    searches, settles = "n_trials" in sweeper, "arms" in sweeper  # sweepers that decide as they go
+    jobs, notes = ([], []) if searches else plan(composed, given)
+    configs = [config for _, config in jobs] or [settings]
+    read_data(configs)
+    if searches:
+        import src.runs.search  # noqa: F401  # says what is not installed before anything is begun
+    from src.runs.isolation import start_server
+
+    start_server(PRELOADED)  # while the rest is imported here
+    from src.runs.identity import hashes
+
+    if searches:
+        return Work(configs, [str(sweeper), *sorted(given)], trials=sweeper.n_trials)
+    distinct = list(dict.fromkeys(hashes(config) for config in configs))
+    identity = sorted(each.present for each in distinct)
+    if not settles:
+        return Work(configs, identity, notes, distinct)
+    from src.settling import find_arms
+
+    arms = find_arms(jobs, [key_of(override) for override in [*given, *sweeper.params]], settings)
+    return Work(configs, ["settle", *identity], notes, arms=arms)
+
+
+def plan(composed: DictConfig, given: Sequence[str]) -> tuple[list[tuple[Job, Config]], list[str]]:
+    """All runs with their overrides, checked before the first begins, and notes on what was left out of them."""
     loader = GlobalHydra.instance().config_loader()
-    runs = grid(_parsed(composed, given), lambda chosen: loader.load_sweep_config(composed, list(chosen)))
-    configs = []
-    for overrides in runs.jobs:
-        job = loader.load_sweep_config(composed, list(overrides))
-        config = from_hydra(without_hydra(job), overrides)
-        if found := problems(config):
-            raise UserError(f"The sweep cannot begin; in the run {' '.join(overrides)}: " + "\n".join(found))
-        configs.append(config)
-    return configs, runs.notes
+    listed = [shlex.split(arm) for arm in composed.hydra.sweeper.get("arms") or []]
+    notes: list[str] = []
+    jobs = []
+    for arm in listed or [[]]:  # each is a sweep of its own
+        runs = grid(_parsed(composed, [*given, *arm]), lambda chosen: loader.load_sweep_config(composed, list(chosen)))
+        notes += runs.notes
+        for overrides in runs.jobs:
+            config = from_hydra(without_hydra(loader.load_sweep_config(composed, list(overrides))), overrides)
+            if found := problems(config):
+                raise UserError(f"The sweep cannot begin; in the run {' '.join(overrides)}: " + "\n".join(found))
+            jobs.append((overrides, config))
+    return jobs, notes
 
 
 def read_data(configs: Sequence[Config]) -> None:
@@ -234,12 +346,15 @@ def read_data(configs: Sequence[Config]) -> None:
         read_file(path)
 
 
-def margin_line(margin: float | None, configs: Sequence[Config]) -> str:
+def margin_line(margin: float | None, configs: Sequence[Config], plan: Plan | None = None) -> str:
     """The margin of a sweep, and the one that its questions and seeds can be expected to show.
 
     Nothing is said of what can be shown where that is not known: one method, a search, or data that cannot be loaded.
     """
     named = "none was named" if margin is None else f"{margin:g} F1 (sweep.margin)"
+    if plan is not None:
+        fresh = f"{len(plan.verdict_seeds)} fresh seeds"
+        return f"{named}; the test set and {fresh} can show a margin of about {plan.reachable or math.nan:.1f} F1"
     methods = Counter(config.method.name for config in configs)
     if len(methods) < 2:
         return named
@@ -339,6 +454,7 @@ def _run_isolated(config: Config, number: int, launcher: str) -> float | None:
         return None
     output = output_folder(config) / f"{log.hashes.present}.log"
     terminal.line(f"{title}  runs, see {output}")
+    begun = time.time()
     work: Callable[[Config], float] = train_on_a_free_gpu if launcher == "joblib" else train
     alone = launcher == "basic"  # the lines of several runs at once would overwrite each other
     with terminal.following(output.with_suffix(".progress")) if alone else nullcontext() as look:
@@ -352,7 +468,8 @@ def _run_isolated(config: Config, number: int, launcher: str) -> float | None:
         log.record_failure(outcome.reason)
     members = parent.members()
     [*_, own] = [run for run in members if run.tags["config_hash"] == log.hashes.present]
-    parent.store.tag(own.id, {"output": str(output), "launcher": launcher})
+    spent = float(own.tags.get(SPENT, 0)) + time.time() - begun
+    parent.store.tag(own.id, {"output": str(output), "launcher": launcher, SPENT: f"{spent:.1f}"})
     drop_worse_models(parent.store, parent.run_id, members)
     ending = run_line(own.metrics) if outcome.reason is None else f"{own.status.in_mlflow}: {outcome.reason}"
     terminal.line(f"{title}  {ending}")
@@ -364,6 +481,7 @@ def _progress(parent: ParentRun, members: Sequence[Record]) -> str:
     """Where the sweep stands, whoever runs its runs."""
     from src.report.comparison import arm_keys, make_arms
     from src.report.terminal import progress_line
+    from src.runs.parent import PLAN
     from src.runs.records import Status
 
     tags = parent.tags
@@ -375,7 +493,12 @@ def _progress(parent: ParentRun, members: Sequence[Record]) -> str:
     left = elapsed / (ended - before) * (planned - ended) if ended > before else None
     arms, _ = make_arms(members, arm_keys(members))
     best = {arm.name: (arm.best.f1(), arm.best.rate, len(arm.best.runs)) for arm in arms}
-    return progress_line(finished, failed, pruned, planned, left, best)
+    spent = ""
+    if PLAN in tags:
+        from src.settling import spent_so_far
+
+        spent = spent_so_far(tags[PLAN], parent.run_id, members)
+    return progress_line(finished, failed, pruned, planned, left, best, spent)
 
 
 def train_on_a_free_gpu(config: Config) -> float:
@@ -395,6 +518,21 @@ def train(config: Config, progress_file: Path | None = None) -> float:
         from src.runs.search import reporter
 
         on_score = reporter(config.sweep)
+    elif config.sweep.cut_below is not None:
+        on_score = partial(cut_short, config)
     result = run(config, on_score, progress_file)
     assert result is not None  # one process a run
     return result.metrics[F1]
+
+
+def cut_short(config: Config, epoch: int, f1: float) -> None:
+    """End a run whose F1 after its first epoch is clearly behind that of another rate of its method.
+
+    Raises:
+        Stopped: it is.
+    """
+    from src.runs.tracking import Stopped
+
+    train, least = config.train, config.sweep.cut_below
+    if least is not None and f1 < least and epoch == train.eval_every_epochs < train.epochs:
+        raise Stopped(f"Cut short after epoch {epoch}: F1 {f1:.1f} is below {least:.1f}, clearly behind another rate.")

@@ -23,6 +23,7 @@ from src.config import TrackingConfig, UserError
 from src.data import batches, sources
 from src.evaluation.score import score
 from src.evaluator import Evaluator
+from src.launch import how_to_go_on
 from src.metrics import EXTRA, GPU, LINUX, METRICS, TESTED, metric
 from src.model import backbone
 from src.run import run
@@ -33,7 +34,6 @@ from src.runs.records import short_key
 from src.runs.store import connect
 from src.runs.tracking import flatten
 from src.sweep import train
-from src.train import how_to_go_on
 from tests.conftest import TINY, own_csv, question, squad_json
 
 # What every run logs: curves that one seed repeats to the bit, and all the rest.

@@ -53,6 +53,7 @@ class Outcome:
     f1: float | None  # on the validation questions, in percent; None where it failed or was cut short
     first_f1: float | None = None  # after the first epoch
     seconds: float = 0.0  # that it took, whichever way it ended
+    reused: bool = False  # made by another sweep, so that this one spends nothing on it
 
 
 @dataclass(frozen=True)
@@ -298,7 +299,8 @@ class _Protocol:
     def _make(self, jobs: Sequence[Job]) -> None:
         for job, outcome in zip(jobs, self.run(jobs), strict=True):
             self.outcomes[job.arm].setdefault(job.step, {})[job.seed] = outcome
-            self.spent += 1.0 if self.plan.budget.unit == RUNS else outcome.seconds
+            if not outcome.reused:
+                self.spent += 1.0 if self.plan.budget.unit == RUNS else outcome.seconds
             if outcome.f1 is not None:
                 self.seconds[job.arm].append(outcome.seconds)
 

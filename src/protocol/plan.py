@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 from src.config import UserError
+from src.report.planning import NOISE_DEVIATION, SEED_DEVIATION
 
 FIRST_RATES = 3  # of an arm: its own, and half a decade to each side
 FEWEST_SEEDS, MOST_SEEDS = 3, 8  # for the verdict
@@ -50,6 +51,7 @@ class ArmPlan:
     rate: float  # its method's own, which the bracket starts from
     base: int | None = None  # the index of the arm that it is compared with; None for a baseline
     seconds: float = 0.0  # of one of its runs, as the probe estimates
+    hash: str = ""  # of its run at that rate, by which it is known when the same command is typed again
 
 
 @dataclass(frozen=True)
@@ -132,6 +134,14 @@ def share_out(rounds: int) -> Rounds:
     seeds = min(FEWEST_SEEDS + spare, MOST_SEEDS)
     spare -= seeds - FEWEST_SEEDS
     return Rounds(extra + min(spare, MOST_EXTRA_RATES - extra), second, seeds)
+
+
+def spread_of(questions: int) -> float:
+    """The standard deviation of a run's F1 on that many questions round the mean over seeds, in points.
+
+    From the typical deviations that studies are planned with (`src.report.planning`).
+    """
+    return math.hypot(SEED_DEVIATION, NOISE_DEVIATION / math.sqrt(questions))
 
 
 def make_plan(

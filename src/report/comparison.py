@@ -92,15 +92,7 @@ def compare_runs(
     results = list(results)
     keys = arm_keys(results, by)
     arms, empty = make_arms(results, keys)
-    based = any(baseline in (arm.method, arm.name) for arm in arms)
-
-    def order(arm: Arm) -> Any:
-        group = [_natural(label) for label in arm.group] if based else []
-        is_base = baseline in (arm.method, arm.name)
-        return arm.name != baseline, group, not is_base, -(arm.best.average(TRAINABLE) or 0.0), arm.name
-
-    arms.sort(key=order)
-    pairs = _pairs(arms, baseline)
+    pairs = pair_up(arms, baseline)
     alone = [arm for arm in arms if len(arms) > 1 and arm.method != baseline and not any(arm in pair for pair in pairs)]
     lacking = [Caveat("no_baseline", f"There is no {baseline} to compare {arm.name} with.") for arm in alone]
     varied = _varied(arms, [*keys, RATE, "train.epochs", "method.learning_rate"])
@@ -179,8 +171,19 @@ def _natural(label: str) -> list[Any]:
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", label)]
 
 
-def _pairs(arms: Sequence[Arm], baseline: str) -> list[tuple[Arm, Arm]]:
-    """Each arm with the one that it is compared with; none where its group lacks the baseline that others have."""
+def pair_up(arms: list[Arm], baseline: str) -> list[tuple[Arm, Arm]]:
+    """Sort the arms, baselines first, and pair each with the one that it is compared with.
+
+    There is no pair where the group of an arm lacks the baseline that others have.
+    """
+    present = any(baseline in (arm.method, arm.name) for arm in arms)
+
+    def order(arm: Arm) -> Any:
+        group = [_natural(label) for label in arm.group] if present else []
+        is_base = baseline in (arm.method, arm.name)
+        return arm.name != baseline, group, not is_base, -(arm.best.average(TRAINABLE) or 0.0), arm.name
+
+    arms.sort(key=order)
     named = [arm for arm in arms if arm.name == baseline]
     based = any(arm.method == baseline for arm in arms)
 

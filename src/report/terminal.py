@@ -285,6 +285,7 @@ def progress_line(
     planned: int,
     seconds_left: float | None,
     best: Mapping[str, tuple[float, float, int]],
+    spent: str = "",
 ) -> str:
     """Where a sweep stands.
 
@@ -292,11 +293,16 @@ def progress_line(
         done, failed, pruned, planned: numbers of runs.
         seconds_left: None where there is nothing to reckon it from.
         best: for each method its best setting's mean F1, learning rate and number of seeds.
+        spent: of a budget; the runs are then the most that may be made.
     """
-    parts = [f"{done} of {planned} done"]
-    parts += [f"{number} {what}" for number, what in ((failed, "failed"), (pruned, "pruned")) if number]
+    at_most = "at most " if spent else ""
+    parts = [f"{done} of {at_most}{planned} done"]
+    ended = (failed, "failed"), (pruned, "cut short" if spent else "pruned")
+    parts += [f"{number} {what}" for number, what in ended if number]
+    if spent:
+        parts.append(f"{spent} spent")
     if seconds_left:
-        parts.append(f"about {duration(seconds_left)} left")
+        parts.append(f"{at_most}about {duration(seconds_left)} left")
     if best:
         means = (
             f"{method} {metric(F1).number(f1)} (rate {rate:g}, {seeds} seed{'s' if seeds != 1 else ''})"

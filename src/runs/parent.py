@@ -19,6 +19,7 @@ from src.runs.records import KIND, SWEEP, Record, Status
 from src.runs.store import AlreadyRunning, Store, connect, joined
 
 MARGIN = "margin"  # tag: sweep.margin, as it was when the parent was made
+PLAN = "plan"  # tag: the plan of a settle command, as JSON
 
 
 class ParentRun:
@@ -40,6 +41,7 @@ class ParentRun:
         planned: int,
         fresh: bool,
         margin: float | None = None,
+        plan: str | None = None,
     ) -> ParentRun:
         """Take up the parent of the same sweep, or make one.
 
@@ -52,6 +54,7 @@ class ParentRun:
             planned: number of runs.
             fresh: make one in any case.
             margin: points of F1 that a cheaper method may lose. A parent that is taken up keeps its first one.
+            plan: of a settle command, as JSON; a parent that is taken up keeps its first one.
 
         Raises:
             AlreadyRunning: a live process works on the same sweep.
@@ -73,6 +76,8 @@ class ParentRun:
                 tags_of_new = {"mlflow.source.name": "src.train", **tags}
                 if margin is not None:
                     tags_of_new[MARGIN] = str(margin)
+                if plan is not None:
+                    tags_of_new[PLAN] = plan
                 created = store.client.create_run(store.experiment, tags=tags_of_new, run_name=name or otherwise)
                 parent = cls(store, created.info.run_id, margin)
         store.keep_alive(parent.run_id, parent.ended)

@@ -60,6 +60,10 @@ class Progress:
         vars(self).update(state)
 
 
+class Diverged(UserError):
+    """The loss is not finite any more: another attempt at the same run would end there too."""
+
+
 def fit(
     runtime: Runtime,
     model: torch.nn.Module,
@@ -84,7 +88,7 @@ def fit(
         The epoch whose weights the model holds.
 
     Raises:
-        UserError: the loss is not finite any more; the message names the step.
+        Diverged: the loss is not finite any more; the message names the step.
     """
     loop = _Loop(runtime, model, batches, config, meter, checkpoints, callbacks)
     loop.begin()
@@ -149,7 +153,7 @@ class _Loop:
             self.callbacks.on_steps(steps)
             for step in steps:
                 if not math.isfinite(step.loss):
-                    raise UserError(
+                    raise Diverged(
                         f"The loss is {step.loss} at step {step.number} of {self.total} (learning rate "
                         f"{step.learning_rate:.2g}); lower train.learning_rate or use hardware.precision=fp32."
                     )

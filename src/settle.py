@@ -1,0 +1,51 @@
+"""Decide between methods within a budget: plan, bracket the learning rates, repeat on fresh seeds, decide, report.
+
+  python -m src.settle method=full,lora budget=2h
+  python -m src.settle questions.csv budget=30m                # one's own file; method=full,lora where none is named
+  python -m src.settle method=full,lora method.peft.r=4,16 budget='60 runs'
+  python -m src.settle method=full,lora budget=5 price=2.5     # a sum of money, and what an hour costs
+
+The same command goes on after an interruption, with the plan that it has stored, to the same decision.
+docs/protocol.md has the protocol.
+
+KEYS (KEY=VALUE; others as for src.train)
+  budget=2h                    seconds of runs (90s, 30m, 1h30m), '40 runs', or money where price= is given
+  margin=1.0                   points of F1 that a cheaper method may lose and still be preferred
+  price=2.5                    of the machine an hour, in any currency
+  memory=24GB                  that a run may take; a method that needs more takes no part
+  train.seed=0                 the first choosing seed; the others follow it
+  method.learning_rate=1e-3    where the rates of every method begin, instead of its own
+  hydra/launcher=joblib        several runs at once; ray, submitit_slurm, submitit_local
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from src.arguments import written_out
+from src.compose import assignment
+from src.grid import key_of
+from src.launch import command_line
+from src.sweep import SETTLE
+
+METHODS = "method=full,lora"
+
+
+def main() -> None:
+    """The command line."""
+    command_line(str(__doc__), meant)
+
+
+def meant(arguments: Sequence[str]) -> list[str]:
+    """The arguments of Hydra for what was typed: a file is `dataset.path`, full and LoRA are the methods."""
+    words = [
+        assignment("dataset.path", word) if "=" not in word and Path(word).is_file() else word for word in arguments
+    ]
+    keys = {key_of(word) for word in written_out(words)}
+    methods = [] if keys & {"method", "experiments", "from_run"} else [METHODS]
+    return [*(word for word in SETTLE if word not in words), *words, *methods]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,359 @@
+"""A settle command: probes its variants, plans, makes the runs that the protocol asks for, and looks at the test set.
+
+`python -m src.settle` starts it; `src.protocol` knows the rules, and `docs/protocol.md` says why they are so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from src.config import Config, DatasetConfig, UserError
+from src.data.sources import load
+from src.estimate.probe import Probe, probe_isolated
+from src.grid import Job as Overrides
+from src.grid import key_of
+from src.metrics import F1, TRAINABLE
+from src.protocol.engine import Job, Outcome, Settled, rate_at, settle
+from src.protocol.plan import RUNS, ArmPlan, Budget, Plan, make_plan, read_budget, spread_of
+from src.report.comparison import arm_keys, compare_runs, make_arms, pair_up
+from src.report.planning import reachable_margin
+from src.report.statistics import Difference
+from src.report.terminal import Terminal, duration
+from src.report.words import count
+from src.runs.identity import hashes
+from src.runs.parent import PLAN, ParentRun
+from src.runs.records import Record, Status
+from src.runs.store import Store
+from src.runs.tracking import flatten, recorded
+from src.training.fit import Diverged
+
+# Keys that the protocol sets, and what it does with them.
+SET_BY_PROTOCOL = {
+    "train.learning_rate": "src.settle tries learning rates round each method's own (method.learning_rate)",
+    "train.seed": "src.settle chooses the seeds, from train.seed upwards; give one number",
+}
+EVAL_F1 = "eval/f1"
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One of the variants that a settle command compares."""
+
+    name: str
+    overrides: Overrides  # that make its configuration
+    config: Config  # at its method's own rate
+    hash: str  # of that run
+    by: tuple[str, ...]  # parameters that tell it from other variants of its method
+
+    def as_record(self, trainable: int = 0) -> Record:
+        """A run of it, as far as it is known beforehand: what a comparison tells arms and baselines by."""
+        params, metrics = flatten(recorded(self.config)), {TRAINABLE: float(trainable)}
+        nowhere: Any = None
+        return Record(self.hash, self.name, Status.FINISHED, 0, 0, params, metrics, {}, {}, nowhere)
+
+
+def find_arms(jobs: Sequence[tuple[Overrides, Config]], given: Iterable[str], settings: Config) -> list[Arm]:
+    """The variants that a settle command compares.
+
+    Args:
+        jobs: the overrides and the configuration of each.
+        given: keys of the command line.
+        settings: the configuration without what varies.
+
+    Raises:
+        UserError: one variant alone, no budget, no test set, or a key that the protocol sets.
+    """
+    given, seeds = set(given), {config.train.seed for _, config in jobs}
+    for key, sentence in SET_BY_PROTOCOL.items():
+        if key in given and (key != "train.seed" or len(seeds) > 1):
+            raise UserError(f"{key}: {sentence}.")
+    if settings.sweep.budget is None:
+        raise UserError("budget= is missing: how much may be spent, such as budget=2h, or budget='40 runs'.")
+    read_budget(settings.sweep.budget, settings.hardware.price_per_hour)
+    varied: dict[str, set[str]] = {}
+    for overrides, _ in jobs:
+        for override in overrides:
+            varied.setdefault(key_of(override), set()).add(override)
+    lacking = {key for key in varied if not all(any(key_of(o) == key for o in overrides) for overrides, _ in jobs)}
+    params = set().union(*(flatten(recorded(config)) for _, config in jobs))
+    by = [key for key, values in varied.items() if (len(values) > 1 or key in lacking) and key in params]
+    arms = [Arm("", overrides, config, hashes(config).present, tuple(by)) for overrides, config in jobs]
+    arms = list({arm.hash: arm for arm in arms}.values())
+    if len(arms) < 2:
+        raise UserError("src.settle compares methods, and this is one alone; give two at least: method=full,lora.")
+    for dataset in {str(arm.config.dataset): arm.config.dataset for arm in arms}.values():
+        if load(dataset).test is None:
+            raise UserError(
+                f"src.settle decides on test questions, and dataset={dataset.name} has none here; leave out "
+                "dataset.test_size=null, give more articles, or test questions of their own (dataset.test_path)."
+            )
+    records = [arm.as_record() for arm in arms]
+    named = [make_arms([record], arm_keys(records, by))[0][0] for record in records]
+    return [replace(arm, name=each.name) for arm, each in zip(arms, named, strict=True)]
+
+
+def stored(store: Store, sweep_hash: str) -> Plan | None:
+    """The plan that the same command has made before."""
+    return next((plan for parent in store.runs(f"tags.sweep_hash = '{sweep_hash}'") if (plan := plan_of(parent))), None)
+
+
+def plan_of(parent: Record) -> Plan | None:
+    """The plan of a parent run; None where it is the parent of another sweep."""
+    return Plan.from_json(parent.tags[PLAN]) if PLAN in parent.tags else None
+
+
+def make(arms: Sequence[Arm], settings: Config, terminal: Terminal) -> Plan:
+    """Probe each variant, and fix what the budget holds.
+
+    Raises:
+        UserError: a budget below the least protocol, or fewer than two variants that can run here.
+    """
+    budget = read_budget(str(settings.sweep.budget), settings.hardware.price_per_hour)
+    if budget.unit == RUNS:  # no need to probe for a refusal
+        make_plan([ArmPlan(arm.name, [], 1.0) for arm in arms], budget, 1.0, 0)
+    terminal.line(f"Probe: a few steps of each of {count(len(arms), 'method')}.")
+    probes: dict[str, Probe] = {}
+    out = {}
+    for arm in arms:
+        outcome = probe_isolated(arm.config)
+        if outcome.reason is None:
+            probes[arm.name] = outcome.value
+            terminal.line(f"  {arm.name}: {_of_probe(outcome.value)}")
+        elif arm.name not in out:
+            out[arm.name] = f"{arm.name} takes no part: {outcome.reason}"
+            terminal.warning(out[arm.name])
+    terminal.line()
+    left = [arm for arm in arms if arm.name in probes]
+    if len(left) < 2:
+        raise UserError("Fewer than two methods can run here, so there is nothing to compare.")
+    sizes = [_sizes(dataset) for dataset in {str(arm.config.dataset): arm.config.dataset for arm in left}.values()]
+    plan = make_plan(
+        _planned(left, probes),
+        budget,
+        settings.sweep.margin,
+        settings.train.seed,
+        by=left[0].by,
+        out=out,
+        spread=max(spread_of(size.validation) for size in sizes),
+    )
+    comparisons = plan.comparisons * len(plan.looks)
+    seeds = len(plan.verdict_seeds)
+    reachable = max(
+        reachable_margin(size.questions, size.passages, size.articles, seeds, comparisons) for size in sizes
+    )
+    return replace(plan, reachable=reachable)
+
+
+def _of_probe(probe: Probe) -> str:
+    return f"about {duration(probe.run_seconds)} a run, {probe.peak_train_mb:,.0f} MB while training"
+
+
+def _planned(arms: Sequence[Arm], probes: Mapping[str, Probe]) -> list[ArmPlan]:
+    """The arms of a plan, each with the one that it is compared with."""
+    records = [arm.as_record(probes[arm.name].trainable) for arm in arms]
+    grouped, _ = make_arms(records, arm_keys(records, arms[0].by))
+    index = {arm.name: number for number, arm in enumerate(arms)}
+    base = {arm.name: index[other.name] for arm, other in pair_up(grouped, "full")}
+    return [
+        ArmPlan(
+            arm.name,
+            arm.overrides,
+            arm.config.method.learning_rate,
+            base.get(arm.name),
+            probes[arm.name].run_seconds,
+            arm.hash,
+        )
+        for arm in arms
+    ]
+
+
+@dataclass(frozen=True)
+class _Sizes:
+    validation: int
+    questions: int  # of the test set
+    passages: int
+    articles: int | None
+
+
+def _sizes(dataset: DatasetConfig) -> _Sizes:
+    sets = load(dataset)
+    test = sets.test
+    assert test is not None
+    articles = len(set(test["title"])) if dataset.split == "article" else None
+    return _Sizes(len(sets.validation), len(test), len(set(test["context"])), articles)
+
+
+def plan_line(plan: Plan) -> str:
+    """What a plan holds, in a sentence."""
+    looks = " and ".join(str(number) for number in plan.looks)
+    second = ", a second choosing seed where two are close" if plan.second_seed else ""
+    return (
+        f"budget {plan.budget.given}: 3 learning rates for each of {len(plan.arms)} methods, up to {plan.extra_rates} "
+        f"more at an edge{second}; then {len(plan.verdict_seeds)} fresh seeds, with looks at {looks}"
+    )
+
+
+class Runs:
+    """The runs of a settle command: makes them with Hydra's launcher, and knows those that are done."""
+
+    def __init__(
+        self,
+        parent: ParentRun,
+        plan: Plan,
+        arms: Sequence[Arm],
+        shared: Sequence[str],
+        launch: Callable[..., Any],
+        compose: Callable[[Sequence[str]], Config],
+    ) -> None:
+        """
+        Args:
+            parent: of the runs.
+            plan: to be carried out.
+            arms: as they were composed now; those of the plan are among them.
+            shared: overrides of all runs.
+            launch: `launch` of Hydra's launcher.
+            compose: makes a configuration of overrides.
+        """
+        self.parent, self.plan, self.shared = parent, plan, list(shared)
+        self.launch, self.compose = launch, compose
+        by_hash = {arm.hash: arm for arm in arms}
+        self.arms = [by_hash[each.hash] for each in plan.arms]
+        self.begun = 0
+
+    def __call__(self, jobs: Sequence[Job]) -> list[Outcome]:
+        """Make the runs that are not done yet, those that fail twice; how all of them ended.
+
+        Raises:
+            UserError: a run that is neither done nor failed.
+        """
+        overrides = [self._overrides(job) for job in jobs]
+        wanted = [hashes(self.compose(each)) for each in overrides]
+        number = self.begun
+        self.begun += len(jobs)
+        known = self._records(wanted)
+        for _ in range(2):
+            todo = [i for i, record in enumerate(known) if record is None or not _is_final(record)]
+            for part in _stretches(todo):
+                self.launch([overrides[i] for i in part], initial_job_idx=number + part[0])
+            if not todo:
+                break
+            known = self._records(wanted)
+        for record, given in zip(known, overrides, strict=True):
+            if record is None or not (_is_final(record) or record.failed):
+                raise UserError(
+                    f"The run {' '.join(given)} is not finished, and the protocol needs it; the same command goes on."
+                )
+        return [self._outcome(record) for record in known if record is not None]
+
+    def _overrides(self, job: Job) -> list[str]:
+        rate = rate_at(self.plan.arms[job.arm].rate, job.step)
+        given = [o for o in self.arms[job.arm].overrides if key_of(o) != "train.seed"]
+        more = [f"train.learning_rate={rate:g}", f"train.seed={job.seed}"]
+        if job.cut_below is not None:
+            more.append(f"sweep.cut_below={job.cut_below:.2f}")
+        if not any(key_of(o) == "tracking.keep_model" for o in given):
+            more.append("tracking.keep_model=best")  # of dozens of runs of a method
+        return [*given, *self.shared, *more]
+
+    def _records(self, wanted: Sequence[Any]) -> list[Record | None]:
+        """The run of each configuration, a finished one before others; also one that another sweep has made."""
+        latest: dict[str, Record] = {}
+        for member in self.parent.members():
+            key = member.tags.get("config_hash", "")
+            if key not in latest or not latest[key].finished:
+                latest[key] = member
+        known: list[Record | None] = []
+        for each in wanted:
+            record = latest.get(each.present)
+            ended = record is not None and _ended(record)
+            if not ended and not self.arms[0].config.rerun and (done := self.parent.store.finished(each)):
+                self.parent.include(done)
+                record = done
+            known.append(record)
+        return known
+
+    def _outcome(self, record: Record) -> Outcome:
+        curve = record.history(EVAL_F1)
+        after = curve.loc[curve["step"] > 0, "value"]
+        return Outcome(
+            f1=record.metrics[F1] if record.finished else None,
+            first_f1=float(after.iloc[0]) if len(after) else None,
+            seconds=_seconds(record),
+            reused=not _is_own(record, self.parent.run_id),
+        )
+
+    def look(self, arms: Sequence[int], seeds: int) -> dict[int, Difference | None]:
+        """The differences of some arms with their baselines in F1 on the test questions."""
+        looked_at = {str(seed) for seed in (*self.plan.choosing_seeds, *self.plan.verdict_seeds[:seeds])}
+        members = [run for run in self.parent.members() if run.seed in looked_at]
+        compared = compare_runs("", members, self.plan.by, margin=self.plan.margin)
+        differences = {each.arm.name: each.differences.get("f1") for each in compared.contrasts}
+        return {arm: differences.get(self.plan.arms[arm].name) for arm in arms}
+
+
+def _ended(record: Record) -> bool:
+    """Whether a run has brought a result: it is finished, or was cut short."""
+    return record.finished or record.pruned
+
+
+def _is_final(record: Record) -> bool:
+    """Whether another attempt at a run would end as it has ended."""
+    return _ended(record) or (record.failed and record.tags.get("error", "").startswith(Diverged.__name__))
+
+
+def _is_own(record: Record, parent: str) -> bool:
+    """Whether a run was made by this command, and not by a sweep before it."""
+    return record.sweeps[:1] == [parent]
+
+
+def _seconds(record: Record) -> float:
+    """The wall time of all attempts at a run."""
+    return float(record.tags.get("spent_seconds", record.metrics.get("time/total_seconds", 0.0)))
+
+
+def _stretches(numbers: Sequence[int]) -> list[list[int]]:
+    """Ascending numbers in stretches without a gap, since a launcher counts its jobs on."""
+    parts: list[list[int]] = []
+    for number in numbers:
+        if parts and number == parts[-1][-1] + 1:
+            parts[-1].append(number)
+        else:
+            parts.append([number])
+    return parts
+
+
+def carry_out(runs: Runs, terminal: Terminal) -> Settled:
+    """Carry out the plan of some runs, and say what is tried and why."""
+    plan = runs.plan
+
+    def say(sentence: str) -> None:
+        terminal.line()
+        terminal.line(sentence)
+
+    settled = settle(plan, runs, runs.look, say)
+    terminal.line()
+    terminal.line(_ending(plan, settled))
+    return settled
+
+
+def _ending(plan: Plan, settled: Settled) -> str:
+    """What was spent, and that nothing goes on."""
+    spent = spent_of(plan.budget, settled.spent)
+    return (
+        f"The protocol has come to its end; spent: {spent}. Nothing goes on beyond the last look without new test "
+        "questions."
+    )
+
+
+def spent_so_far(plan: str, parent: str, members: Sequence[Record]) -> str:
+    """What the runs of a parent have spent of the budget of its plan, which is given as it is stored."""
+    budget = Plan.from_json(plan).budget
+    ended = [run for run in members if _is_own(run, parent) and (_ended(run) or run.failed)]
+    return spent_of(budget, float(len(ended)) if budget.unit == RUNS else sum(map(_seconds, ended)))
+
+
+def spent_of(budget: Budget, spent: float) -> str:
+    """`31 of 40 runs`, `1 h 05 min of 2h`."""
+    return f"{spent:.0f} of {budget.given}" if budget.unit == RUNS else f"{duration(spent)} of {budget.given}"
