@@ -71,7 +71,7 @@ def find_arms(jobs: Sequence[tuple[Overrides, Config]], given: Iterable[str], se
             raise UserError(f"{key}: {sentence}.")
     if settings.sweep.budget is None:
         raise UserError("budget= is missing: how much may be spent, such as budget=2h, or budget='40 runs'.")
-    read_budget(settings.sweep.budget, settings.hardware.price_per_hour)
+    budget = read_budget(settings.sweep.budget, settings.hardware.price_per_hour)
     varied: dict[str, set[str]] = {}
     for overrides, _ in jobs:
         for override in overrides:
@@ -83,6 +83,8 @@ def find_arms(jobs: Sequence[tuple[Overrides, Config]], given: Iterable[str], se
     arms = list({arm.hash: arm for arm in arms}.values())
     if len(arms) < 2:
         raise UserError("src.settle compares methods, and this is one alone; give two at least: method=full,lora.")
+    if budget.unit == RUNS:  # whatever a run takes
+        make_plan([ArmPlan(arm.hash, [], 1.0) for arm in arms], budget, 1.0, 0)
     for dataset in {str(arm.config.dataset): arm.config.dataset for arm in arms}.values():
         if load(dataset).test is None:
             raise UserError(
@@ -111,8 +113,6 @@ def make(arms: Sequence[Arm], settings: Config, terminal: Terminal) -> Plan:
         UserError: a budget below the least protocol, or fewer than two variants that can run here.
     """
     budget = read_budget(str(settings.sweep.budget), settings.hardware.price_per_hour)
-    if budget.unit == RUNS:  # no need to probe for a refusal
-        make_plan([ArmPlan(arm.name, [], 1.0) for arm in arms], budget, 1.0, 0)
     terminal.line(f"Probe: a few steps of each of {count(len(arms), 'method')}.")
     probes: dict[str, Probe] = {}
     out = {}
