@@ -13,14 +13,15 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 from src.config import UserError
+from src.report.planning import METHOD_DEVIATION, NOISE_DEVIATION, SEED_DEVIATION
 
 FIRST_RATES = 3  # of an arm: its own, and half a decade to each side
-FEWEST_SEEDS, MOST_SEEDS = 3, 8  # for the verdict
-MOST_EXTRA_RATES = 3  # of an arm, while the best one lies at an edge
+FEWEST_SEEDS = 3  # for the verdict
 SECOND_SEED_RUNS = 2  # of an arm: its two best rates once more
 LEAST_ROUNDS = FIRST_RATES + FEWEST_SEEDS
-# The numbers of verdict seeds at which the test set is looked at, by how many are planned.
-LOOKS = {3: (3,), 4: (4,), 5: (3, 5), 6: (3, 6), 7: (4, 7), 8: (3, 5, 8)}
+# The numbers of verdict seeds at which the test set is looked at, by how many are planned. A further look makes every
+# interval wider, so that fewer seeds and one look decide more, unless many seeds can be saved by it.
+LOOKS = {3: (3,), 4: (4,), 5: (5,), 6: (6,), 7: (7,), 8: (5, 8)}
 UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
 RUNS, SECONDS = "runs", "seconds"
 
@@ -39,6 +40,23 @@ class Rounds(NamedTuple):
     extra_rates: int
     second_seed: bool
     verdict_seeds: int
+
+
+# By the number of rounds. One more rate comes first, since a bracket that cannot move compares a method at a rate that
+# may be wrong; then what `python -m benchmarks.settle_worlds --parts shares` has shown to decide most: seeds.
+SHARES = {
+    LEAST_ROUNDS: Rounds(0, False, 3),
+    7: Rounds(1, False, 3),
+    8: Rounds(1, False, 4),
+    9: Rounds(1, False, 5),
+    10: Rounds(1, False, 6),
+    11: Rounds(2, False, 6),
+    12: Rounds(2, False, 7),
+    13: Rounds(2, False, 8),
+    14: Rounds(3, False, 8),
+    15: Rounds(2, True, 8),
+    16: Rounds(3, True, 8),
+}
 
 
 @dataclass(frozen=True)
@@ -115,23 +133,25 @@ def read_budget(text: str, price_per_hour: float | None) -> Budget:
     raise UserError(f"budget={text} cannot be read; write 2h, 30m, '40 runs', or a sum of money with price=.")
 
 
-def share_out(rounds: int) -> Rounds:
-    """Share out what a budget holds between rates, a second choosing seed and verdict seeds.
+def spread_of(questions: int) -> float:
+    """Points of F1 within which one seed does not tell two rates apart: the standard deviation of their difference.
 
-    One more rate comes first, since a bracket that cannot move compares a method at a rate that may be wrong; then a
-    fourth seed, ... as `python -m benchmarks.settle_worlds` has shown to decide most.
+    That of two runs at equally good rates, from the typical deviations of `src.report.planning`.
+
+    Args:
+        questions: for validation, by which rates are chosen.
+    """
+    by_question = METHOD_DEVIATION**2 + 2 * NOISE_DEVIATION**2
+    return math.sqrt(2 * SEED_DEVIATION**2 + by_question / questions)
+
+
+def share_out(rounds: int) -> Rounds:
+    """Share out what a budget holds between rates, a second choosing seed and verdict seeds; see SHARES.
 
     Args:
         rounds: runs of every arm, LEAST_ROUNDS at least.
     """
-    spare = rounds - LEAST_ROUNDS
-    extra = min(spare, 2)
-    spare -= extra
-    second = spare >= SECOND_SEED_RUNS + 2
-    spare -= SECOND_SEED_RUNS * second
-    seeds = min(FEWEST_SEEDS + spare, MOST_SEEDS)
-    spare -= seeds - FEWEST_SEEDS
-    return Rounds(extra + min(spare, MOST_EXTRA_RATES - extra), second, seeds)
+    return SHARES[min(rounds, max(SHARES))]
 
 
 def make_plan(
