@@ -12,9 +12,9 @@ over one another at their peaks (`experiments/lora_without_regret.yaml`; 4,000 q
 the first epoch, from the runs with 1,000 questions, which are about as long. Rates more than 1.25 decades above the
 peak fail. Where the peak lies is drawn for each method: `near` its rate (normal, standard deviation 0.35 decades: on
 two data sets and with three numbers of questions the peaks of both methods lay from 0.1 decades below their rates to
-0.5 above), or `anywhere` within a decade of it. A run deviates from the curve by its seed, on 1,000 validation questions
-by what these add (`src.report.planning`), and on each test question as in `benchmarks.coverage`: New Wikipedia's 1,691
-test questions of 330 passages in 10 articles, with the correlations that were measured there.
+0.5 above), or `anywhere` within a decade of it. A run deviates from the curve by its seed, on 1,000 validation
+questions by what these add (`src.report.planning`), and on each test question as in `benchmarks.coverage`: New
+Wikipedia's 1,691 test questions of 330 passages in 10 articles, with the correlations that were measured there.
 """
 
 from __future__ import annotations
@@ -295,8 +295,8 @@ def error_table(worlds: int) -> Iterator[str]:
     """The error rate where it is largest."""
     yield (
         "### How often non-inferiority is falsely shown\n\nThe true difference at the chosen rates is exactly "
-        f"-{MARGIN:g} F1, the margin, whichever rates these are. In percent of {worlds:,} worlds, in which better or at "
-        "most the margin worse is shown of any method; nominal at most 2.5.\n\n"
+        f"-{MARGIN:g} F1, the margin, whichever rates these are. In percent of {worlds:,} worlds, in which better or "
+        "at most the margin worse is shown of any method; nominal at most 2.5.\n\n"
         + table("peaks, deviation, methods, plan, correlation by passage, by article, falsely")
     )
     cells = [(Kind(each, -MARGIN, "anywhere", True), plan) for each in DEVIATIONS for plan in ("12 runs", MOST_RUNS)]

@@ -125,7 +125,7 @@ def read_budget(text: str, price_per_hour: float | None) -> Budget:
     if parts and re.fullmatch(r"(\d+(?:\.\d+)?\s*(min|[smhd])\s*)+", words):
         return Budget(sum(float(number) * UNITS[unit] for number, unit in parts), SECONDS, text)
     if re.fullmatch(r"\d+(\.\d+)?", words):
-        if price_per_hour is None:
+        if not price_per_hour:
             raise UserError(
                 f"budget={text} has no unit: write 2h, 30m or '40 runs'; a sum of money needs price=, of an hour."
             )
@@ -196,9 +196,18 @@ def too_small(arms: Sequence[ArmPlan], budget: Budget, needed: float) -> str:
         enough = f"budget='{runs} runs'"
         smaller = "Fewer methods need fewer"
     else:
-        enough = f"budget={needed / 60:.0f}m" if needed < 7200 else f"budget={needed / 3600:.1f}h"
+        enough = f"budget={_at_least(needed)}"
         smaller = "A smaller dataset.train_size or train.epochs, fewer methods or a smaller model need less"
     return (
         f"budget={budget.given} is too small: {len(arms)} methods take {runs} runs at least ({FIRST_RATES} learning "
         f"rates on one seed, then {FEWEST_SEEDS} fresh seeds each). {enough} suffices. {smaller}."
     )
+
+
+def _at_least(seconds: float) -> str:
+    """A time that is not shorter, as it can be typed."""
+    if seconds < 2 * UNITS["m"]:
+        return f"{math.ceil(seconds)}s"
+    if seconds < 2 * UNITS["h"]:
+        return f"{math.ceil(seconds / UNITS['m'])}m"
+    return f"{math.ceil(10 * seconds / UNITS['h']) / 10:g}h"
