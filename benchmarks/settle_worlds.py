@@ -2,7 +2,7 @@
 
     python -m benchmarks.settle_worlds                     # everything, 2,000 worlds a row
     python -m benchmarks.settle_worlds --worlds 200        # a tenth of it
-    python -m benchmarks.settle_worlds --parts error grid  # some of the tables
+    python -m benchmarks.settle_worlds --parts error near  # some of the tables
 
 Prints Markdown; the same every time. The protocol that runs is the real one (`src.protocol.engine.settle`), and the
 differences come from `src.report.statistics.compare`; what is simulated are the runs.
@@ -25,9 +25,9 @@ import itertools
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -69,7 +69,6 @@ SHOWN = (Decision.BETTER, Decision.NOT_INFERIOR)
 OPEN = (Decision.UNDECIDED, Decision.WORSE)
 DIFFERENCES = (-3.0, -1.0, 0.0, 1.0)
 DEVIATIONS = (0.5, 1.0, 3.0)
-PLACES = ("near", "anywhere")
 FARTHEST = {"anywhere": 1.0, "far": 1.5}  # decades of a peak from its method's rate
 
 
@@ -280,10 +279,12 @@ def row(*cells: object) -> str:
     return f"| {' | '.join(f'{cell:.1f}' if isinstance(cell, float) else str(cell) for cell in cells)} |"
 
 
-def worlds_table(worlds: int) -> Iterator[str]:
+def grid_table(place: str, worlds: int) -> Iterator[str]:
     """The protocol with its largest plan against the fixed grid, in the same worlds."""
+    where = "near their rates" if place == "near" else "anywhere within a decade"
     yield (
-        f"### The largest plan against a fixed grid\n\nTwo methods, margin {MARGIN:g} F1, {worlds:,} worlds a row; "
+        f"### The largest plan against a fixed grid: peaks {where}\n\n"
+        f"Two methods, margin {MARGIN:g} F1, {worlds:,} worlds a row; "
         "shares in percent. `difference`: true, of the peaks. `near`: chosen rates within half a decade of the peak. "
         "`lost`: F1 from the peak to the chosen rate. `runs`: mean. `falsely`: better or at most the margin worse is "
         "shown, and at the chosen rates the method is worse by the margin or more. `decided`: not undecided. "
@@ -291,16 +292,19 @@ def worlds_table(worlds: int) -> Iterator[str]:
         f"{len(GRID)} rates and {GRID_SEEDS} seeds, which choose and are judged by: "
         f"{len(GRID) * GRID_SEEDS * 2} runs.\n\n"
         + table(
-            "peaks, deviation, difference, near, lost, runs, better, at most the margin worse, worse by more, "
+            "deviation, difference, near, lost, runs, better, at most the margin worse, worse by more, "
             "worse by an open number, undecided, falsely, **decided**, **strictly**, grid: near, decided, strictly, "
             "falsely",
+            0,
         )
     )
-    for place, deviation, difference in itertools.product(PLACES, DEVIATIONS, DIFFERENCES):
+    for deviation, difference in itertools.product(DEVIATIONS, DIFFERENCES):
         kind = Kind(deviation, difference, place)
-        found, grid = summary(simulate(kind, worlds, plan_of(kind))), summary(simulate(kind, worlds))
+        plan = plan_of(kind)
+        pairs = [(settled(world, plan), by_grid(world)) for world in (World(kind, n) for n in range(worlds))]
+        found, grid = (summary(each) for each in zip(*pairs, strict=True))
         yield row(
-            *(place, f"{deviation:g}", f"{difference:+g}", found.near, f"{found.lost:.2f}", found.runs),
+            *(f"{deviation:g}", f"{difference:+g}", found.near, f"{found.lost:.2f}", found.runs),
             *found.decisions.values(),
             *(found.falsely, f"**{found.decided:.1f}**", f"**{found.strictly:.1f}**"),
             *(grid.near, grid.decided, grid.strictly, grid.falsely),
@@ -333,7 +337,7 @@ def budget_table(worlds: int) -> Iterator[str]:
     """What a budget buys."""
     yield (
         "### What a budget buys\n\nTwo methods, deviation 1 F1, peaks anywhere within a decade, "
-        f"{worlds:,} worlds a row. `-3`, `+1`: where that is the true difference of the peaks. `far`: with peaks within "
+        f"{worlds:,} worlds a row. `-3`, `+1`: where that is the true difference of the peaks. `far`: peaks within "
         "one and a half decades.\n\n"
         + table(
             "budget, rates, second choosing seed, verdict seeds, looks, near, lost, far: near, lost, runs, "
@@ -422,8 +426,10 @@ def chances_table(worlds: int) -> Iterator[str]:
             )
 
 
-TABLES = {
-    "grid": worlds_table,
+FULL = ("near", "anywhere", "error")  # the others compare their rows with one another: half as many worlds suffice
+TABLES: dict[str, Callable[[int], Iterator[str]]] = {
+    "near": partial(grid_table, "near"),
+    "anywhere": partial(grid_table, "anywhere"),
     "error": error_table,
     "budget": budget_table,
     "looks": looks_table,
@@ -440,8 +446,7 @@ def main() -> None:
     chosen = parser.parse_args()
     print(f"`{' '.join(['python -m benchmarks.settle_worlds', *sys.argv[1:]])}`\n")
     for part in chosen.parts:
-        # The other tables compare their rows with one another, in the same worlds: half as many suffice.
-        for line in TABLES[part](chosen.worlds if part in ("grid", "error") else chosen.worlds // 2):
+        for line in TABLES[part](chosen.worlds if part in FULL else chosen.worlds // 2):
             print(line, flush=True)
         print()
 
