@@ -24,6 +24,7 @@ LEAST_CHANCE = 0.10  # of being decided at the last look, below which an arm sto
 CUT_BELOW, CUT_BEHIND = 0.5, 10.0
 FEWEST_LOOKED_AT = 3  # verdict seeds that are run even where the budget is used up before
 SLACK = 0.05  # of a budget of time, by which it may be overrun since runs differ in length
+LATEST = 3  # runs of an arm, by whose mean time the next one is estimated
 OPEN = (Decision.UNDECIDED, Decision.WORSE)  # what more seeds may still decide
 
 
@@ -303,9 +304,9 @@ class _Protocol:
                 self.seconds[job.arm].append(outcome.seconds)
 
     def _affordable(self, rounds: int, active: Sequence[int] | None = None) -> bool:
-        """Whether the budget still holds some runs of each arm, by what its runs have taken so far."""
+        """Whether the budget still holds some runs of each arm, by what its latest runs have taken."""
         arms = range(len(self.plan.arms)) if active is None else self._running(active)
         if self.plan.budget.unit == RUNS:
             return self.spent + rounds * len(arms) <= self.plan.budget.limit
-        costs = [mean(self.seconds[arm]) if self.seconds[arm] else self.plan.cost(arm) for arm in arms]
+        costs = [mean(self.seconds[arm][-LATEST:] or [self.plan.cost(arm)]) for arm in arms]
         return self.spent + rounds * sum(costs) <= self.plan.budget.limit * (1 + SLACK)
