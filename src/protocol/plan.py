@@ -52,8 +52,8 @@ SHARES = {
     10: Rounds(1, False, 6),
     11: Rounds(2, False, 6),
     12: Rounds(2, False, 7),
-    13: Rounds(2, False, 8),
-    14: Rounds(3, False, 8),
+    13: Rounds(3, False, 7),
+    14: Rounds(2, True, 7),
     15: Rounds(2, True, 8),
     16: Rounds(3, True, 8),
 }
