@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
 
-from src.report.planning import METHOD_DEVIATION, NOISE_DEVIATION, more_needed, reachable_margin
+from src.report.planning import METHOD_DEVIATION, NOISE_DEVIATION, chance_to_decide, more_needed, reachable_margin
 from src.report.statistics import Clusters, Difference, compare, detectable
 
 
@@ -71,3 +71,31 @@ def test_a_comparison_leads_to_a_plan():
     [difference] = compare([first], [second], Clusters(np.repeat(np.arange(60), 5)))
     needed = more_needed(difference, 3.0, 300, 3)
     assert needed.seeds > 0
+
+
+def open_at(mean: float, half: float = 2.0, noise: float = 0.3, freedom: float = 1e6) -> Difference:
+    """After four seeds; without the seeds' part the standard error would be 0.1."""
+    values = {"mean": mean, "low": mean - half, "high": mean + half, "question_variance": 0.01 + noise}
+    return replace(found(0.0, 0.0, noise, freedom), **values)
+
+
+def test_the_chance_to_be_decided():
+    # With 8 seeds the variance is 0.01 + 0.15, the interval ± 2.13 * 0.4, and the mean moves by 0.387 (t, 6).
+    assert chance_to_decide(open_at(3.0), 1.0, 4, 8) == pytest.approx(1.0, abs=0.01)
+    assert chance_to_decide(open_at(-0.1), 1.0, 4, 8) == pytest.approx(0.546 + 0.050, abs=0.005)
+    assert chance_to_decide(open_at(-0.5), 1.0, 4, 8) == pytest.approx(2 * 0.198, abs=0.005)
+    assert chance_to_decide(open_at(-0.5), 1.0, 4, 8, comparisons=10) < 0.1
+    assert chance_to_decide(open_at(-0.5), 0.2, 4, 8) < chance_to_decide(open_at(-0.5), 1.0, 4, 8)
+    assert chance_to_decide(open_at(-0.5), 1.0, 4, 5) < chance_to_decide(open_at(-0.5), 1.0, 4, 8)
+
+
+def test_worse_is_a_decision_for_an_undecided_comparison_alone():
+    undecided, worse = open_at(-1.4, half=1.5), open_at(-1.4, half=1.3)
+    assert chance_to_decide(undecided, 1.0, 4, 8) > 0.8  # the interval will leave 0 out
+    assert chance_to_decide(worse, 1.0, 4, 8) < 0.2  # it will hardly leave -1 out too
+
+
+def test_more_seeds_change_nothing_where_all_varies_by_question():
+    assert chance_to_decide(open_at(0.0, noise=0.0), 1.0, 4, 8) == 1.0
+    assert chance_to_decide(open_at(-0.9, noise=0.0), 0.9, 4, 8) == 1.0
+    assert chance_to_decide(open_at(-0.1, noise=0.0), 0.1, 4, 8) == 0.0

@@ -8,7 +8,7 @@ begins anew, and is given the outcomes of the runs that are done. `docs/protocol
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from statistics import mean
 
@@ -24,6 +24,7 @@ LEAST_CHANCE = 0.10  # of being decided at the last look, below which an arm sto
 CUT_BELOW, CUT_BEHIND = 0.5, 10.0
 FEWEST_LOOKED_AT = 3  # verdict seeds that are run even where the budget is used up before
 SLACK = 0.05  # of a budget of time, by which it may be overrun since runs differ in length
+LATEST = 3  # runs of an arm, by whose mean time the next one is estimated
 OPEN = (Decision.UNDECIDED, Decision.WORSE)  # what more seeds may still decide
 
 
@@ -207,15 +208,13 @@ class _Protocol:
         self._make(jobs)
 
     def choose(self) -> None:
-        """Fix the rates: the best mean over the choosing seeds that both of the two best were run with."""
-        second = self.plan.choosing_seeds[1]
+        """Fix the rates: the best mean over the choosing seeds; of two that were run again, one that did not fail."""
+        first, second = self.plan.choosing_seeds
         for arm, plan in enumerate(self.plan.arms):
-            ranked = self._ranked(arm)
+            ranked, once = self._ranked(arm), self._on(arm, first)
             again = {step: out.f1 for step, out in self._on(arm, second).items() if out.f1 is not None}
-            if len(again) == 2:
-                first = self._on(arm, self.plan.choosing_seeds[0])
-                means = {step: (first[step].f1 or 0.0) + (f1 or 0.0) for step, f1 in again.items()}
-                ranked = sorted(again, key=lambda step: -means[step])
+            if again:
+                ranked = sorted(again, key=lambda step: -(once[step].f1 or 0.0) - (again[step] or 0.0))
             self.chosen[arm] = ranked[0] if ranked else None
             if not ranked:
                 self.tell(f"{plan.name}: every rate that was tried failed; it takes no further part.")
@@ -247,6 +246,8 @@ class _Protocol:
                 self.tell(f"The budget is used up after {number - 1} fresh seeds.")
                 if number - 1 not in plan.looks:
                     self._look(active, number - 1, last=True)
+                for arm in active:
+                    self.looks[arm][-1] = replace(self.looks[arm][-1], stops=True)
                 return
             self._make([Job(arm, self._step(arm), seed, Phase.REPEAT) for arm in self._running(active)])
             if number in plan.looks:
@@ -305,9 +306,9 @@ class _Protocol:
                 self.seconds[job.arm].append(outcome.seconds)
 
     def _affordable(self, rounds: int, active: Sequence[int] | None = None) -> bool:
-        """Whether the budget still holds some runs of each arm, by what its runs have taken so far."""
+        """Whether the budget still holds some runs of each arm, by what its latest runs have taken."""
         arms = range(len(self.plan.arms)) if active is None else self._running(active)
         if self.plan.budget.unit == RUNS:
             return self.spent + rounds * len(arms) <= self.plan.budget.limit
-        costs = [mean(self.seconds[arm]) if self.seconds[arm] else self.plan.cost(arm) for arm in arms]
+        costs = [mean(self.seconds[arm][-LATEST:] or [self.plan.cost(arm)]) for arm in arms]
         return self.spent + rounds * sum(costs) <= self.plan.budget.limit * (1 + SLACK)

@@ -13,15 +13,15 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 from src.config import UserError
-from src.report.planning import NOISE_DEVIATION, SEED_DEVIATION
+from src.report.planning import METHOD_DEVIATION, NOISE_DEVIATION, SEED_DEVIATION
 
 FIRST_RATES = 3  # of an arm: its own, and half a decade to each side
-FEWEST_SEEDS, MOST_SEEDS = 3, 8  # for the verdict
-MOST_EXTRA_RATES = 3  # of an arm, while the best one lies at an edge
+FEWEST_SEEDS = 3  # for the verdict
 SECOND_SEED_RUNS = 2  # of an arm: its two best rates once more
 LEAST_ROUNDS = FIRST_RATES + FEWEST_SEEDS
-# The numbers of verdict seeds at which the test set is looked at, by how many are planned.
-LOOKS = {3: (3,), 4: (4,), 5: (3, 5), 6: (3, 6), 7: (4, 7), 8: (3, 5, 8)}
+# The numbers of verdict seeds at which the test set is looked at, by how many are planned. A further look makes every
+# interval wider, so that fewer seeds and one look decide more, unless many seeds can be saved by it.
+LOOKS = {3: (3,), 4: (4,), 5: (5,), 6: (6,), 7: (7,), 8: (5, 8)}
 UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
 RUNS, SECONDS = "runs", "seconds"
 
@@ -40,6 +40,23 @@ class Rounds(NamedTuple):
     extra_rates: int
     second_seed: bool
     verdict_seeds: int
+
+
+# By the number of rounds. One more rate comes first, since a bracket that cannot move compares a method at a rate that
+# may be wrong; then what `python -m benchmarks.settle_worlds --parts shares` has shown to decide most: seeds.
+SHARES = {
+    LEAST_ROUNDS: Rounds(0, False, 3),
+    7: Rounds(1, False, 3),
+    8: Rounds(1, False, 4),
+    9: Rounds(1, False, 5),
+    10: Rounds(1, False, 6),
+    11: Rounds(2, False, 6),
+    12: Rounds(2, False, 7),
+    13: Rounds(3, False, 7),
+    14: Rounds(2, True, 7),
+    15: Rounds(2, True, 8),
+    16: Rounds(3, True, 8),
+}
 
 
 @dataclass(frozen=True)
@@ -109,7 +126,7 @@ def read_budget(text: str, price_per_hour: float | None) -> Budget:
     if parts and re.fullmatch(r"(\d+(?:\.\d+)?\s*(min|[smhd])\s*)+", words):
         return Budget(sum(float(number) * UNITS[unit] for number, unit in parts), SECONDS, text)
     if re.fullmatch(r"\d+(\.\d+)?", words):
-        if price_per_hour is None:
+        if not price_per_hour:
             raise UserError(
                 f"budget={text} has no unit: write 2h, 30m or '40 runs'; a sum of money needs price=, of an hour."
             )
@@ -117,31 +134,25 @@ def read_budget(text: str, price_per_hour: float | None) -> Budget:
     raise UserError(f"budget={text} cannot be read; write 2h, 30m, '40 runs', or a sum of money with price=.")
 
 
-def share_out(rounds: int) -> Rounds:
-    """Share out what a budget holds between rates, a second choosing seed and verdict seeds.
+def spread_of(questions: int) -> float:
+    """Points of F1 within which one seed does not tell two rates apart: the standard deviation of their difference.
 
-    One more rate comes first, since a bracket that cannot move compares a method at a rate that may be wrong; then a
-    fourth seed, ... as `python -m benchmarks.settle_worlds` has shown to decide most.
+    That of two runs at equally good rates, from the typical deviations of `src.report.planning`.
+
+    Args:
+        questions: for validation, by which rates are chosen.
+    """
+    by_question = METHOD_DEVIATION**2 + 2 * NOISE_DEVIATION**2
+    return math.sqrt(2 * SEED_DEVIATION**2 + by_question / questions)
+
+
+def share_out(rounds: int) -> Rounds:
+    """Share out what a budget holds between rates, a second choosing seed and verdict seeds; see SHARES.
 
     Args:
         rounds: runs of every arm, LEAST_ROUNDS at least.
     """
-    spare = rounds - LEAST_ROUNDS
-    extra = min(spare, 2)
-    spare -= extra
-    second = spare >= SECOND_SEED_RUNS + 2
-    spare -= SECOND_SEED_RUNS * second
-    seeds = min(FEWEST_SEEDS + spare, MOST_SEEDS)
-    spare -= seeds - FEWEST_SEEDS
-    return Rounds(extra + min(spare, MOST_EXTRA_RATES - extra), second, seeds)
-
-
-def spread_of(questions: int) -> float:
-    """The standard deviation of a run's F1 on that many questions round the mean over seeds, in points.
-
-    From the typical deviations that studies are planned with (`src.report.planning`).
-    """
-    return math.hypot(SEED_DEVIATION, NOISE_DEVIATION / math.sqrt(questions))
+    return SHARES[min(rounds, max(SHARES))]
 
 
 def make_plan(
@@ -186,9 +197,18 @@ def too_small(arms: Sequence[ArmPlan], budget: Budget, needed: float) -> str:
         enough = f"budget='{runs} runs'"
         smaller = "Fewer methods need fewer"
     else:
-        enough = f"budget={needed / 60:.0f}m" if needed < 7200 else f"budget={needed / 3600:.1f}h"
+        enough = f"budget={_at_least(needed)}"
         smaller = "A smaller dataset.train_size or train.epochs, fewer methods or a smaller model need less"
     return (
         f"budget={budget.given} is too small: {len(arms)} methods take {runs} runs at least ({FIRST_RATES} learning "
         f"rates on one seed, then {FEWEST_SEEDS} fresh seeds each). {enough} suffices. {smaller}."
     )
+
+
+def _at_least(seconds: float) -> str:
+    """A time that is not shorter, as it can be typed."""
+    if seconds < 2 * UNITS["m"]:
+        return f"{math.ceil(seconds)}s"
+    if seconds < 2 * UNITS["h"]:
+        return f"{math.ceil(seconds / UNITS['m'])}m"
+    return f"{math.ceil(10 * seconds / UNITS['h']) / 10:g}h"

@@ -64,8 +64,10 @@ def more_needed(difference: Difference, margin: float, questions: int, seeds: in
 def chance_to_decide(difference: Difference, margin: float, seeds: int, planned: int, comparisons: int = 1) -> float:
     """How likely it is that the planned seeds decide what is open now.
 
-    The later seeds are taken to be like the present ones: their mean lies about the present mean with the variance that
-    seeds and the noise by question give it, and the interval gets as narrow as those variances say.
+    An undecided comparison is decided when its interval leaves out -margin or 0; one that is worse by an open number of
+    points, when it leaves out -margin. The later seeds are taken to be like the present ones: their mean lies about the
+    present mean with the variance that seeds and the noise by question give it, and the interval gets as narrow as
+    those variances say.
 
     Args:
         difference: as computed after `seeds` seeds of each method, adjusted for `comparisons`.
@@ -75,7 +77,7 @@ def chance_to_decide(difference: Difference, margin: float, seeds: int, planned:
         comparisons: that the intervals are adjusted for, looks included.
 
     Returns:
-        The chance that the last interval lies above -margin or below it.
+        The chance that the last interval decides more than the present one.
     """
     by_seed = difference.noise_variance + difference.seed_variance
     stays = max(0.0, difference.question_variance - difference.noise_variance)
@@ -84,12 +86,11 @@ def chance_to_decide(difference: Difference, margin: float, seeds: int, planned:
     half = float(reach(freedom, comparisons) * np.sqrt(last))
     # The last mean holds the present one; what is new of it has the variance of the seeds to come.
     moves = float(np.sqrt(by_seed * (planned - seeds) / planned))
+    highest = -margin if difference.high < 0 else 0.0  # of an interval that decides that the first method is worse
+    up, down = difference.mean - half + margin, highest - difference.mean - half
     if moves == 0:
-        return float(difference.mean - half > -margin or difference.mean + half < -margin)
-    now = 2 * (seeds - 1)
-    above = stdtr(now, (difference.mean + margin - half) / moves)
-    below = stdtr(now, -(difference.mean + margin + half) / moves)
-    return float(above + below)
+        return float(up > 0 or down > 0)
+    return float(stdtr(2 * (seeds - 1), [up / moves, down / moves]).sum().clip(max=1))
 
 
 def reachable_margin(
