@@ -33,7 +33,7 @@ from src.compose import MISTAKES, fail, from_hydra
 from src.config import Config, UserError
 from src.credentials import without_secrets
 from src.data.records import read_file
-from src.grid import grid
+from src.grid import arms, grid
 from src.metrics import F1
 from src.problems import problems
 
@@ -96,7 +96,7 @@ class Sweep:
 
         distinct = list(dict.fromkeys(hashes(config) for config in configs))
         self.hashes = [each.present for each in distinct]
-        planned = composed.hydra.sweeper.n_trials if searches else len(self.hashes)
+        planned = composed.hydra.sweeper.n_trials * _arms(composed, given) if searches else len(self.hashes)
         identity = [str(composed.hydra.sweeper), *sorted(given)] if searches else sorted(self.hashes)
         varied = " ".join(override for override in given if _varies(override)) or " ".join(given)
         self.parent = ParentRun.begin(
@@ -208,6 +208,11 @@ def _parsed(composed: DictConfig, given: Sequence[str]) -> list[Override]:
     loader = GlobalHydra.instance().config_loader()
     params = [f"{key}={value}" for key, value in (composed.hydra.sweeper.get("params") or {}).items()]
     return list(OverridesParser.create(config_loader=loader).parse_overrides([*params, *given]))
+
+
+def _arms(composed: DictConfig, given: Sequence[str]) -> int:
+    """How many arms a search has."""
+    return len(arms(_parsed(composed, given), GlobalHydra.instance().config_loader()))
 
 
 def plan(composed: DictConfig, given: Sequence[str]) -> tuple[list[Config], list[str]]:

@@ -291,7 +291,9 @@ def test_its_parameters_and_its_baseline_tell_arms_apart(store):
     assert compare(store.tracking, by=["model.name"]).arms[0].name == "minilm lora"
 
 
-@pytest.mark.parametrize("text", ["{", "[]", PLANNED.as_json().replace("[3, 5]", "[]"), '{"arms": [], "budget": []}'])
+@pytest.mark.parametrize(
+    "text", ["{", '{"arms": 1}', "[]", PLANNED.as_json().replace("[3, 5]", "[]"), '{"arms": [], "budget": []}']
+)
 def test_a_plan_that_cannot_be_read_is_no_reason_to_forget_its_looks(store, text):
     parent = settled(store)
     store.store.tag(parent, {PLAN: text})

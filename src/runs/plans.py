@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from pydantic import TypeAdapter
+
 from src.config import UserError
 from src.protocol.plan import Plan
 from src.runs.records import Selection, Source
@@ -27,15 +29,16 @@ def plan_of(source: Source, selection: Selection) -> Stored | None:
     """
     if len(selection.parents) != 1:
         return None
-    [parent] = [each for each in source.sweeps() if each.id == selection.parents[0]]
-    if PLAN not in parent.tags:
+    parent = next((each for each in source.sweeps() if each.id == selection.parents[0]), None)
+    if parent is None or PLAN not in parent.tags:
         return None
     try:
-        plan = Plan.from_json(parent.tags[PLAN])
-        if not plan.looks or sorted({*plan.looks}) != plan.looks or not 0 < plan.looks[0] <= len(plan.verdict_seeds):
-            raise ValueError(f"looks at {plan.looks}")
+        plan = TypeAdapter(Plan).validate_json(parent.tags[PLAN])  # which may come from another machine, in an export
+        looks, seeds = plan.looks, len(plan.verdict_seeds)
+        if not (looks and plan.choosing_seeds and sorted({*looks}) == looks and 0 < looks[0] and looks[-1] <= seeds):
+            raise ValueError(f"looks at {looks} of {seeds} seeds")
         return Stored(plan, int(parent.tags[ENDED_AT]) if ENDED_AT in parent.tags else None)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except ValueError as error:  # also pydantic's
         reason = " ".join(str(error).split())[:150]
         raise UserError(
             f"The plan of the sweep {parent.name} (tag `{PLAN}` of run {parent.id[:8]}) cannot be read ({reason}): how "
