@@ -35,7 +35,7 @@ def plan_of(source: Source, selection: Selection) -> Stored | None:
     try:
         plan = TypeAdapter(Plan).validate_json(parent.tags[PLAN])  # which may come from another machine, in an export
         looks, seeds = plan.looks, len(plan.verdict_seeds)
-        if not (looks and plan.choosing_seeds and sorted({*looks}) == looks and 0 < looks[0] and looks[-1] <= seeds):
+        if not (looks and plan.choosing_seeds and sorted({*looks}) == looks and looks[0] > 0 and looks[-1] <= seeds):
             raise ValueError(f"looks at {looks} of {seeds} seeds")
         return Stored(plan, int(parent.tags[ENDED_AT]) if ENDED_AT in parent.tags else None)
     except ValueError as error:  # also pydantic's
