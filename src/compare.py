@@ -31,7 +31,9 @@ class Compare(RunsArguments):
     source: Path | None = Field(
         None, alias="from", description="a file of exported runs, instead of the store (python -m src.runs export)"
     )
-    by: Listed[str] = Field([], description="parameters that tell arms apart, in addition to the method")
+    by: Listed[str] = Field(
+        [], description="parameters that tell arms apart, in addition to the method; a settled sweep's own by default"
+    )
     baseline: str = Field(
         "full", description="the method that the others are compared with, each within its model and data set"
     )

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra.core.override_parser.types import Override
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.override_parser.types import IntervalSweep, Override
 from omegaconf import DictConfig
 
 from src.config import UserError, nearest
@@ -55,6 +57,29 @@ def grid(overrides: Sequence[Override], compose: Compose) -> Grid:
     if notes and len(kept) < len(jobs):
         notes.append(f"{len(jobs)} combinations are {len(kept)} different runs")
     return Grid(list(kept.values()), notes)
+
+
+def arms(overrides: Iterable[Override], loader: ConfigLoader) -> list[Job]:
+    """The arms of a search, as overrides: every combination of the methods, models and data sets that it varies.
+
+    These are the groups of the configuration, and choices of what draws the questions (`dataset.*`) or of `model.path`:
+    scores on other questions do not compare. One arm without overrides where none of these varies.
+
+    Args:
+        overrides: as Hydra has parsed them.
+        loader: Hydra's, which knows the groups.
+    """
+
+    def apart(override: Override) -> bool:
+        if not override.is_sweep_override() or isinstance(override.value(), IntervalSweep):
+            return False
+        key = key_of(override.get_key_element())
+        return key.startswith("dataset.") or key == "model.path" or bool(loader.get_group_options(key))
+
+    choices = [
+        [f"{o.get_key_element()}={value}" for value in o.sweep_string_iterator()] for o in filter(apart, overrides)
+    ]
+    return [list(arm) for arm in product(*choices)]
 
 
 class MethodKeys:

@@ -17,15 +17,18 @@ from typing import Any
 from plotly.io import write_images
 
 from src.config import TrackingConfig, UserError, nearest
+from src.protocol.engine import LEAST_CHANCE
 from src.report import latex, machine, markdown, tables
 from src.report.comparison import Comparison, compare_runs
 from src.report.drawing import Plot, for_paper
 from src.report.page import EXAMPLES, render
 from src.report.plots import plots
+from src.report.schedule import Schedule
 from src.report.terminal import Terminal
-from src.report.verdict import protocol, recommendation, verdict
+from src.report.verdict import protocol, recommendation, spent, verdict
 from src.runs.archive import Archive
 from src.runs.margins import margin_of
+from src.runs.plans import Stored, plan_of
 from src.runs.provenance import git_commit, package_version
 from src.runs.records import Selection, Source
 from src.runs.results import choose
@@ -130,12 +133,20 @@ def show(comparison: Comparison, terminal: Terminal) -> None:
         terminal.overview(headings, [[str(cell) for cell in row] for row in rows])
     if comparison.arms:
         terminal.line(protocol(comparison))
+        if comparison.schedule is not None:
+            terminal.line(str(comparison.schedule))
         terminal.line()
     for finding, *details in verdict(comparison):
         terminal.finding(finding, details)
         terminal.line()
     for warning in comparison.warnings:
         terminal.warning(str(warning))
+    if comparison.spent:
+        terminal.line()
+        terminal.line(f"What was spent: {spent(comparison)}")
+        headings, rows = tables.spending(comparison)
+        terminal.overview(headings, [[str(cell) for cell in row] for row in rows])
+        terminal.line()
 
 
 def _source(tracking: TrackingConfig, exported: Path | None) -> Store | Archive:
@@ -150,18 +161,50 @@ def _compared(
     Raises:
         UserError: no such parameter, no such baseline, or a margin that is not above 0.
     """
+    stored = plan_of(source, selection)
+    schedule = None if stored is None else schedule_of(stored)
+    if schedule is not None:
+        by = by or schedule.by
+        baseline = schedule.baseline if baseline == "full" and schedule.baseline else baseline
     known = {key for result in selection.results for key in result.params}
     for key in by:
         if key not in known:
             raise UserError(f"by={key}: no run has such a parameter{nearest(key, sorted(known))}.")
     limit = margin_of(source, selection, margin)
     comparison = compare_runs(
-        selection.title, selection.results, by, baseline, selection.commands, limit.points, limit.afterwards
+        selection.title, selection.results, by, baseline, selection.commands, limit.points, limit.afterwards, schedule
     )
     if baseline != "full" and baseline not in {name for arm in comparison.arms for name in (arm.method, arm.name)}:
         names = ", ".join(arm.name for arm in comparison.arms)
         raise UserError(f"baseline={baseline} is none of the methods compared; there are: {names}.")
     return comparison, [*selection.notes, *filter(None, [limit.note])]
+
+
+def schedule_of(stored: Stored) -> Schedule:
+    """What the report needs of a plan."""
+    plan, ended_at = stored
+    looks = plan.looks if ended_at is None else [*(look for look in plan.looks if look < ended_at), ended_at]
+    baselines = {method_of(arm.overrides) for arm in plan.arms if arm.base is None}
+    return Schedule(
+        looks=tuple(looks),
+        shares=len(plan.looks),
+        choosing_seeds=tuple(map(str, plan.choosing_seeds)),
+        verdict_seeds=tuple(map(str, plan.verdict_seeds)),
+        comparisons=plan.comparisons,
+        margin=plan.margin,
+        budget=plan.budget.given,
+        least_chance=LEAST_CHANCE,
+        second_seed=plan.second_seed,
+        by=tuple(plan.by),
+        baseline=baselines.pop() if len(baselines) == 1 else "",
+        out=plan.out,
+        reachable=plan.reachable,
+    )
+
+
+def method_of(overrides: Sequence[str]) -> str:
+    """The method that overrides choose; empty where they choose none."""
+    return next((each.partition("=")[2] for each in overrides if each.startswith("method=")), "")
 
 
 def _write(comparison: Comparison, folder: Path, formats: Sequence[str], examples: int) -> list[Path]:

@@ -22,8 +22,10 @@ from src.report.planning import reachable_margin
 from src.report.statistics import Difference
 from src.report.terminal import Terminal, duration
 from src.report.words import count
+from src.reporting import schedule_of
 from src.runs.identity import hashes
-from src.runs.parent import PLAN, ParentRun
+from src.runs.parent import ParentRun
+from src.runs.plans import ENDED_AT, Stored, read_plan
 from src.runs.records import Record, Status
 from src.runs.store import Store
 from src.runs.tracking import flatten, recorded
@@ -98,12 +100,8 @@ def find_arms(jobs: Sequence[tuple[Overrides, Config]], given: Iterable[str], se
 
 def stored(store: Store, sweep_hash: str) -> Plan | None:
     """The plan that the same command has made before."""
-    return next((plan for parent in store.runs(f"tags.sweep_hash = '{sweep_hash}'") if (plan := plan_of(parent))), None)
-
-
-def plan_of(parent: Record) -> Plan | None:
-    """The plan of a parent run; None where it is the parent of another sweep."""
-    return Plan.from_json(parent.tags[PLAN]) if PLAN in parent.tags else None
+    plans = (read_plan(parent) for parent in store.runs(f"tags.sweep_hash = '{sweep_hash}'"))
+    return next((found.plan for found in plans if found is not None), None)
 
 
 def make(arms: Sequence[Arm], settings: Config, terminal: Terminal) -> Plan:
@@ -288,7 +286,9 @@ class Runs:
         """The differences of some arms with their baselines in F1 on the test questions."""
         looked_at = {str(seed) for seed in (*self.plan.choosing_seeds, *self.plan.verdict_seeds[:seeds])}
         members = [run for run in self.parent.members() if run.seed in looked_at]
-        compared = compare_runs("", members, self.plan.by, margin=self.plan.margin)
+        schedule = schedule_of(Stored(self.plan, None if seeds in self.plan.looks else seeds))
+        baseline = schedule.baseline or "full"
+        compared = compare_runs("", members, self.plan.by, baseline, margin=self.plan.margin, schedule=schedule)
         differences = {each.arm.name: each.differences.get("f1") for each in compared.contrasts}
         return {arm: differences.get(self.plan.arms[arm].name) for arm in arms}
 
@@ -333,6 +333,9 @@ def carry_out(runs: Runs, terminal: Terminal) -> Settled:
         terminal.line(sentence)
 
     settled = settle(plan, runs, runs.look, say)
+    last = max((looks[-1].seeds for looks in settled.looks.values() if looks), default=0)
+    if settled.out_of_budget and last not in plan.looks:
+        runs.parent.store.tag(runs.parent.run_id, {ENDED_AT: str(last)})
     terminal.line()
     terminal.line(_ending(plan, settled))
     return settled

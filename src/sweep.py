@@ -36,6 +36,7 @@ from src.config import Config, UserError
 from src.credentials import without_secrets
 from src.data.records import read_file
 from src.grid import Job, grid, key_of
+from src.grid import arms as arms_of
 from src.metrics import F1
 from src.problems import problems
 
@@ -307,8 +308,9 @@ def find_work(composed: DictConfig, given: Sequence[str], settings: Config) -> W
     start_server(PRELOADED)  # while the rest is imported here
     from src.runs.identity import hashes
 
-    if searches:
-        return Work(configs, [str(sweeper), *sorted(given)], trials=sweeper.n_trials)
+    if searches:  # so many trials of each method
+        number = len(arms_of(_parsed(composed, given), GlobalHydra.instance().config_loader()))
+        return Work(configs, [str(sweeper), *sorted(given)], trials=sweeper.n_trials * number)
     distinct = list(dict.fromkeys(hashes(config) for config in configs))
     identity = sorted(each.present for each in distinct)
     if not settles:

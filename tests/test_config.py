@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from src.compose import Primary, check_method_keys, completed, explain
 from src.config import ROOT, UserError, nearest
-from src.grid import MethodKeys, grid
+from src.grid import MethodKeys, arms, grid
 from src.problems import problems, validate
 from tests.conftest import question, squad_json
 
@@ -235,18 +235,47 @@ def test_a_sweep_leaves_out_what_a_method_does_not_know():
         combinations("method=full,ia3", "method.peft.r=4,16")
 
 
-def test_a_search_over_methods_knows_their_keys():
+def test_a_search_leaves_out_what_a_method_does_not_know(tmp_path):
     pytest.importorskip("optuna")
     from hydra_plugins.tuneoff.optuna_sweeper import OptunaSweeper
 
-    overrides = ["train.seed=1", "method=full,lora", "method.learning_rate=interval(0.1,1)", "method.peft.r=4,16"]
     with initialize_config_dir(config_dir=str(ROOT / "conf"), version_base="1.3"):
-        parsed = OverridesParser.create(GlobalHydra.instance().config_loader()).parse_overrides(overrides)
-        candidates = OptunaSweeper._candidates(parsed, ["train.seed=1"])
-        assert candidates == [["train.seed=1", "method.peft.r=", f"method={name}"] for name in ("full", "lora")]
-        methods = MethodKeys(lambda chosen: compose(config_name="config", overrides=list(chosen)))
-        methods.check(candidates)
-        assert [methods.unknown(job) for job in candidates] == [["method.peft.r="], []]
+        sweeper = OptunaSweeper(20, 1, 5, True, 0, str(tmp_path / "optuna.journal"), params={})
+        sweeper.methods = MethodKeys(lambda chosen: compose(config_name="config", overrides=list(chosen)))
+        fixed, space = ["sweep.parent=p", "method.peft.lora_alpha=8"], {"train.learning_rate": 1, "method.peft.r": 2}
+        full, lora = (sweeper._begin(fixed, [f"method={name}"], space) for name in ("full", "lora"))
+    assert (full.overrides, full.space) == (["sweep.parent=p", "method=full"], {"train.learning_rate": 1})
+    assert (lora.overrides, lora.space) == ([*fixed, "method=lora"], space)
+    assert [each.settings.study for each in (full, lora)] == ["p method=full", "p method=lora"]
+
+
+def test_the_arms_of_a_search_are_its_methods_models_and_data_sets():
+    overrides = [
+        *("method=full,lora", "model=choice(tiny,minilm)", "dataset.path=a.csv,b.csv"),
+        *("train.learning_rate=interval(0.1,1)", "method.peft.r=4,16", "train.seed=range(0,3)", "train.epochs=2"),
+    ]
+    with initialize_config_dir(config_dir=str(ROOT / "conf"), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        parsed = OverridesParser.create(loader).parse_overrides(overrides)
+        found = arms(parsed, loader)
+        assert arms(parsed[3:], loader) == [[]]
+    assert found == [
+        [f"method={method}", f"model={model}", f"dataset.path={path}"]
+        for method in ("full", "lora")
+        for model in ("tiny", "minilm")
+        for path in ("a.csv", "b.csv")
+    ]
+
+
+def test_arms_of_a_search_take_turns():
+    pytest.importorskip("optuna")
+    from hydra_plugins.tuneoff.optuna_sweeper import next_turns
+
+    assert next_turns([0, 0, 0], 2, 1) == [0]
+    assert next_turns([1, 0, 0], 2, 1) == [1]
+    assert next_turns([1, 0, 0], 2, 4) == [1, 2, 0, 1]
+    assert next_turns([2, 1, 2], 2, 4) == [1]
+    assert next_turns([2, 2, 3], 2, 4) == []
 
 
 def test_an_empty_tracking_uri_is_none(configure):

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from src.config import ROOT
+from src.config import ROOT, SweepConfig
 from src.runs.identity import config_hash
 from src.runs.isolation import call
 from src.runs.parent import ParentRun
+from src.runs.tracking import Stopped
 from src.sweep import run_isolated, train
 from tests.conftest import TINY, own_csv
 from tests.forked import started
@@ -163,8 +164,84 @@ def test_a_run_that_another_sweep_has_done_meanwhile_is_part_of_this_one_too(con
     assert [member.id for member in parent.members()] == [done]
 
 
-def test_a_search_prunes_what_is_behind(command, tmp_path):
+def study_of(folder: Path, name: str):
+    """A study of a search, as Optuna itself reads it."""
     optuna = pytest.importorskip("optuna")
+    backend = optuna.storages.journal.JournalFileBackend(str(folder / "optuna.journal"))
+    return optuna.load_study(study_name=name, storage=optuna.storages.JournalStorage(backend))
+
+
+def test_each_method_is_pruned_by_its_own_runs_alone(tmp_path):
+    pytest.importorskip("optuna")
+    from src.runs import search
+
+    def trial(settings, study, f1):
+        """How a trial ends whose F1 is that after each of two epochs."""
+        asked = study.ask()
+        tell = search.reporter(
+            SweepConfig(trial=asked.number, study=settings.study, storage=settings.storage, prune_after=2)
+        )
+        try:
+            for epoch in (1, 2):
+                tell(epoch, f1)
+        except Stopped:
+            search.tell(study, asked, None)
+            return "pruned"
+        search.tell(study, asked, f1)
+        return "complete"
+
+    full, lora = (
+        search.Settings(f"parent method={name}", search.journal(str(tmp_path)), 2) for name in ("full", "lora")
+    )
+    of_full, of_lora = (search.begin(settings, 2, 0) for settings in (full, lora))
+    assert [trial(full, of_full, f1) for f1 in (80.0, 70.0, 75.5, 60.0)] == [
+        "complete",
+        "complete",
+        "complete",
+        "pruned",
+    ]
+    assert [trial(lora, of_lora, f1) for f1 in (30.0, 20.0, 26.0, 10.0)] == [
+        "complete",
+        "complete",
+        "complete",
+        "pruned",
+    ]
+
+
+def test_a_search_that_was_interrupted_ends_with_equally_many_trials(command, tmp_path):
+    pytest.importorskip("optuna")
+    search = [
+        *SMALL,
+        "train.epochs=6",
+        "hydra/sweeper=optuna",
+        "hydra.sweeper.n_trials=2",
+        "train.learning_rate=tag(log,interval(1e-4,3e-2))",
+        "method.peft.r=2,4",
+        "method=full,lora",
+        f"tracking.folder={tmp_path}",
+    ]
+    with started("src.train", "-m", *search) as process:
+        while "\n[3/4] full" not in process.shown()[0] or not list(tmp_path.glob("checkpoints/*/step-*")):
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        shown, errors = process.communicate()
+    assert process.returncode == 130, shown + errors
+    again = command("src.train", "-m", *search)
+    assert again.returncode == 0, again.stderr
+    [parent], children = parents_and_children(tmp_path)
+    assert parent.data.tags["planned"] == "4"
+    assert sorted(run.data.tags["method"] for run in children) == ["full", "full", "lora", "lora"]
+    studies = {name: study_of(tmp_path, f"{parent.info.run_id} method={name}") for name in ("full", "lora")}
+    done = {
+        name: [set(trial.params) for trial in study.trials if trial.state.is_finished() and trial.state.name != "FAIL"]
+        for name, study in studies.items()
+    }
+    assert done == {"full": [{"train.learning_rate"}] * 2, "lora": [{"train.learning_rate", "method.peft.r"}] * 2}
+
+
+def test_a_search_prunes_what_is_behind(command, tmp_path):
+    pytest.importorskip("optuna")
     search = [
         *SMALL,
         "train.epochs=2",
@@ -173,18 +250,16 @@ def test_a_search_prunes_what_is_behind(command, tmp_path):
         "train.learning_rate=tag(log,interval(1e-4,3e-2))",
         "method=full,lora",
     ]
-    shown = sweep(command, tmp_path, *search, "hydra.sweeper.n_trials=6")
+    shown = sweep(command, tmp_path, *search, "hydra.sweeper.n_trials=3")
     assert shown.returncode == 0, shown.stderr + shown.stdout
     [parent], children = parents_and_children(tmp_path)
     assert len(children) == 6
-    study = optuna.load_study(
-        study_name=parent.info.run_id,
-        storage=optuna.storages.JournalStorage(
-            optuna.storages.journal.JournalFileBackend(str(tmp_path / "optuna.journal"))
-        ),
-    )
+    methods = ("full", "lora")
+    assert [run.data.tags["method"] for run in children] == [*methods] * 3, "they take turns"
+    studies = {name: study_of(tmp_path, f"{parent.info.run_id} method={name}") for name in methods}
+    trials = [(name, trial) for turn in range(3) for name in methods for trial in [studies[name].trials[turn]]]
     by_state = {
-        state: [(t.params["method"], t.params["train.learning_rate"]) for t in study.trials if t.state.name == state]
+        state: [(name, t.params["train.learning_rate"]) for name, t in trials if t.state.name == state]
         for state in ("COMPLETE", "PRUNED")
     }
     runs = {
@@ -197,9 +272,12 @@ def test_a_search_prunes_what_is_behind(command, tmp_path):
     }
     assert by_state["COMPLETE"] == runs["FINISHED"]
     assert by_state["PRUNED"] == runs["KILLED"]
-    assert len(runs["FINISHED"]) >= 2
-    assert study.best_value == max(
-        run.data.metrics["quality/f1"] for run in children if "quality/f1" in run.data.metrics
-    )
-    assert study.trials[0].intermediate_values[2] == study.trials[0].value
+    assert len(runs["FINISHED"]) >= 4, "no method's first two trials are pruned"
+    for name, study in studies.items():
+        assert study.best_value == max(
+            run.data.metrics["quality/f1"]
+            for run in children
+            if run.data.tags["method"] == name and "quality/f1" in run.data.metrics
+        )
+        assert study.trials[0].intermediate_values[2] == study.trials[0].value
     assert all("Pruned after epoch 1" in r.data.tags["stopped"] for r in children if r.info.status == "KILLED")

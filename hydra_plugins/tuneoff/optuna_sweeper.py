@@ -5,7 +5,8 @@ Built on Optuna's own library, because Hydra's released plug-in needs an Optuna 
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
@@ -16,11 +17,14 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from src.credentials import without_secrets
-from src.grid import BLOCK, MethodKeys, key_of
+from src.grid import MethodKeys, arms, key_of
+
+if TYPE_CHECKING:
+    from src.runs import search
 
 
 class OptunaSweeper(Sweeper):
-    """Asks Optuna for the values of the next runs, has them run, and tells it their F1."""
+    """Asks Optuna for the next values, has them run, and tells it their F1: each arm by itself, in turns."""
 
     def __init__(
         self,
@@ -45,37 +49,63 @@ class OptunaSweeper(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> None:
-        from src.runs import search
-
         parser = OverridesParser.create(config_loader=self.loader)
         given = [f"{key!s}={value}" for key, value in self.params.items()] + arguments
         parsed = parser.parse_overrides(given)
         fixed = [str(o.input_line) for o in parsed if not o.is_sweep_override()]
-        space = {o.get_key_element(): distribution(o) for o in parsed if o.is_sweep_override()}
-        self.methods.check(self._candidates(parsed, fixed))
-        [name] = [value for key, _, value in (line.partition("=") for line in fixed) if key == "sweep.parent"]
-        storage = self.storage or search.journal(self.folder)
-        settings = search.Settings(name, storage, self.startup_trials if self.prune else None)
-        study = search.begin(settings, self.startup_trials, self.seed)
-        failed = 0  # a rate that is too high fails once more if it is tried once more: not in this attempt
-        while (begun := search.count_done(study) + failed) < self.n_trials:
-            trials = [study.ask(space) for _ in range(min(self.n_jobs, self.n_trials - begun))]
-            jobs = [
-                [*fixed, *(f"{key}={value}" for key, value in trial.params.items()), *search.overrides(settings, trial)]
-                for trial in trials
-            ]
-            jobs = [[o for o in job if o not in self.methods.unknown(job)] for job in jobs]
-            for trial, job in zip(trials, self.launcher.launch(jobs, initial_job_idx=begun), strict=True):
-                failed += not search.tell(study, trial, job.return_value)
+        chosen = arms(parsed, self.loader)
+        groups = {key_of(override) for override in chosen[0]}
+        varied = [o for o in parsed if o.is_sweep_override() and key_of(o.get_key_element()) not in groups]
+        space = {o.get_key_element(): distribution(o) for o in varied}
+        self.methods.check([[*fixed, *(f"{key}=" for key in space), *arm] for arm in chosen])
+        searched = [self._begin(fixed, arm, space) for arm in chosen]
+        while turns := next_turns([arm.begun for arm in searched], self.n_trials, self.n_jobs):
+            self._run([searched[index] for index in turns], sum(arm.begun for arm in searched))
 
-    @staticmethod
-    def _candidates(parsed: list[Override], fixed: list[str]) -> list[list[str]]:
-        """A job for each method of the search, with every key of `method.peft` that varies."""
-        varied = [o for o in parsed if o.is_sweep_override()]
-        keys = [f"{o.get_key_element()}=" for o in varied if key_of(o.get_key_element()).startswith(BLOCK)]
-        methods = [str(c) for o in varied if o.get_key_element() == "method" for c in o.sweep_string_iterator()]
-        chosen = [[f"method={name}"] for name in methods] or [[]]
-        return [[*fixed, *keys, *method] for method in chosen]
+    def _begin(self, fixed: list[str], arm: list[str], space: dict[str, Any]) -> search.Searched:
+        """Begin the study of an arm, or go on with it, without the keys that its method does not know."""
+        from src.runs import search
+
+        [parent] = [value for key, _, value in (line.partition("=") for line in fixed) if key == "sweep.parent"]
+        unknown = self.methods.unknown([*fixed, *arm, *(f"{key}=" for key in space)])
+        known = {key: values for key, values in space.items() if f"{key}=" not in unknown}
+        storage = self.storage or search.journal(self.folder)
+        settings = search.Settings(" ".join([parent, *arm]), storage, self.startup_trials if self.prune else None)
+        study = search.begin(settings, self.startup_trials, self.seed)
+        return search.Searched([o for o in [*fixed, *arm] if o not in unknown], known, settings, study)
+
+    def _run(self, turns: list[search.Searched], number: int) -> None:
+        """Run a trial of each of some arms, the first of them being the sweep's run of that number."""
+        from src.runs import search
+
+        trials = [arm.study.ask(arm.space) for arm in turns]
+        jobs = [
+            [
+                *arm.overrides,
+                *(f"{key}={value}" for key, value in trial.params.items()),
+                *search.overrides(arm.settings, trial),
+            ]
+            for arm, trial in zip(turns, trials, strict=True)
+        ]
+        ended = self.launcher.launch(jobs, initial_job_idx=number)
+        for arm, trial, job in zip(turns, trials, ended, strict=True):
+            arm.failed += not search.tell(arm.study, trial, job.return_value)
+
+
+def next_turns(begun: Sequence[int], n_trials: int, n_jobs: int) -> list[int]:
+    """The arms that get the next trials, up to `n_jobs`: those first that have had the fewest.
+
+    Args:
+        begun: trials that each arm has had.
+        n_trials: that each arm gets.
+        n_jobs: trials that are run at a time.
+    """
+    had = list(begun)
+    turns: list[int] = []
+    while len(turns) < n_jobs and min(had) < n_trials:
+        turns.append(had.index(min(had)))
+        had[turns[-1]] += 1
+    return turns
 
 
 def distribution(override: Override) -> Any:

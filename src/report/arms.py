@@ -191,6 +191,7 @@ class Arm:
     failed: list[Result] = field(default_factory=list)
     pruned: list[Result] = field(default_factory=list)  # ended early because they did worse than others: a result
     unfinished: int = 0
+    fresh: frozenset[str] = frozenset()  # seeds that were kept for the chosen setting beforehand, if any
 
     @property
     def name(self) -> str:
@@ -210,6 +211,8 @@ class Arm:
     def best(self) -> Trial:
         """The setting that beats most others in mean F1, two at a time over the seeds that both have (over all their
         seeds where they share none): so that one seed more or less of a third changes nothing between two.
+
+        Where seeds were kept for the chosen setting, it is the one that was run with them.
         """
 
         def wins(trial: Trial) -> int:
@@ -217,7 +220,8 @@ class Arm:
                 trial.f1(trial.seeds & other.seeds) > other.f1(trial.seeds & other.seeds) for other in self.trials
             )
 
-        return max(self.trials, key=lambda trial: (wins(trial), trial.f1()))
+        repeated = [trial for trial in self.trials if trial.seeds & self.fresh]
+        return max(repeated or self.trials, key=lambda trial: (wins(trial), trial.f1()))
 
     @property
     def was_chosen(self) -> bool:
@@ -227,9 +231,16 @@ class Arm:
     @property
     def choosing_seeds(self) -> set[str]:
         """The seeds on which the best setting was compared with another: a lucky one is lucky on every question."""
+        if self.fresh:
+            return self.best.seeds - self.fresh
         others = [trial.seeds for trial in self.trials if trial is not self.best]
         others += [{run.seed} for run in self.pruned]
         return self.best.seeds & set().union(*others)
+
+    @property
+    def ran(self) -> set[str]:
+        """The seeds that its best setting was run with, and those of failed runs."""
+        return self.best.seeds | {seed_of(run) for run in self.failed}
 
     @property
     def rates(self) -> list[float]:
@@ -246,6 +257,11 @@ class Arm:
     def digests(self, context: str) -> set[str]:
         """Of the data sets its runs were trained (`train`) or scored (`validation`, `test`) on."""
         return {trial.digest(context) for trial in self.trials}
+
+
+def seed_of(result: Result) -> str:
+    """Also of a run that failed before its parameters were logged."""
+    return result.seed or result.tags.get("seed", "")
 
 
 def setting(result: Result) -> tuple[tuple[str, str], ...]:

@@ -7,18 +7,22 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from src.metrics import TRAINABLE
 from src.report.arms import NOT_A_SETTING, RATE, SCORES, Arm, Result, trials
-from src.report.decision import Decision, decide
+from src.report.decision import OPEN, Decision, decide
 from src.report.fairness import Caveat, by_importance, caveats
+from src.report.planning import chance_to_decide
+from src.report.schedule import Look, Schedule
 from src.report.scored import Footing, Scored, footing, scored
+from src.report.spending import Spent, spending
 from src.report.statistics import Difference, compare
+from src.report.words import count
 
 # What tells arms apart wherever it varies. Scores on different questions do not compare, so what draws the questions
 # is among it.
@@ -39,6 +43,8 @@ class Contrast:
     footing: Footing | None = None
     why_not: str = ""
     left_out: dict[str, str] = field(default_factory=dict)  # scores that no interval is given for, and why
+    seeds: tuple[frozenset[str], frozenset[str]] = (frozenset(), frozenset())  # of arm and baseline, behind these
+    look: Look | None = None  # of a settled sweep
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,8 @@ class Comparison:
     scored: dict[str, Scored | None]  # by the name of the arm
     margin: float = 1.0  # points of F1 that an arm may lose against its baseline
     margin_afterwards: bool = False  # it was named when the runs were there already
+    schedule: Schedule | None = None  # of a settled sweep
+    spent: list[Spent] = field(default_factory=list)  # by a settled sweep
 
     @property
     def baseline(self) -> Arm:
@@ -76,6 +84,7 @@ def compare_runs(
     commands: Sequence[str] = (),
     margin: float = 1.0,
     margin_afterwards: bool = False,
+    schedule: Schedule | None = None,
 ) -> Comparison:
     """Put runs side by side.
 
@@ -88,26 +97,32 @@ def compare_runs(
         commands: that made the runs.
         margin: points of F1 that an arm may lose against its baseline and still be preferred.
         margin_afterwards: it was named when the runs were there already.
+        schedule: of the settled sweep that made the runs. Differences are then those of the last look that both methods
+            have come to, on the seeds that were planned for it, and hold at all looks together.
     """
     results = list(results)
     keys = arm_keys(results, by)
-    arms, empty = make_arms(results, keys)
+    arms, empty = make_arms(results, keys, schedule.verdict_seeds if schedule else ())
     pairs = pair_up(arms, baseline)
     alone = [arm for arm in arms if len(arms) > 1 and arm.method != baseline and not any(arm in pair for pair in pairs)]
     lacking = [Caveat("no_baseline", f"There is no {baseline} to compare {arm.name} with.") for arm in alone]
     varied = _varied(arms, [*keys, RATE, "train.epochs", "method.learning_rate"])
     scores = {arm.name: scored(arm) for arm in arms}
+    empty = {**(schedule.out if schedule else {}), **empty}
+    runs = {name: _runs_of(results, keys, name) for name in (*(arm.name for arm in arms), *empty)}
     return Comparison(
         title,
         commands,
         arms,
         empty,
-        _contrasts(pairs, scores, margin),
-        by_importance(lacking + caveats(arms, pairs, empty, scores, margin_afterwards)),
+        _contrasts(pairs, scores, margin, schedule),
+        by_importance(lacking + caveats(arms, pairs, empty, scores, margin_afterwards, schedule is not None)),
         varied,
         scores,
         margin,
         margin_afterwards,
+        schedule,
+        spending(runs, schedule) if schedule else [],
     )
 
 
@@ -116,8 +131,13 @@ def arm_keys(results: Sequence[Result], by: Sequence[str] = ()) -> list[str]:
     return [key for key in (*ARMS_BY, *by) if key in ("method.name", *by) or _varies(results, key)]
 
 
-def make_arms(results: Sequence[Result], keys: Sequence[str]) -> tuple[list[Arm], dict[str, str]]:
-    """Runs by the parameters `keys`: the arms with a finished run, and the names of the others with the reason."""
+def make_arms(
+    results: Sequence[Result], keys: Sequence[str], fresh: Collection[str] = ()
+) -> tuple[list[Arm], dict[str, str]]:
+    """Runs by the parameters `keys`: the arms with a finished run, and the names of the others with the reason.
+
+    `fresh` are seeds that were kept for the chosen settings beforehand.
+    """
     grouped: dict[tuple[tuple[str, str], ...], list[Result]] = defaultdict(list)
     for result in results:
         grouped[_labels(result, keys)].append(result)
@@ -130,10 +150,10 @@ def make_arms(results: Sequence[Result], keys: Sequence[str]) -> tuple[list[Arm]
         pruned = [result for result in others if result.pruned]
         if finished:
             unfinished = len(others) - len(failed) - len(pruned)
-            arms.append(Arm(dict(labels), trials(finished), failed, pruned, unfinished))
+            arms.append(Arm(dict(labels), trials(finished), failed, pruned, unfinished, frozenset(fresh)))
         else:
             reason = failed[0].tags.get("error", "failed") if failed else "all pruned" if pruned else "not finished"
-            empty[" ".join(label for _, label in labels)] = reason.splitlines()[0][:300]
+            empty[_name(labels)] = reason.splitlines()[0][:300]
     return arms, empty
 
 
@@ -164,6 +184,15 @@ def _varies(results: Sequence[Result], key: str) -> bool:
 def _labels(result: Result, keys: Sequence[str]) -> tuple[tuple[str, str], ...]:
     values = [(key, _value(result, key)) for key in keys]
     return tuple((k, value if k in NAMES else f"{k.rpartition('.')[2]}={value}") for k, value in values if value)
+
+
+def _name(labels: Iterable[tuple[str, str]]) -> str:
+    return " ".join(label for _, label in labels)
+
+
+def _runs_of(results: Sequence[Result], keys: Sequence[str], name: str) -> list[Result]:
+    """The runs of the arm with a name."""
+    return [result for result in results if _name(_labels(result, keys)) == name]
 
 
 def _natural(label: str) -> list[Any]:
@@ -198,13 +227,41 @@ def pair_up(arms: list[Arm], baseline: str) -> list[tuple[Arm, Arm]]:
     return [(arm, other) for arm, other in pairs if arm is not other]
 
 
-def _contrasts(pairs: Sequence[tuple[Arm, Arm]], scores: Mapping[str, Scored | None], margin: float) -> list[Contrast]:
+def _contrasts(
+    pairs: Sequence[tuple[Arm, Arm]], scores: Mapping[str, Scored | None], margin: float, schedule: Schedule | None
+) -> list[Contrast]:
     reasons = [_not_comparable(scores[arm.name], scores[base.name], arm, base) for arm, base in pairs]
     comparisons = sum(not reason for reason in reasons)
     return [
-        Contrast(arm, base, why_not=reason) if reason else _contrast(arm, base, scores, comparisons, margin)
+        Contrast(arm, base, why_not=reason)
+        if reason
+        else _contrast(arm, base, scores, comparisons, margin)
+        if schedule is None
+        else _at_look(arm, base, scores, schedule.tests(comparisons), margin, schedule)
         for (arm, base), reason in zip(pairs, reasons, strict=True)
     ]
+
+
+def _at_look(
+    arm: Arm, base: Arm, scores: Mapping[str, Scored | None], tests: int, margin: float, schedule: Schedule
+) -> Contrast:
+    """The contrast at the last look that both arms have come to: on the verdict seeds up to it that both have."""
+    number = schedule.look(arm.ran, base.ran)
+    looks, planned = len(schedule.looks), len(schedule.verdict_seeds)
+    if number == 0:
+        reason = f"the first look is at {count(schedule.looks[0], 'fresh seed')} of each, which have not all been run"
+        return Contrast(arm, base, why_not=reason, look=Look(0, looks, 0, planned, None, goes_on=True))
+    seen, own, other = schedule.looks[number - 1], scores[arm.name], scores[base.name]
+    assert own is not None and other is not None
+    both = {*schedule.verdict_seeds[:seen]} & {*own.seeds} & {*other.seeds}
+    if not both:
+        return Contrast(arm, base, why_not="no fresh seed has a result of both")
+    contrast = _contrast(arm, base, {arm.name: own.of(both), base.name: other.of(both)}, tests, margin)
+    chance = None
+    if contrast.decision in OPEN and number < looks:
+        chance = chance_to_decide(contrast.differences["f1"], margin, seen, planned, tests)
+    goes_on = chance is not None and chance >= schedule.least_chance and margin == schedule.margin
+    return replace(contrast, look=Look(number, looks, seen, planned, chance, goes_on))
 
 
 def _not_comparable(own: Scored | None, other: Scored | None, arm: Arm, base: Arm) -> str:
@@ -228,6 +285,7 @@ def _contrast(arm: Arm, base: Arm, scores: Mapping[str, Scored | None], comparis
         for each in (own, other)
     )
     results = compare(first, second, other.clusters, comparisons, margin)
+    seeds = (frozenset(own.seeds), frozenset(other.seeds))
     differences = dict(zip(SCORES, results, strict=True))
     rests_on = footing(own, other)
     left_out = {}
@@ -236,8 +294,9 @@ def _contrast(arm: Arm, base: Arm, scores: Mapping[str, Scored | None], comparis
             left_out[score] = reason
             del differences[score]
     if "f1" in left_out:
-        return Contrast(arm, base, footing=rests_on, why_not=left_out["f1"])
-    return Contrast(arm, base, differences, decide(differences["f1"], margin), rests_on, left_out=left_out)
+        return Contrast(arm, base, footing=rests_on, why_not=left_out["f1"], seeds=seeds)
+    decision = decide(differences["f1"], margin)
+    return Contrast(arm, base, differences, decision, rests_on, left_out=left_out, seeds=seeds)
 
 
 def _too_little(first: np.ndarray, second: np.ndarray, difference: Difference) -> str:

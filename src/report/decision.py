@@ -17,6 +17,9 @@ class Decision(Enum):
     UNDECIDED = "undecided"
 
 
+OPEN = (Decision.UNDECIDED, Decision.WORSE)  # what more seeds may still decide
+
+
 def decide(difference: Difference, margin: float) -> Decision:
     """The decision on a difference in F1, from the ends of its interval.
 

@@ -54,6 +54,7 @@ def caveats(
     empty: Mapping[str, str],
     scores: Mapping[str, Scored | None],
     margin_afterwards: bool,
+    settled: bool = False,
 ) -> list[Caveat]:
     """Everything that makes a reader doubt the comparison; none for a clean one.
 
@@ -63,6 +64,8 @@ def caveats(
         empty: arms without a finished run, and why.
         scores: that the verdict rests on, by the name of the arm.
         margin_afterwards: the margin was named when the runs were there already.
+        settled: a settled sweep has made the runs. It gives the chosen setting more seeds than the others, and an arm
+            that is decided fewer than the others, both by rules that were fixed beforehand.
     """
     result = [
         Caveat("arm_without_result", f"{name or 'What failed first'} has no finished run ({reason.rstrip('.')}).")
@@ -72,17 +75,18 @@ def caveats(
         result.append(Caveat("margin_afterwards", "The margin was named after the runs were made."))
     anybody = any(learned(arm) for arm in arms)
     for arm in arms:
-        result += _of_runs(arm) + _of_rates(arm) + _fewer_seeds(arm)
+        result += _of_runs(arm, settled) + _of_rates(arm) + ([] if settled else _fewer_seeds(arm))
         if not learned(arm) and anybody:  # where nobody has, the verdict begins with it
             sentence = (
                 f"{arm.name} has learned next to nothing ({before_and_after(arm)}): train it longer, at a higher rate "
                 "or on more questions before comparing it."
             )
             result.append(Caveat("learned_nothing", sentence))
-    result += _of_choices(arms, scores) + _of_questions(arms, scores) + _of_code(arms) + _of_machines(arms)
+    result += _of_choices(arms, scores, settled) + _of_questions(arms, scores) + _of_code(arms) + _of_machines(arms)
     for base in dict.fromkeys(base.name for _, base in pairs):
         compared = [other for other in arms if other.name == base]
-        result += _unequal([*compared, *(arm for arm, other in pairs if other.name == base)])
+        unequal = _unequal([*compared, *(arm for arm, other in pairs if other.name == base)])
+        result += [caveat for caveat in unequal if not (settled and caveat.code == "unequal_seeds")]
     for arm, base_arm in pairs:
         if not arm.best.seeds & base_arm.best.seeds:
             sentence = f"{arm.name} and {base_arm.name} share no seed. The analysis pairs no seeds, so they compare."
@@ -95,12 +99,15 @@ def by_importance(result: Sequence[Caveat]) -> list[Caveat]:
     return sorted(result, key=lambda caveat: CODES.index(caveat.code))
 
 
-def _of_runs(arm: Arm) -> list[Caveat]:
+def _of_runs(arm: Arm, settled: bool) -> list[Caveat]:
     """Runs that failed, are not finished or cannot be read, and methods that adapt nothing."""
     result = []
     if arm.failed:
         failed = count(len(arm.failed), "run")
-        result.append(Caveat("runs_failed", f"{arm.name}: {failed} failed; its best setting may be among them."))
+        meaning = "its best setting may be among them"
+        if settled:
+            meaning = "a rate that fails counts as the worst, and a fresh seed that fails is left out of the comparison"
+        result.append(Caveat("runs_failed", f"{arm.name}: {failed} failed; {meaning}."))
     if arm.unfinished:
         result.append(Caveat("runs_unfinished", f"{arm.name}: {count(arm.unfinished, 'run')} not finished."))
     for sentence in arm.best.damaged:
@@ -114,7 +121,7 @@ def _of_runs(arm: Arm) -> list[Caveat]:
     return result
 
 
-def _of_choices(arms: Sequence[Arm], scores: Mapping[str, Scored | None]) -> list[Caveat]:
+def _of_choices(arms: Sequence[Arm], scores: Mapping[str, Scored | None], settled: bool) -> list[Caveat]:
     """Scores on questions, or of seeds, that something was chosen on."""
     result = []
     known = {arm.name: each for arm in arms if (each := scores.get(arm.name)) is not None}
@@ -125,9 +132,10 @@ def _of_choices(arms: Sequence[Arm], scores: Mapping[str, Scored | None]) -> lis
         )
         result.append(Caveat("chosen_on_scored_questions", sentence))
     if names := [name for name, each in known.items() if each.on_choosing_seeds]:
+        advice = "the fresh seeds are still to be run" if settled else "run the best settings with two more seeds"
         sentence = (
-            f"The best setting of {listed(names)} was chosen on seeds that are scored, which flatters the result; run "
-            "the best settings with two more seeds."
+            f"The best setting of {listed(names)} was chosen on seeds that are scored, which flatters the result; "
+            f"{advice}."
         )
         result.append(Caveat("scored_on_choosing_seed", sentence))
     if names := [arm.name for arm in arms if arm.best.scored_on == "validation" and _chooses_epoch(arm)]:

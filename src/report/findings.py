@@ -19,6 +19,7 @@ from src.report.words import count, listed, share
 
 CKA_APART = 0.01  # encoders whose similarity to before differs by less have moved equally far
 MOST_DECIMALS = 3
+GOES_ON = "the sweep has not ended, and the same command goes on with it"
 TRY = (
     "Train on more questions (dataset.train_size), for more epochs (train.epochs) or at a higher rate "
     "(train.learning_rate)."
@@ -108,8 +109,11 @@ def figures(contrast: Contrast, comparison: Comparison) -> str:
     """The settings, the differences with their intervals and p-values, and what they rest on."""
     f1, exact = contrast.differences["f1"], contrast.differences.get("exact_match")
     assert contrast.footing is not None
-    comparisons = tested(comparison)
-    adjusted = f" (interval and p adjusted for {comparisons} comparisons)" if comparisons > 1 else ""
+    comparisons = sum(bool(each.differences) for each in comparison.contrasts)
+    number = f"{comparisons} comparisons" if comparisons > 1 else ""
+    if comparison.schedule is not None:
+        number = comparison.schedule.adjustment(comparisons)
+    adjusted = f" (interval and p adjusted for {number})" if number else ""
     without = f"without an interval ({contrast.left_out.get('exact_match')})"
     return (
         f"{_setting(contrast.arm, comparison.varied)} against {_setting(contrast.base, comparison.varied)}: "
@@ -119,8 +123,9 @@ def figures(contrast: Contrast, comparison: Comparison) -> str:
 
 
 def tested(comparison: Comparison) -> int:
-    """The number of contrasts that have a difference."""
-    return sum(bool(contrast.differences) for contrast in comparison.contrasts)
+    """Among how many intervals the error is shared: the contrasts that have a difference, at every look."""
+    comparisons = sum(bool(contrast.differences) for contrast in comparison.contrasts)
+    return comparisons if comparison.schedule is None else comparison.schedule.tests(comparisons)
 
 
 def rests_on(footing: Footing) -> str:
@@ -143,6 +148,8 @@ def missing(contrast: Contrast, comparison: Comparison) -> str:
     footing = contrast.footing
     if contrast.decision is not Decision.UNDECIDED or footing is None:
         return ""
+    if contrast.look is not None:
+        return GOES_ON if contrast.look.goes_on else _new_questions(contrast, comparison)
     if min(footing.seeds) == 1:
         return "run at least 2 more seeds per method: how much seeds differ is not known yet"
     seeds, questions = needed(contrast, comparison)
@@ -154,6 +161,32 @@ def missing(contrast: Contrast, comparison: Comparison) -> str:
     if more:
         return f"no number of seeds would decide it on these questions; about {more} would"
     return f"it takes both more seeds and more {split} questions to decide it"
+
+
+def _new_questions(contrast: Contrast, comparison: Comparison) -> str:
+    """What would decide a contrast whose looks are used up."""
+    assert contrast.footing is not None
+    used = "its looks at these questions are used up, so that more seeds cannot decide it"
+    new = "test questions that are new (another dataset.seed, another file, or dataset.test_path)"
+    _, more = needed(contrast, comparison)
+    if more is None:
+        return f"{used}; it takes {new}"
+    number = f"about {contrast.footing.questions + more:,} of them"
+    return f"{used}; it takes {new}; {number} would decide it with 80 % power if the two are equal"
+
+
+def at_look(contrast: Contrast) -> str:
+    """Which look a contrast rests on, and why it is the last one; empty where the sweep has planned none."""
+    look = contrast.look
+    if look is None:
+        return ""
+    where = f"Look {look.number} of {look.of}, at {count(look.seeds, 'fresh seed')} of each"
+    if look.number == look.of:
+        return f"{where}."
+    if look.chance is None:
+        return f"{where}: decided, so no more seeds were run."
+    chance = f"with {look.planned} seeds it would be decided with a chance of {100 * look.chance:.0f} %"
+    return f"{where}: {chance}{'; ' + GOES_ON if look.goes_on else ', so it ended here'}."
 
 
 def needed(contrast: Contrast, comparison: Comparison) -> tuple[int | None, int | None]:
@@ -185,7 +218,9 @@ def _limits(contrast: Contrast, comparison: Comparison) -> list[str]:
     difference = contrast.differences["f1"]
     if not difference.significant:
         limits.append(f"Minimum detectable effect (80 % power): {difference.minimum_detectable:.1f} F1.")
-    if decides := missing(contrast, comparison):
+    if stage := at_look(contrast):
+        limits.append(stage)
+    if (decides := missing(contrast, comparison)) and decides not in stage:
         limits.append(f"{decides[0].upper()}{decides[1:]}.")
     return limits
 

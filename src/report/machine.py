@@ -6,7 +6,8 @@ import csv
 import io
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import asdict
 from typing import Any
 
 from src.metrics import Place, shown
@@ -59,6 +60,8 @@ def as_dict(comparison: Comparison, made: Mapping[str, Any]) -> dict[str, Any]:
             "margin_named_afterwards": comparison.margin_afterwards,
             "protocol": protocol(comparison),
             "recommendation": {"headline": advice.headline, "next_command": advice.next_command},
+            "schedule": _schedule(comparison),
+            "spent": [asdict(spent) for spent in comparison.spent] or None,
             "methods": [_method(arm, comparison) for arm in comparison.arms],
             "without_result": dict(comparison.empty),
             "contrasts": [_contrast(contrast, comparison) for contrast in comparison.contrasts],
@@ -83,9 +86,29 @@ def as_csv(content: Mapping[str, Any]) -> str:
     return text.getvalue()
 
 
-def _method(arm: Arm, comparison: Comparison) -> dict[str, Any]:
-    """An arm at its best setting, with the runs that its score comes from."""
+def _schedule(comparison: Comparison) -> dict[str, Any] | None:
+    """How a settled sweep was planned; None where the runs are those of no such sweep."""
+    schedule = comparison.schedule
+    if schedule is None:
+        return None
+    return {
+        "protocol": str(schedule),
+        "budget": schedule.budget,
+        "choosing_seeds": list(schedule.choosing_seeds),
+        "verdict_seeds": list(schedule.verdict_seeds),
+        "looks": list(schedule.looks),
+        "looks_planned": schedule.shares,
+        "comparisons": schedule.comparisons,
+        "reachable_margin": schedule.reachable,
+        "left_out": dict(schedule.out),
+    }
+
+
+def _method(arm: Arm, comparison: Comparison, of: Collection[str] = ()) -> dict[str, Any]:
+    """An arm at its best setting, with the runs that its score comes from: where seeds are given, those of these."""
     scores, best = comparison.scored[arm.name], arm.best
+    if of and scores is not None:
+        scores = scores.of(of)
     seeds = sorted(best.seeds) if scores is None else list(scores.seeds)
     return {
         "name": arm.name,
@@ -96,7 +119,7 @@ def _method(arm: Arm, comparison: Comparison) -> dict[str, Any]:
             **{key: best.runs[0].params.get(key) for key in comparison.varied},
         },
         "settings_tried": arm.settings,
-        "f1": f1_of(arm, comparison),
+        "f1": f1_of(arm, comparison) if scores is None else scores.level("f1"),
         "f1_deviation": None if scores is None else scores.deviation("f1"),
         "exact_match": None if scores is None else scores.level("exact_match"),
         "seeds": seeds,
@@ -109,8 +132,8 @@ def _method(arm: Arm, comparison: Comparison) -> dict[str, Any]:
 
 
 def _contrast(contrast: Contrast, comparison: Comparison) -> dict[str, Any]:
-    arm, base, footing = contrast.arm, contrast.base, contrast.footing
-    method, baseline = _method(arm, comparison), _method(base, comparison)
+    arm, base, footing, (own, others) = contrast.arm, contrast.base, contrast.footing, contrast.seeds
+    method, baseline = (_method(*each) for each in ((arm, comparison, own), (base, comparison, others)))
     ratios = {
         key: value / other
         for key, value in method["costs"].items()
@@ -137,6 +160,7 @@ def _contrast(contrast: Contrast, comparison: Comparison) -> dict[str, Any]:
         "chosen_on": _chosen_on(arm, scores),
         "scored_on": None if footing is None else footing.split,
         "cross_fitted": footing is not None and footing.cross_fitted,
+        "look": None if contrast.look is None else asdict(contrast.look),
         "cost_ratios": ratios,
     }
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from src.report.comparison import Comparison
-from src.report.tables import Cell, conditions, overview, side_by_side
-from src.report.verdict import protocol, recommendation, verdict
+from src.report.tables import Cell, conditions, overview, side_by_side, spending
+from src.report.verdict import protocol, recommendation, spent, verdict
 
 LONGEST_NOTE = 4000  # characters
 
@@ -22,12 +22,16 @@ def as_markdown(comparison: Comparison) -> str:
         lines += ["Next:", "", *(f"    {line}" for line in advice.next_command.splitlines()), ""]
     if comparison.arms:
         lines += [*_table(*overview(comparison)), "", _plain(protocol(comparison)), ""]
+    if comparison.schedule is not None:
+        lines += [_plain(str(comparison.schedule)), ""]
     for headline, *details in verdict(comparison):
         lines += [f"**{_plain(headline)}** {_plain(' '.join(details))}".strip(), ""]
     lines += [f"- **Warning:** {_plain(str(warning))}" for warning in comparison.warnings]
     if comparison.warnings:
         lines.append("")
     lines += [f"- {label}: {_plain(value)}" for label, value in conditions(comparison)]
+    if comparison.spent:
+        lines += ["", f"What was spent: {_plain(spent(comparison))}", "", *_table(*spending(comparison))]
     return "\n".join([*lines, "", *_table(["", *table.arms], [[r, *cells] for r, cells in table.rows])]) + "\n"
 
 

@@ -80,6 +80,8 @@ def differences(comparison: Comparison) -> Plot | None:
     figure.update_yaxes(range=[len(tested) - 0.6, -0.75], showticklabels=False, showgrid=False, automargin=False)
     figure.update_layout(margin={"l": 8, "t": 4}, showlegend=False)
     adjusted = ", adjusted for the number of comparisons" if len(tested) > 1 else ""
+    if comparison.schedule is not None and (number := comparison.schedule.adjustment(len(tested))):
+        adjusted = f", adjusted for {number}"
     points = "1 point" if margin == 1 else f"{margin:g} points"
     about = (
         f"95 % intervals{adjusted}. Dashed: the margin of {points}. Shaded: at most the margin worse. An interval that "

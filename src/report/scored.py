@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from itertools import combinations
 from statistics import stdev
 from typing import Any
@@ -43,6 +43,12 @@ class Scored:
     ids: pd.Index  # (questions,), sorted
     clusters: Clusters
     values: dict[str, np.ndarray]  # for each of SCORES, in percent, (splits, seeds, questions)
+
+    def of(self, seeds: Collection[str]) -> Scored:
+        """The scores of some of these seeds alone."""
+        kept = [index for index, seed in enumerate(self.seeds) if seed in seeds]
+        values = {score: table[:, kept] for score, table in self.values.items()}
+        return replace(self, seeds=tuple(self.seeds[index] for index in kept), values=values)
 
     def level(self, score: str) -> float:
         """Mean of a score in percent; the median over splits."""

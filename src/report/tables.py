@@ -13,9 +13,12 @@ from src.report.comparison import Comparison, Contrast
 from src.report.fairness import comparable
 from src.report.findings import decimals, f1_of, interval, short
 from src.report.prices import every_run, price_of_a_run, price_of_tuning, run_price
-from src.report.words import ratio
+from src.report.schedule import PHASES
+from src.report.spending import Spent, together
+from src.report.words import count, duration, ratio
 
 NOTHING = "–"
+ALL_METHODS = "all methods"
 
 
 @dataclass(frozen=True)
@@ -156,6 +159,37 @@ def _related(cell: Cell, base: Cell) -> Cell:
     if not cell.value or not base.value:
         return cell
     return Cell(cell.text, ratio(cell.value / base.value), cell.value)
+
+
+def spending(comparison: Comparison) -> tuple[list[str], list[list[Cell]]]:
+    """Headings, and one row a method of what a settled sweep has spent in each phase; empty for any other comparison.
+
+    The last row is of all methods together.
+    """
+    spent = comparison.spent
+    if not spent:
+        return [], []
+    phases = [phase for phase in PHASES if any(part.phase == phase for part in spent)]
+    priced = any(part.price is not None for part in spent)
+    rows = []
+    for name in (*dict.fromkeys(part.arm for part in spent), ALL_METHODS):
+        own = [part for part in spent if name in (part.arm, ALL_METHODS)]
+        by_phase = [_spent_cell([part for part in own if part.phase == phase]) for phase in phases]
+        row = [Cell(name), *by_phase, _spent_cell(own)]
+        rows.append([*row, _price(together(own, name, "").price)] if priced else row)
+    return ["method", *phases, "together", *(["price"] if priced else [])], rows
+
+
+def _spent_cell(parts: list[Spent]) -> Cell:
+    """`4 runs, 12 min (1 cut short)`."""
+    if not parts:
+        return Cell(NOTHING)
+    spent = together(parts, "", "")
+    text = count(spent.runs, "run") + ("" if spent.seconds is None else f", {duration(spent.seconds)}")
+    notable = [
+        f"{number} {what}" for number, what in ((spent.cut_short, "cut short"), (spent.failed, "failed")) if number
+    ]
+    return Cell(text + (f" ({', '.join(notable)})" if notable else ""), value=spent.seconds)
 
 
 # What the runs were made with.

@@ -20,7 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from src.metrics import EXAMPLES_PER_SECOND, F1, TRAIN_LOSS, Place, listed, metric, shown
-from src.report.words import HARD_SPACE, unbroken
+from src.report.words import HARD_SPACE, duration, unbroken
 
 FILE_WIDTH = 200
 PROGRESS_SECONDS = 1.0
@@ -310,11 +310,3 @@ def progress_line(
         )
         parts.append("best mean F1: " + ", ".join(means))
     return "        " + "; ".join(parts)
-
-
-def duration(seconds: float) -> str:
-    """`40 s`, `12 min`, `3 h 05 min`."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    hours, minutes = divmod(round(seconds / 60), 60)
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min"

@@ -15,7 +15,8 @@ from src.report.decision import Decision
 from src.report.fairness import before_and_after, comparable, learned
 from src.report.findings import TRY, decimals, does_not_fit, f1_of, headline, missing, needed, sentences
 from src.report.more_seeds import more_seeds
-from src.report.words import count, listed, share
+from src.report.spending import together
+from src.report.words import count, duration, listed, share
 
 DISPLAYED = {"full": "full fine-tuning", "lora": "LoRA"}
 RANK = "method.peft.r"  # named wherever a method has one
@@ -108,6 +109,9 @@ def _costs(contrast: Contrast) -> dict[str, float]:
 
 def _next_command(comparison: Comparison) -> str:
     """The command that adds seeds to the best settings, where that would decide or is needed for a fair score."""
+    if comparison.schedule is not None:  # no seeds beyond its looks: it goes on as planned, or not at all
+        goes_on = any(contrast.look is not None and contrast.look.goes_on for contrast in comparison.contrasts)
+        return "\n".join(filter(None, comparison.commands)) if goes_on else ""
     wanted: dict[str, Arm] = {}
     number = AT_LEAST_SEEDS
     for contrast in comparison.contrasts:
@@ -211,6 +215,16 @@ def protocol(comparison: Comparison) -> str:
         else:
             lines.append(f"No test set: one setting of each method, scored on {on}.")
     return " ".join(lines)
+
+
+def spent(comparison: Comparison) -> str:
+    """`27 runs, 1 h 12 min, of a budget of 2h.`; empty where no settled sweep has made the runs."""
+    schedule = comparison.schedule
+    if schedule is None or not comparison.spent:
+        return ""
+    whole = together(comparison.spent, "", "")
+    seconds = [] if whole.seconds is None else [duration(whole.seconds)]
+    return f"{', '.join([count(whole.runs, 'run'), *seconds])}, of a budget of {schedule.budget}."
 
 
 def _names(arms: Sequence[Arm]) -> list[str]:

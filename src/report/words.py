@@ -32,6 +32,14 @@ def ratio(value: float) -> str:
     return "" if text == "1.00x" else text
 
 
+def duration(seconds: float) -> str:
+    """`40 s`, `12 min`, `3 h 05 min`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min"
+
+
 def above_zero(text: str | None) -> float | None:
     """The number that a parameter or a tag holds; None where it holds none above 0."""
     try:

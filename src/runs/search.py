@@ -1,6 +1,6 @@
-"""A search by Optuna: the study behind it, told by its runs after every epoch.
+"""A search by Optuna: the study behind each of its arms, told by its runs after every epoch.
 
-The study lies in a journal file beside the runs, or in a database that several machines reach.
+All studies lie in a journal file beside the runs, or in a database that several machines reach.
 """
 
 from __future__ import annotations
@@ -33,6 +33,22 @@ class Settings:
     study: str
     storage: str
     prune_after: int | None
+
+
+@dataclass
+class Searched:
+    """An arm of a search: it has a study of its own, so that it is tuned and pruned by its own runs alone."""
+
+    overrides: list[str]  # of all its runs
+    space: dict[str, Any]  # Optuna's distributions, by key
+    settings: Settings
+    study: optuna.Study
+    failed: int = 0  # a rate that is too high fails once more if it is tried once more: not in this attempt
+
+    @property
+    def begun(self) -> int:
+        """Trials that have had their turn."""
+        return count_done(self.study) + self.failed
 
 
 def journal(folder: str) -> str:
@@ -85,10 +101,16 @@ def count_done(study: optuna.Study) -> int:
 
 def overrides(settings: Settings, trial: optuna.Trial) -> list[str]:
     """What tells a run which trial it is."""
-    path = settings.storage.replace("\\", "\\\\").replace("'", "\\'")
     after = "null" if settings.prune_after is None else settings.prune_after
-    values = {"trial": trial.number, "study": settings.study, "storage": f"'{path}'", "prune_after": after}
+    texts = {"study": _quoted(settings.study), "storage": _quoted(settings.storage)}
+    values = {"trial": trial.number, **texts, "prune_after": after}
     return [f"sweep.{key}={value}" for key, value in values.items()]
+
+
+def _quoted(text: str) -> str:
+    """As Hydra takes a value that may hold any character."""
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
 
 
 def tell(study: optuna.Study, trial: optuna.Trial, f1: float | None) -> bool:
@@ -118,6 +140,6 @@ def reporter(sweep: SweepConfig) -> Callable[[int, float], None] | None:
         trial.report(f1, epoch)
         if trial.should_prune():
             trial.set_user_attr(PRUNED, epoch)
-            raise Stopped(f"Pruned after epoch {epoch}: F1 {f1:.1f} is below the median of the other trials.")
+            raise Stopped(f"Pruned after epoch {epoch}: F1 {f1:.1f} is below the median of this method's other trials.")
 
     return report

@@ -1,0 +1,57 @@
+"""What a settled sweep has spent on each arm, by phase."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from src.report.arms import Result, seed_of
+from src.report.prices import run_price, run_seconds, total
+from src.report.schedule import PHASES, Schedule
+
+
+@dataclass(frozen=True)
+class Spent:
+    """The runs of an arm in one phase, and what they took."""
+
+    arm: str
+    phase: str  # one of `src.report.schedule.PHASES`
+    runs: int
+    cut_short: int  # of these, because they were clearly behind after their first epoch
+    failed: int
+    seconds: float | None  # None where it is not known of each run
+    price: float | None  # at hardware.price_per_hour
+
+
+def spending(runs: Mapping[str, Sequence[Result]], schedule: Schedule) -> list[Spent]:
+    """What was spent on each arm in each phase that it had runs in, in the order of arms and phases.
+
+    Args:
+        runs: all runs of each arm, by its name, whichever way they ended.
+        schedule: whose seeds tell the phases apart.
+    """
+    result = []
+    for name, members in runs.items():
+        for phase in PHASES:
+            if own := [run for run in members if schedule.phase(seed_of(run)) == phase]:
+                result.append(_spent(name, phase, own))
+    return result
+
+
+def together(parts: Sequence[Spent], arm: str, phase: str) -> Spent:
+    """Several parts as one, which gets the name of an arm and a phase."""
+    return Spent(
+        arm,
+        phase,
+        sum(part.runs for part in parts),
+        sum(part.cut_short for part in parts),
+        sum(part.failed for part in parts),
+        total([part.seconds for part in parts]),
+        total([part.price for part in parts]),
+    )
+
+
+def _spent(name: str, phase: str, runs: Sequence[Result]) -> Spent:
+    cut, failed = sum(run.pruned for run in runs), sum(run.failed for run in runs)
+    seconds, price = total([run_seconds(run) for run in runs]), total([run_price(run) for run in runs])
+    return Spent(name, phase, len(runs), cut, failed, seconds, price)
