@@ -59,7 +59,7 @@ def train_by_cpu(config: Config) -> float:
 
 def probed(config: Config, clock: str) -> Probe:
     outcome = call(probe_by_cpu, config) if clock == "cpu" else measuring.probe_isolated(config)
-    return whole(outcome).value  # type: ignore[no-any-return]
+    return whole(outcome).value
 
 
 def run_seconds(config: Config, clock: str, folder: Path) -> float:
