@@ -24,7 +24,7 @@ from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 
-from src.compose import Primary, completed, from_hydra, register
+from src.compose import Primary, completed, from_hydra, quiet_libraries, register
 from src.config import Config
 from src.estimate import probe as measuring
 from src.estimate.cost import TRACKING_SECONDS, TRACKING_SECONDS_A_STEP, Probe
@@ -78,6 +78,7 @@ def whole(outcome: Outcome) -> Outcome:
 
 def main() -> None:
     register()
+    quiet_libraries()
     own = {"repeats": "2", "clock": "wall"}
     own |= {key: value for key, _, value in (argument.partition("=") for argument in sys.argv[1:]) if key in own}
     given = [argument for argument in sys.argv[1:] if argument.partition("=")[0] not in own]

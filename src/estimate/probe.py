@@ -46,7 +46,8 @@ WARM_UP_STEPS = 2
 STEPS_A_ROUND = 6  # from the shortest batches to the longest
 SHIFTS = (0.5, 0.25, 0.75, 0.125, 0.625, 0.375, 0.875)  # where in its sixth of the batches a round takes its step
 SCORED_QUESTIONS = (32, 128, 384)  # of the validation set, one number after the other
-ENOUGH_SECONDS = 4.0  # of measured steps, and of an evaluation; after that no further round is begun
+# After so long no further round of steps, or larger evaluation, is begun.
+ENOUGH_TRAINING_SECONDS, ENOUGH_EVAL_SECONDS = 4.0, 1.0
 Value = TypeVar("Value")
 
 
@@ -236,7 +237,7 @@ def _evaluate(job: _Job) -> float:
         with job.meter.phase(usage):
             evaluator.score(questions, part)
         seconds = usage.seconds - before
-        if seconds > ENOUGH_SECONDS / 4 or wanted >= len(data.sets.validation):
+        if seconds > ENOUGH_EVAL_SECONDS or wanted >= len(data.sets.validation):
             break  # the next one would take too long, or have no more questions
     speed = len(part.lengths) / seconds
     with job.meter.phase(usage):  # the largest batch may not be among the questions above
@@ -296,7 +297,7 @@ def _train(
     measured: list[_Timed] = []
     for shift in SHIFTS:
         measured += [_step(job, optimizer, groups[place]) for place in chosen_steps(len(groups), shift)]
-        if sum(step.seconds for step in measured) > ENOUGH_SECONDS:
+        if sum(step.seconds for step in measured) > ENOUGH_TRAINING_SECONDS:
             break
     return warm_up, measured
 

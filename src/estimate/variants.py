@@ -167,21 +167,25 @@ def _largest_here(config: Config, device: Device) -> int:
 
 def as_json(outlooks: list[Outlook], device: Device | None, notes: list[str]) -> dict[str, Any]:
     """What `python -m src.plan format=json` prints; docs/plan.md describes it."""
-    runs = LEAST_ROUNDS * len(outlooks)
-    seconds = [each.probe.run_seconds for each in outlooks if each.probe is not None]
-    whole = LEAST_ROUNDS * sum(seconds) if len(seconds) == len(outlooks) else None
-    per_hour = outlooks[0].variant.config.hardware.price_per_hour
+    variants = [_variant(each, device) for each in outlooks]
+    seconds = [None if each.probe is None else each.probe.run_seconds for each in outlooks]
     return {
         "device": None if device is None else asdict(device),
         "least_protocol": {
             "runs_of_each": LEAST_ROUNDS,
-            "runs": runs,
-            "seconds": whole,
-            "price": None if whole is None else price(whole, per_hour),
+            "runs": LEAST_ROUNDS * len(outlooks),
+            "seconds": _of_all(seconds),
+            "price": _of_all([variant["price_of_a_run"] for variant in variants]),
         },
-        "variants": [_variant(each, device) for each in outlooks],
+        "variants": variants,
         "notes": notes,
     }
+
+
+def _of_all(of_a_run: list[float | None]) -> float | None:
+    """The sum over the least protocol; None where it is not known of every variant."""
+    known = [value for value in of_a_run if value is not None]
+    return LEAST_ROUNDS * sum(known) if len(known) == len(of_a_run) else None
 
 
 def _variant(outlook: Outlook, device: Device | None) -> dict[str, Any]:
