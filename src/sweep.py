@@ -35,7 +35,7 @@ from src.credentials import without_secrets
 from src.data.records import read_file
 from src.grid import grid
 from src.metrics import F1
-from src.problems import problems
+from src.problems import cannot_be_trained, problems
 
 if TYPE_CHECKING:
     from src.runs.parent import ParentRun
@@ -218,7 +218,7 @@ def plan(composed: DictConfig, given: Sequence[str]) -> tuple[list[Config], list
     for overrides in runs.jobs:
         job = loader.load_sweep_config(composed, list(overrides))
         config = from_hydra(without_hydra(job), overrides)
-        if found := problems(config):
+        if found := problems(config) + cannot_be_trained(config):
             raise UserError(f"The sweep cannot begin; in the run {' '.join(overrides)}: " + "\n".join(found))
         configs.append(config)
     return configs, runs.notes
