@@ -13,7 +13,7 @@ import torch
 from src.config import TrainConfig, UserError
 from src.data import batches
 from src.estimate import probe as measuring
-from src.estimate.cards import card_limit_mb, largest, read_memory
+from src.estimate.cards import card_limit_mb, largest, largest_by_size, read_memory
 from src.estimate.cost import TRACKING_SECONDS, TRACKING_SECONDS_A_STEP, Measured, price, whole_run, work_of
 from src.estimate.probe import DoesNotFit, chosen_steps, does_not_fit, part_of, peak_isolated, probe_isolated
 from src.model.backbone import load_tokenizer
@@ -81,6 +81,30 @@ def test_the_largest_that_fits(limit, start):
     assert largest(fits, 100, start) == min(limit, 100)
     assert len(asked) == len(set(asked)) <= 2 * 7 + 2
     assert all(1 <= number <= 100 for number in asked)
+
+
+@pytest.mark.parametrize("limit", [0, 60, 75, 100, 101, 999, 1e6])
+@pytest.mark.parametrize(
+    "size",
+    [
+        lambda number: 50 + 10 * number,
+        lambda number: max(70, 3.5 * number),
+        lambda number: 20 * ((number + 1) // 2),
+        lambda number: number**2,
+    ],
+)
+def test_the_largest_by_its_size(size, limit):
+    asked = set()
+
+    def counted(number):
+        asked.add(number)
+        return size(number)
+
+    expected = max((number for number in range(1, 4097) if size(number) <= limit), default=0)
+    assert largest_by_size(counted, limit, 4096) == expected
+    assert len(asked) <= 3 * 12 + 2  # every third halves the interval
+    if size(3) - size(2) == size(2) - size(1) == 10:
+        assert len(asked) <= 4  # in proportion: the ends, the number and the next one
 
 
 @pytest.mark.parametrize(

@@ -100,3 +100,28 @@ def largest(fits: Callable[[int], bool], most: int, start: int = 1) -> int:
         else:
             number = (good + bad) // 2
     return good
+
+
+def largest_by_size(size: Callable[[int], float], limit: float, most: int) -> int:
+    """The largest number up to `most` whose size is within the limit; 0 where not even that of 1 is.
+
+    For sizes that grow nearly in proportion, as memory does with a batch: the number is interpolated, and every third
+    time the interval is halved, so that few sizes are asked for.
+
+    Args:
+        size: never falls from one number to the next.
+    """
+    if size(1) > limit:
+        return 0
+    if size(most) <= limit:
+        return most
+    good, bad, turn = 1, most, 0
+    while bad - good > 1:
+        share = 0.5 if turn % 3 == 2 else (limit - size(good)) / (size(bad) - size(good))
+        number = min(max(good + int(share * (bad - good)), good + 1), bad - 1)
+        if size(number) <= limit:
+            good = number
+        else:
+            bad = number
+        turn += 1
+    return good

@@ -12,6 +12,7 @@ from src.estimate import cards
 from src.estimate.cards import Device
 from src.estimate.cost import Probe, price
 from src.estimate.memory import MemoryEstimate, estimate
+from src.problems import cannot_be_trained
 from src.protocol.plan import LEAST_ROUNDS
 
 GPU_PRECISION = "bf16"  # that the cards are reckoned with
@@ -71,13 +72,18 @@ def no_probe(config: Config, device: Device | None, here: MemoryEstimate | None)
     """Why a run cannot be probed on this machine, in one sentence; None where it can be tried."""
     if device is None or here is None:
         return "No probe: the device that is asked for is not there."
+    if reasons := cannot_be_trained(config):
+        return f"No probe: {reasons[0]}"
     if not weights_at_hand(config.model):
         return (
             f"No probe: {config.model.path} is not in the hub's cache on this machine, and nothing is downloaded to "
             "plan; model.path=FOLDER names weights that are here."
         )
     if here.total_mb > FORMULA_ERROR * device.limit_mb:
-        return f"No probe: the formula's {here.total_mb / 1e3:.1f} GB are more than {device.limit_mb / 1e3:.1f} GB."
+        return (
+            f"No probe: {here.total_mb:,.0f} MB, by the formula, are more than the {device.limit_mb:,.0f} MB that a "
+            "run may take here."
+        )
     return None
 
 
@@ -123,17 +129,15 @@ def largest_batches(config: Config, device: Device | None, try_here: bool) -> di
     A CPU takes a batch in micro-batches of `hardware.tokens_per_pass` tokens; where the largest of these fits, every
     batch does, and the answer is MOST_WINDOWS.
     """
-    start, processes = config.train.batch_size, config.hardware.processes or 1
+    processes = config.hardware.processes or 1
 
     @cache
     def on_gpu(windows: int) -> float:
         each = estimate(config, device="gpu", precision=GPU_PRECISION, processes=processes, batch_windows=windows)
         return each.total_mb
 
-    def on_card(size_gb: int) -> int:
-        return cards.largest(lambda windows: on_gpu(windows) <= cards.card_limit_mb(size_gb), MOST_WINDOWS, start)
-
-    sizes = {str(card): on_card(card) for card in cards.CARDS_GB}
+    limits = {str(card): cards.card_limit_mb(card) for card in cards.CARDS_GB}
+    sizes = {card: cards.largest_by_size(on_gpu, limit, MOST_WINDOWS) for card, limit in limits.items()}
     if device is not None and try_here:
         sizes["device"] = _largest_here(config, device)
     return sizes
