@@ -10,6 +10,7 @@ from src.config import nearest
 from src.console import begin
 
 COMMANDS = {
+    "plan": "say what a run will take before it is trained: memory, time, price",
     "settle": "decide between methods within a budget",
     "train": "fine-tune a model with one method, or many of them (-m)",
     "compare": "put finished runs side by side and say which method wins",

@@ -19,6 +19,8 @@ CHOICES = {
     "hardware.precision": ("auto", "fp32", "bf16", "fp16"),
     "train.scheduler": ("linear", "cosine", "constant"),
     "train.keep": ("last", "best"),
+    "model.task": ("extractive", "generative"),
+    "method.quantize": (None, "nf4"),
     "tracking.keep_model": ("all", "best", "none"),
 }
 AT_LEAST_ONE = (  # or null
@@ -61,7 +63,8 @@ def _values(config: Config) -> Iterator[Check]:
 
     for key, options in CHOICES.items():
         chosen = value(key)
-        yield chosen in options, f"{key}={chosen} is none of {', '.join(options)}{nearest(chosen, options)}."
+        names = [str(option) for option in options if option is not None]
+        yield chosen in options, f"{key}={chosen} is none of {', '.join(names)}{nearest(chosen, names)}."
     for key in AT_LEAST_ONE:
         yield value(key) is None or value(key) >= 1, f"{key}={value(key)} must be at least 1."
     for key in ABOVE_ZERO:
@@ -183,7 +186,18 @@ def _method(method: MethodConfig) -> Iterator[Check]:
     )
 
 
+def cannot_be_trained(config: Config) -> list[str]:
+    """What `src.plan` can reckon with and training cannot do, each as one sentence; empty where it can be trained."""
+    model, method = config.model, config.method
+    checks = (
+        (model.task != "generative", f"model={model.name} generates its answers (model.task={model.task})"),
+        (method.quantize is None, f"method={method.name} holds the base in 4 bits (method.quantize={method.quantize})"),
+    )
+    planned = "which cannot be trained yet; python -m src.plan reckons with its memory."
+    return [f"{what}, {planned}" for ok, what in checks if not ok]
+
+
 def validate(config: Config) -> None:
-    """Raise one UserError that names every problem of the values at once."""
-    if sentences := problems(config):
+    """Raise one UserError that names, at once, everything that keeps a run with these values from being trained."""
+    if sentences := problems(config) + cannot_be_trained(config):
         raise UserError("\n".join(sentences))

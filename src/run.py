@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 from src.config import Config
 from src.data import batches
 from src.data.batches import RunData
+from src.data.sources import QuestionSets
 from src.evaluator import Evaluation, Evaluator
 from src.final import example_rows, final_metrics, with_places
 from src.history import History
@@ -153,25 +154,43 @@ def prepare(
         UserError: a model that cannot be loaded, or that the method does not fit.
     """
     meter = Meter(runtime.device)
-    dropout = config.train.hidden_dropout, config.train.attention_dropout
-    bare = together(lambda: backbone.load_model(config.model, *dropout, config.train.seed))
+    bare, model = build(config)
     start = together(lambda: base.identify(config.model, bare.config.model_type, config.train.seed))
-    model: Any = method.apply(bare, config.method)
     counts = method.count(model)
     if not meter.memory_is_own:
         data.sets.notes.append("An earlier run of this process has left memory behind: memory is not reported.")
     prepared = Prepared(config, runtime, log, terminal, tokenizer, data, meter, start, bare, counts, model)
     announce(prepared)
-    if config.train.gradient_checkpointing:
-        backbone.checkpoint_gradients(bare)
-    if runtime.fast_kernels:
-        fast.speed_up(model, runtime.dtype, runtime.device.type)
-    model = runtime.accelerator.prepare_model(model)
+    model = make_ready(config, runtime, bare, model)
     if config.train.cache_encoder:
         data = encode(data, runtime, bare, meter)
     if runtime.compile:
         model.compile(dynamic=True)
     return replace(prepared, data=data, model=model)
+
+
+def build(config: Config) -> tuple[PreTrainedModel, torch.nn.Module]:
+    """The model as it is loaded, and what the method makes of it (the same object, or peft's around it).
+
+    Raises:
+        UserError: a model that cannot be loaded, or that the method does not fit.
+    """
+    dropout = config.train.hidden_dropout, config.train.attention_dropout
+    bare = together(lambda: backbone.load_model(config.model, *dropout, config.train.seed))
+    return bare, method.apply(bare, config.method)
+
+
+def make_ready(config: Config, runtime: Runtime, bare: PreTrainedModel, model: Any) -> Any:
+    """The model of `build` as it trains: with our kernels, on its device.
+
+    Raises:
+        UserError: an architecture that cannot checkpoint its gradients.
+    """
+    if config.train.gradient_checkpointing:
+        backbone.checkpoint_gradients(bare)
+    if runtime.fast_kernels:
+        fast.speed_up(model, runtime.dtype, runtime.device.type)
+    return runtime.accelerator.prepare_model(model)
 
 
 def announce(job: Prepared) -> None:
@@ -263,7 +282,7 @@ def record(job: Prepared, trained: Trained) -> RunResult:
     steps, epoch = trained.history.steps, trained.epoch
     metrics = final_metrics(sets, job.counts, job.meter, steps, validation, trained.extra, trained.test)
     metrics["train/reported_epoch"] = epoch
-    metrics |= forgotten(job)
+    metrics |= forgotten(config, job.runtime, job.tokenizer, sets, job.bare)
     examples = example_rows(sets.validation, validation.answers)
     rows = with_places(examples, sets.validation, VALIDATION)
     if trained.test is not None:
@@ -294,13 +313,14 @@ def record(job: Prepared, trained: Trained) -> RunResult:
     return result
 
 
-def forgotten(job: Prepared) -> dict[str, float]:
+def forgotten(
+    config: Config, runtime: Runtime, tokenizer: Any, sets: QuestionSets, trained: PreTrainedModel
+) -> dict[str, float]:
     """The metrics `forgetting/*` of the trained model; none where there is nothing to probe with.
 
     It leaves the model with the attention that it was loaded with.
     """
-    config, runtime, sets = job.config, job.runtime, job.data.sets
-    probe = make_probe(job.tokenizer, sets.train["context"], sets.validation["context"])
+    probe = make_probe(tokenizer, sets.train["context"], sets.validation["context"])
     if probe is None:
         return {}
     untouched: Any = backbone.load_model(
@@ -309,10 +329,10 @@ def forgotten(job: Prepared) -> dict[str, float]:
     # Both computed alike, so that they differ by what was learnt and not by rounding.
     if runtime.fast_kernels:
         fast.speed_up(untouched, runtime.dtype, runtime.device.type)
-    for each in (job.bare, untouched):
+    for each in (trained, untouched):
         fast.plain_attention(each)  # packed attention belongs to training's forward
     masked_lm: Any = backbone.load_masked_lm(config.model)
     if masked_lm is not None:
         masked_lm = masked_lm.to(runtime.device)
-    figures = forgetting(runtime.accelerator, job.bare, untouched.to(runtime.device), masked_lm, probe)
+    figures = forgetting(runtime.accelerator, trained, untouched.to(runtime.device), masked_lm, probe)
     return {f"forgetting/{name}": value for name, value in figures.items()}

@@ -38,7 +38,7 @@ from src.data.records import read_file
 from src.grid import Job, grid, key_of
 from src.grid import arms as arms_of
 from src.metrics import F1
-from src.problems import problems
+from src.problems import cannot_be_trained, problems
 
 if TYPE_CHECKING:
     from hydra.plugins.launcher import Launcher
@@ -332,7 +332,7 @@ def plan(composed: DictConfig, given: Sequence[str]) -> tuple[list[tuple[Job, Co
         notes += runs.notes
         for overrides in runs.jobs:
             config = from_hydra(without_hydra(loader.load_sweep_config(composed, list(overrides))), overrides)
-            if found := problems(config):
+            if found := problems(config) + cannot_be_trained(config):
                 raise UserError(f"The sweep cannot begin; in the run {' '.join(overrides)}: " + "\n".join(found))
             jobs.append((overrides, config))
     return jobs, notes

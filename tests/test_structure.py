@@ -10,7 +10,7 @@ import pytest
 from src.config import ROOT
 
 STAGES = ("data", "model", "training", "evaluation", "runs", "report")
-COMMANDS = ("train", "settle", "compare", "predict", "ui", "check")
+COMMANDS = ("train", "settle", "plan", "compare", "predict", "ui", "check")
 LONGEST_FUNCTION = 60  # lines
 
 

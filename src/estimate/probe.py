@@ -1,19 +1,334 @@
-"""Stand-in while the probe is being written."""
+"""A few steps of a run, measured: what the whole of it will take.
+
+The probe loads data and model as a run does, scores a part of the validation questions, trains a few optimizer steps,
+writes a checkpoint and the model into a temporary folder, and measures the forgetting of the model; each of these is
+timed. Batches hold windows of like length, and the lengths of batches differ much, so the steps are drawn evenly from
+the short to the long ones, and an epoch is reckoned from its tokens. Nothing is logged, and no file stays but the
+cached windows, which the run itself will use.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
 
-from src.config import Config
-from src.runs.isolation import Outcome
+import numpy as np
+import psutil
+import pyarrow as pa
+import torch
+from datasets import Dataset
+
+from src.config import Config, UserError
+from src.data import batches as windows
+from src.data.batches import Batches, RunData
+from src.estimate.cost import Measured, Probe, whole_run, work_of
+from src.evaluator import Evaluator
+from src.model import backbone, base, method
+from src.problems import validate
+from src.run import build, forgotten, make_ready
+from src.runs.isolation import Outcome, call, start_server
+from src.sweep import PRELOADED
+from src.training import hardware
+from src.training.checkpoint import Checkpoints
+from src.training.hardware import Runtime
+from src.training.meter import Meter, Usage
+from src.training.predict import predict
+from src.training.step import make_optimizer, optimizer_step
+
+__all__ = ["DoesNotFit", "Probe", "does_not_fit", "peak_isolated", "probe", "probe_isolated"]
+
+WARM_UP_STEPS = 2
+STEPS_A_ROUND = 6  # from the shortest batches to the longest
+SHIFTS = (0.5, 0.25, 0.75, 0.125, 0.625, 0.375, 0.875)  # where in its sixth of the batches a round takes its step
+SCORED_QUESTIONS = (32, 128, 384)  # of the validation set, one number after the other
+# After so long no further round of steps, or larger evaluation, is begun.
+ENOUGH_TRAINING_SECONDS, ENOUGH_EVAL_SECONDS = 4.0, 1.0
+Value = TypeVar("Value")
 
 
-@dataclass(frozen=True)
-class Probe:
-    run_seconds: float
-    peak_train_mb: float
-    trainable: int
+class DoesNotFit(UserError):
+    """The memory is full."""
+
+
+def probe(config: Config) -> Probe:
+    """Measure a run in this process, which should have run nothing else.
+
+    Raises:
+        DoesNotFit: the memory of the device, or of the machine, is full.
+        UserError: data or a model that cannot be loaded, or a configuration that a probe cannot measure.
+    """
+    return _measure(config, start_seconds=0.0)
 
 
 def probe_isolated(config: Config) -> Outcome:
-    return Outcome(value=Probe(4.0, 100.0, {"full": 1000}.get(config.method.name, 10)))
+    """`probe` in a process of its own, as the runs of a sweep have; its `Probe`, or the reason why there is none.
+
+    `does_not_fit` says of the outcome whether memory was the reason.
+    """
+    return _isolated(_probe_here, config)
+
+
+def peak_isolated(config: Config, batch_windows: int) -> Outcome:
+    """Train two steps on the longest windows in a process of its own; the peak memory in MB, or why there is none."""
+    return _isolated(_peak_here, (config, batch_windows))
+
+
+def does_not_fit(outcome: Outcome) -> bool:
+    """Whether a process has ended because memory was full: a GPU's, or the machine's (it was killed)."""
+    return outcome.error in (DoesNotFit.__name__, "Death", "MemoryError")
+
+
+def _isolated(function: Callable[[Any], Any], argument: Any) -> Outcome:
+    start_server(PRELOADED)
+    return call(function, argument, Path(os.devnull))
+
+
+def _probe_here(config: Config) -> Probe:
+    _first_to_be_killed()
+    return _measure(config, start_seconds=time.time() - psutil.Process().create_time())
+
+
+def _peak_here(argument: tuple[Config, int]) -> float:
+    _first_to_be_killed()
+    config, batch_windows = argument
+    return _explained(lambda: _peak(config, batch_windows))
+
+
+def _first_to_be_killed() -> None:
+    """Where the machine's memory runs out, Linux is to kill this process and no other."""
+    with suppress(OSError):  # another system
+        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
+
+
+def _explained(work: Callable[[], Value]) -> Value:
+    """Do the work; a memory that is full is a DoesNotFit."""
+    try:
+        with hardware.full_memory_explained():
+            return work()
+    except UserError as error:
+        if isinstance(error.__cause__, torch.OutOfMemoryError):
+            raise DoesNotFit(str(error)) from error
+        raise
+    except RuntimeError as error:  # torch on a CPU
+        if "allocate memory" not in str(error):
+            raise
+        raise DoesNotFit(f"The machine's memory is full ({str(error).splitlines()[0][:200]}).") from error
+
+
+def _check(config: Config) -> None:
+    """
+    Raises:
+        UserError: values that no run could have, or that a probe cannot measure.
+    """
+    validate(config)
+    reasons = {
+        "train.cache_encoder=true": config.train.cache_encoder,
+        "hardware.compile=true": config.hardware.compile,
+        f"hardware.processes={config.hardware.processes}": config.hardware.processes not in (1, None),
+    }
+    if given := [key for key, is_set in reasons.items() if is_set]:
+        raise UserError(f"A probe cannot measure a run with {' and '.join(given)}; time one run of it instead.")
+
+
+class _Timed(NamedTuple):
+    """An optimizer step."""
+
+    tokens: int  # padding not counted
+    seconds: float  # on the meter's clock
+    wall_seconds: float  # with what the meter itself takes
+
+
+class _Job(NamedTuple):
+    """A run that is ready to be measured."""
+
+    config: Config
+    runtime: Runtime
+    tokenizer: Any
+    data: RunData
+    meter: Meter
+    bare: Any
+    model: Any
+
+
+def _measure(config: Config, start_seconds: float) -> Probe:
+    _check(config)
+    return _explained(lambda: _whole(config, start_seconds))
+
+
+def _whole(config: Config, start_seconds: float) -> Probe:
+    job, load_seconds = _load(config)
+    eval_windows_per_second = _evaluate(job)
+    optimizer = job.runtime.accelerator.prepare_optimizer(make_optimizer(job.model, config.train))
+    groups = _groups(job.data.train, config)
+    warm_up, steps = _train(job, optimizer, groups)
+    with tempfile.TemporaryDirectory(prefix="tuneoff-probe-") as temporary:
+        folder = Path(temporary)
+        checkpoint_seconds = _seconds(lambda: _write_checkpoint(job, optimizer, folder / "checkpoints"))
+        start = base.identify(config.model, job.bare.config.model_type, config.train.seed)
+        model = job.runtime.accelerator.unwrap_model(job.model)
+        (folder / "model").mkdir()
+        store_seconds = _seconds(lambda: method.save(model, folder / "model", start))
+    sets = job.data.sets
+    forgetting_seconds = _seconds(lambda: forgotten(config, job.runtime, job.tokenizer, sets, job.bare))
+    tokens = sum(step.tokens for step in steps)
+    per_token = sum(step.seconds for step in steps) / tokens
+    measured = Measured(
+        start_seconds=start_seconds,
+        load_seconds=load_seconds,
+        train_seconds_per_token=per_token,
+        beside_seconds_per_step=sum(step.wall_seconds - step.seconds for step in steps) / len(steps),
+        warm_up_seconds=max(0.0, sum(step.seconds - per_token * step.tokens for step in warm_up)),
+        eval_windows_per_second=eval_windows_per_second,
+        checkpoint_seconds=checkpoint_seconds,
+        forgetting_seconds=forgetting_seconds,
+        store_seconds=store_seconds,
+        peak_train_mb=job.meter.train.peak_mb,
+        peak_eval_mb=job.meter.evaluation.peak_mb,
+    )
+    data = job.data
+    extra = sum(len(each.lengths) for each in data.extra.values())
+    test = 0 if data.test is None else len(data.test.lengths)
+    epoch_tokens = int(data.train.lengths.sum())
+    return whole_run(
+        measured, work_of(config.train, len(groups), epoch_tokens, len(data.validation.lengths), extra, test)
+    )
+
+
+def _load(config: Config) -> tuple[_Job, float]:
+    """Load what a run loads; the seconds for it, where the windows are in the cache already."""
+    runtime = hardware.start(config.hardware, config.train.cache_encoder)
+    tokenizer = backbone.load_tokenizer(config.model)
+    data = windows.load(config.dataset, config.model, tokenizer)
+    began = time.perf_counter()
+    tokenizer = backbone.load_tokenizer(config.model)
+    data = windows.load(config.dataset, config.model, tokenizer)
+    meter = Meter(runtime.device)
+    bare, model = build(config)
+    base.identify(config.model, bare.config.model_type, config.train.seed)
+    model = make_ready(config, runtime, bare, model)
+    return _Job(config, runtime, tokenizer, data, meter, bare, model), time.perf_counter() - began
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+# Evaluation
+
+
+def _evaluate(job: _Job) -> float:
+    """Windows a second of an evaluation, and its peak memory in the meter."""
+    config, data, runtime = job.config.evaluation, job.data, job.runtime
+    [longest, *_] = data.validation.evaluation(config.batch_size)
+    with job.meter.phase(Usage()):  # the kernels are chosen
+        predict(runtime, job.model, _select(data.validation, np.sort(longest)), config.batch_size)
+    evaluator = Evaluator(runtime, job.model, config, data.sets.unanswerable)
+    usage = job.meter.evaluation
+    for wanted in SCORED_QUESTIONS:
+        questions, part = part_of(data.sets.validation, data.validation, wanted)
+        before = usage.seconds
+        with job.meter.phase(usage):
+            evaluator.score(questions, part)
+        seconds = usage.seconds - before
+        if seconds > ENOUGH_EVAL_SECONDS or wanted >= len(data.sets.validation):
+            break  # the next one would take too long, or have no more questions
+    speed = len(part.lengths) / seconds
+    with job.meter.phase(usage):  # the largest batch may not be among the questions above
+        predict(runtime, job.model, _select(data.validation, np.sort(longest)), config.batch_size)
+    return speed
+
+
+def part_of(questions: Dataset, batches: Batches, wanted: int) -> tuple[list[dict[str, Any]], Batches]:
+    """Some questions with all their windows, drawn evenly from those with the longest windows to the shortest."""
+    rows = np.asarray(batches.windows["question"][:])
+    longest = np.zeros(len(questions), dtype=int)
+    np.maximum.at(longest, rows, batches.lengths)
+    order = np.argsort(-longest, kind="stable")
+    places = np.linspace(0, len(order) - 1, min(wanted, len(order))).astype(int)
+    chosen = np.sort(order[places])
+    kept = np.flatnonzero(np.isin(rows, chosen))
+    return questions.select(chosen).to_list(), _select(batches, kept, np.searchsorted(chosen, rows[kept]))
+
+
+def _select(batches: Batches, rows: np.ndarray, questions: np.ndarray | None = None) -> Batches:
+    """Some windows as batches, in memory; `questions` are the new numbers of their questions."""
+    table: pa.Table = batches.windows.with_format("arrow").select(rows)[:]
+    if questions is not None:
+        place = table.column_names.index("question")
+        table = table.set_column(place, table.schema.field("question"), pa.array(questions, pa.int32()))
+    return Batches(Dataset(table).with_format("numpy"), batches.pad_token_id, batches.max_length)
+
+
+# Training
+
+
+def _groups(batches: Batches, config: Config) -> list[list[list[int]]]:
+    """The batches of each optimizer step of the first epoch, the shortest first."""
+    train = config.train
+    order, size = batches.training(train.batch_size, train.seed, 1), train.gradient_accumulation_steps
+    groups = [order[i : i + size] for i in range(0, len(order), size)]
+    return sorted(groups, key=lambda group: _tokens(batches, group))
+
+
+def _tokens(batches: Batches, group: Sequence[Sequence[int]]) -> int:
+    return sum(int(batches.lengths[list(rows)].sum()) for rows in group)
+
+
+def chosen_steps(steps: int, shift: float) -> list[int]:
+    """The places of a round's steps among those of an epoch, in order of their length: one of each sixth."""
+    return [int((i + shift) * steps / STEPS_A_ROUND) for i in range(STEPS_A_ROUND)]
+
+
+def _train(
+    job: _Job, optimizer: torch.optim.Optimizer, groups: list[list[list[int]]]
+) -> tuple[list[_Timed], list[_Timed]]:
+    """Train the warm-up steps, then rounds of steps of all lengths until they have taken long enough."""
+    job.model.train()
+    # The longest comes first: its peak is the run's.
+    first = [groups[int(place * (len(groups) - 1))] for place in np.linspace(1, 0, WARM_UP_STEPS)]
+    warm_up = [_step(job, optimizer, group) for group in first]
+    measured: list[_Timed] = []
+    for shift in SHIFTS:
+        measured += [_step(job, optimizer, groups[place]) for place in chosen_steps(len(groups), shift)]
+        if sum(step.seconds for step in measured) > ENOUGH_TRAINING_SECONDS:
+            break
+    return warm_up, measured
+
+
+def _step(job: _Job, optimizer: torch.optim.Optimizer, group: list[list[int]]) -> _Timed:
+    usage, began = job.meter.train, time.perf_counter()
+    before = usage.seconds
+    with job.meter.phase(usage):
+        optimizer_step(job.runtime, job.model, optimizer, group, job.data.train, job.config.train.max_grad_norm)
+    seconds = usage.seconds - before
+    return _Timed(_tokens(job.data.train, group), seconds, time.perf_counter() - began)
+
+
+def _write_checkpoint(job: _Job, optimizer: torch.optim.Optimizer, folder: Path) -> None:
+    def refuse(sentence: str) -> None:
+        raise UserError(sentence)
+
+    train = job.config.train
+    checkpoints = Checkpoints(job.runtime.accelerator, folder, train.checkpoint_minutes, keep=False, warn=refuse)
+    checkpoints.register(job.model, {"optimizer": optimizer, "meter": job.meter})
+    checkpoints.save(1)
+
+
+def _peak(config: Config, batch_windows: int) -> float:
+    """The peak memory in MB of steps with a batch of the longest windows."""
+    _check(config)
+    job, _ = _load(config)
+    lengths = job.data.train.lengths
+    rows = np.resize(np.argsort(-lengths, kind="stable"), batch_windows).tolist()
+    optimizer = job.runtime.accelerator.prepare_optimizer(make_optimizer(job.model, config.train))
+    job.model.train()
+    for _ in range(2):  # the optimizer's moments are there from the second on
+        _step(job, optimizer, [rows])
+    return job.meter.train.peak_mb

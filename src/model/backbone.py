@@ -15,6 +15,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
+    AutoModelForCausalLM,
     AutoModelForMaskedLM,
     AutoModelForQuestionAnswering,
     AutoTokenizer,
@@ -60,10 +61,7 @@ def load_model(config: ModelConfig, hidden_dropout: float, attention_dropout: fl
     logging.set_verbosity_error()  # its load report is replaced by the check of the missing keys below
     logging.disable_progress_bar()
     architecture = _architecture(config)
-    for names, probability in ((HIDDEN_DROPOUT, hidden_dropout), (ATTENTION_DROPOUT, attention_dropout)):
-        for name in names:
-            if hasattr(architecture, name):
-                setattr(architecture, name, probability)
+    _set_dropout(architecture, hidden_dropout, attention_dropout)
     longest = getattr(architecture, "max_position_embeddings", None)
     if longest is not None:
         # RoBERTa counts its positions from behind the padding token's.
@@ -100,6 +98,45 @@ def load_model(config: ModelConfig, hidden_dropout: float, attention_dropout: fl
     return model
 
 
+def _set_dropout(architecture: PretrainedConfig, hidden: float, attention: float) -> None:
+    for names, probability in ((HIDDEN_DROPOUT, hidden), (ATTENTION_DROPOUT, attention)):
+        for name in names:
+            if hasattr(architecture, name):
+                setattr(architecture, name, probability)
+
+
+def shape_only(config: ModelConfig, hidden_dropout: float, attention_dropout: float) -> PreTrainedModel:
+    """A model of this shape for `config.task`, for the meta device: no weights are read, and no hub is asked.
+
+    Its configuration comes from `model.config` where the weights are random, else from the local folder that
+    `model.path` names, else from `model.shape`, else from what the hub's cache holds.
+
+    Args:
+        config: the model.
+        hidden_dropout, attention_dropout: probabilities, put where the architecture keeps its own.
+
+    Raises:
+        UserError: none of them says what shape the model has.
+    """
+    architecture = _shape(config)
+    _set_dropout(architecture, hidden_dropout, attention_dropout)
+    classes = {"extractive": AutoModelForQuestionAnswering, "generative": AutoModelForCausalLM}
+    return classes[config.task].from_config(architecture, trust_remote_code=config.trust_remote_code)
+
+
+def _shape(config: ModelConfig) -> PretrainedConfig:
+    local = config.path is not None and (Path(locate(config.path)) / "config.json").exists()
+    try:
+        if config.shape and config.pretrained and not local:
+            return AutoConfig.for_model(str(config.model_type), **{**config.shape, **config.config})
+        return _architecture(config, local_files_only=True)
+    except UserError as error:
+        raise UserError(
+            f"The shape of {config.path} is not known here: put the values of its config.json under `shape:` in "
+            f"conf/model/{config.name}.yaml, or name a local folder in model.path."
+        ) from error
+
+
 def load_masked_lm(config: ModelConfig) -> PreTrainedModel | None:
     """The checkpoint with its own masked-language-model head; None where it holds none."""
     if not config.pretrained or type(_architecture(config)) not in AutoModelForMaskedLM._model_mapping:
@@ -128,7 +165,7 @@ def checkpoint_gradients(model: PreTrainedModel) -> None:
     model.gradient_checkpointing_enable({"use_reentrant": False})  # reentrant: no gradient where embeddings are frozen
 
 
-def _architecture(config: ModelConfig) -> PretrainedConfig:
+def _architecture(config: ModelConfig, local_files_only: bool = False) -> PretrainedConfig:
     try:
         if not config.pretrained:
             return AutoConfig.for_model(str(config.model_type), **config.config)
@@ -136,6 +173,7 @@ def _architecture(config: ModelConfig) -> PretrainedConfig:
             locate(str(config.path)),
             revision=config.revision,
             trust_remote_code=config.trust_remote_code,
+            local_files_only=local_files_only,
             **config.config,
         )
     except (OSError, ValueError) as error:

@@ -87,9 +87,16 @@ def _match(pattern: str, names: list[str], head: set[str]) -> set[str]:
 
 
 def head_parameters(model: PreTrainedModel) -> set[str]:
-    """Names of the parameters outside the pretrained encoder."""
-    prefix = model.base_model_prefix + "."
-    return {name for name, _ in model.named_parameters() if not name.startswith(prefix)}
+    """Names of the parameters outside the pretrained model; a decoder's output matrix, tied or not, is part of it."""
+    pretrained = _pretrained_prefixes(model)
+    return {name for name, _ in model.named_parameters() if not name.startswith(pretrained)}
+
+
+def _pretrained_prefixes(model: PreTrainedModel) -> tuple[str, ...]:
+    """What the names of the parameters begin with that the checkpoint has brought."""
+    output = model.get_output_embeddings()
+    matrices = [name for name, module in model.named_modules() if output is not None and module is output]
+    return tuple(f"{name}." for name in (model.base_model_prefix, *matrices))
 
 
 def _apply_peft(model: PreTrainedModel, name: str, block: dict[str, Any]) -> peft.PeftModel:
@@ -145,10 +152,15 @@ def _apply_peft(model: PreTrainedModel, name: str, block: dict[str, Any]) -> pef
             f"method={name}: peft cannot apply the block with target_modules={block.get('target_modules')} "
             f"({' '.join(str(error).split())[:200]}). The linear layers of this model are called {', '.join(layers)}."
         ) from error
-    if str(getattr(config, "init_lora_weights", "")).startswith(CHANGES_BASE):
+    if changes_base(block):
         wrapped.initial_adapter = tempfile.TemporaryDirectory(prefix="tuneoff-initial-adapter-")
         wrapped.save_pretrained(wrapped.initial_adapter.name)
     return wrapped
+
+
+def changes_base(block: dict[str, Any]) -> bool:
+    """Whether the adapters of a peft block begin with something that is taken out of the base weights."""
+    return str(block.get("init_lora_weights", "")).startswith(CHANGES_BASE)
 
 
 def _backbone_linears(model: PreTrainedModel) -> list[tuple[str, torch.nn.Module]]:
@@ -162,7 +174,7 @@ def _targets(config: Any, layer: str) -> bool:
 def count(model: torch.nn.Module) -> ParameterCounts:
     """Count parameters by part, each once: peft's frozen copy of a head that trains is left out."""
     base: Any = model.get_base_model() if isinstance(model, peft.PeftModel) else model
-    prefix = base.base_model_prefix + "."
+    pretrained = _pretrained_prefixes(base)
     total = adapter = head = backbone = 0
     for name, parameter in base.named_parameters():
         if ".original_module." in name:
@@ -170,7 +182,7 @@ def count(model: torch.nn.Module) -> ParameterCounts:
         total += parameter.numel()
         if not parameter.requires_grad:
             continue
-        if not name.startswith(prefix):
+        if not name.startswith(pretrained):
             head += parameter.numel()
         elif _is_adapter(base, name):
             adapter += parameter.numel()

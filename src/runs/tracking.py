@@ -55,9 +55,9 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def recorded(config: Config) -> dict[str, Any]:
-    """The configuration as a run keeps it: without what belongs to the command that started it."""
+    """The configuration as a run keeps it: without what belongs to the command that started it or to a plan."""
     values = dataclasses.asdict(config)
-    del values["sweep"], values["rerun"], values["from_run"]
+    del values["sweep"], values["rerun"], values["from_run"], values["model"]["shape"]
     return values
 
 

@@ -26,12 +26,17 @@ class Factors:
         count = like.numel()
         # The place depends on this size alone and not on what was taken before, which a resumed run does not know. A
         # longer buffer begins with the shorter one.
-        length = max(BUFFER, 1 << (2 * count - 1).bit_length())
+        length = buffer_length(count)
         buffer = self.drawn.get((p, like.dtype))
         if buffer is None or len(buffer) < length:
             buffer = self.drawn[p, like.dtype] = draw(length, p, like.dtype)
         start = int(torch.randint(length - count, ()))
         return buffer[start : start + count].view_as(like)
+
+
+def buffer_length(count: int) -> int:
+    """Factors that are drawn for a tensor of `count` elements."""
+    return max(BUFFER, 1 << (2 * count - 1).bit_length())
 
 
 def draw(count: int, p: float, dtype: torch.dtype) -> Tensor:

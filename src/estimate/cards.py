@@ -1,0 +1,127 @@
+"""Memory that a run may use: on cards of the usual sizes, on the device at hand, and the largest batch that fits."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from src.config import HardwareConfig, UserError
+
+CARDS_GB = (8, 16, 24, 48, 80)
+# The rest of a GPU's memory holds the CUDA context (0.3 to 0.6 GB) and what torch's allocator holds without using it.
+USABLE_SHARE = 0.9
+PROCESS_MB = 600  # of a CPU's memory that Python, torch and the data take; the formula and the meter leave it out
+UNITS_MB = {"mb": 1.0, "mib": 2**20 / 1e6, "gb": 1e3, "gib": 2**30 / 1e6, "tb": 1e6, "tib": 2**40 / 1e6}
+
+
+@dataclass(frozen=True)
+class Device:
+    """What a run would be on here. An MB is 10^6 bytes."""
+
+    name: str
+    kind: str  # cpu | gpu
+    precision: str  # of the matrix products: fp32 | bf16 | fp16
+    memory_mb: float  # that it has
+    limit_mb: float  # that weights, gradients, optimizer and activations may take
+    micro_batch_tokens: int | None  # see src.training.hardware.Runtime
+
+
+def read_memory(text: str) -> float:
+    """An amount of memory as it is typed, in MB of 10^6 bytes: `24GB` (24 x 10^9 bytes), `24GiB`, `16000MB`.
+
+    Raises:
+        UserError: none of these.
+    """
+    parts = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", str(text).strip().lower())
+    if parts is None or (parts[2] and parts[2] not in UNITS_MB) or float(parts[1]) == 0:
+        raise UserError(f"hardware.memory={text} cannot be read; write 24GB, 24GiB or 16000MB.")
+    if not parts[2]:
+        raise UserError(f"hardware.memory={text} has no unit; write {parts[1]}GB or {parts[1]}MB.")
+    return float(parts[1]) * UNITS_MB[parts[2]]
+
+
+def card_limit_mb(size_gb: float) -> float:
+    """What a run may allocate on a card of so many GB (10^9 bytes)."""
+    return size_gb * 1e3 * USABLE_SHARE
+
+
+def at_hand(config: HardwareConfig) -> Device:
+    """The device that a run of this machine would be on.
+
+    Raises:
+        UserError: hardware.memory that cannot be read, or a GPU that is not there.
+    """
+    import psutil
+    import torch
+
+    from src.training import hardware
+
+    wanted = None if config.memory is None else read_memory(config.memory)
+    runtime = hardware.start(replace(config, processes=None))
+    device = runtime.device
+    if runtime.on_cpu:
+        memory = psutil.virtual_memory()
+        has, limit = memory.total / 1e6, (wanted or memory.available / 1e6) - PROCESS_MB
+    else:
+        has = torch.cuda.get_device_properties(device).total_memory / 1e6
+        limit = USABLE_SHARE * (wanted or has)
+    return Device(
+        name=str(runtime).rpartition(", ")[0],
+        kind="cpu" if runtime.on_cpu else "gpu",
+        precision=runtime.precision,
+        memory_mb=has,
+        limit_mb=max(0.0, limit),
+        micro_batch_tokens=runtime.micro_batch_tokens,
+    )
+
+
+def largest(fits: Callable[[int], bool], most: int, start: int = 1) -> int:
+    """The largest number up to `most` that fits; 0 where not even 1 does.
+
+    What fits is taken to fit at every smaller number too. From `start` the number is doubled until it does not fit, or
+    halved until it does; then the interval between the two is halved.
+
+    Args:
+        fits: asked about one number at a time, each once.
+        most: no larger number is asked about.
+        start: where the search begins.
+    """
+    good, bad, number = 0, most + 1, min(start, most)
+    while bad - good > 1:
+        if fits(number):
+            good = number
+        else:
+            bad = number
+        if bad > most:
+            number = min(2 * good, most)
+        elif good == 0:
+            number = bad // 2
+        else:
+            number = (good + bad) // 2
+    return good
+
+
+def largest_by_size(size: Callable[[int], float], limit: float, most: int) -> int:
+    """The largest number up to `most` whose size is within the limit; 0 where not even that of 1 is.
+
+    For sizes that grow nearly in proportion, as memory does with a batch: the number is interpolated, and every third
+    time the interval is halved, so that few sizes are asked for.
+
+    Args:
+        size: never falls from one number to the next.
+    """
+    if size(1) > limit:
+        return 0
+    if size(most) <= limit:
+        return most
+    good, bad, turn = 1, most, 0
+    while bad - good > 1:
+        share = 0.5 if turn % 3 == 2 else (limit - size(good)) / (size(bad) - size(good))
+        number = min(max(good + int(share * (bad - good)), good + 1), bad - 1)
+        if size(number) <= limit:
+            good = number
+        else:
+            bad = number
+        turn += 1
+    return good

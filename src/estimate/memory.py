@@ -1,0 +1,136 @@
+"""The memory of a run before it begins, from its configuration alone: no weights, no download, no GPU.
+
+docs/memory.md derives the figures, and holds them against measured peaks and published tables.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
+
+from src.config import Config
+from src.estimate.bare import Bare, build
+from src.estimate.step import Work, footprint
+from src.model import method
+from src.model.method import ParameterCounts
+from src.training.hardware import CPU_MICRO_BATCH_TOKENS, DTYPES
+
+MB = 1e6
+FP32 = 4  # bytes; what trains, its gradients and Adam's moments are in fp32
+# Dettmers et al. 2023: 4 bits a weight, and with double quantisation 0.127 bits for the constants.
+NF4 = (4 + 0.127) / 8  # bytes
+# What cuBLAS asks of torch's allocator as its workspace on GPUs from Hopper on; 8 MB on older ones.
+CUBLAS_WORKSPACE = 32 * 1024**2
+# On a CPU the resident size is measured. PLACEHOLDER
+CPU_CONSTANT_MB = 60.0
+CPU_HOLES = 0.75
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Sizes in MB of 10^6 bytes, each as it is at the moment when memory peaks; of one process."""
+
+    counts: ParameterCounts
+    weights_mb: float
+    gradients_mb: float
+    optimizer_mb: float  # Adam's two moments
+    activations_mb: float  # kept for the backward pass
+    working_mb: float  # temporary buffers, dropout's factors, exchange between processes, the allocator's holes
+    disk_mb: float  # what is stored of the model in the end: the adapter and the head, or all that trains
+
+    @property
+    def total_mb(self) -> float:
+        """The sum of the parts in memory; it predicts `memory/peak_train_mb`."""
+        return self.weights_mb + self.gradients_mb + self.optimizer_mb + self.activations_mb + self.working_mb
+
+
+def estimate(
+    config: Config,
+    *,
+    device: str,
+    precision: str,
+    processes: int = 1,
+    batch_windows: int | None = None,
+    length: int | None = None,
+) -> MemoryEstimate:
+    """Predict the peak of memory while training.
+
+    Args:
+        config: of the run.
+        device: "cpu" or "gpu".
+        precision: of the matrix products: "fp32", "bf16" or "fp16".
+        processes: that share the batch; each holds the whole model.
+        batch_windows: windows of a batch over all processes; None: `train.batch_size`.
+        length: tokens of a window, padding counted; None: `model.max_length`.
+
+    Raises:
+        UserError: an architecture that is not known here, or that the method does not fit.
+    """
+    bare = build(config)
+    trained = FP32 * bare.counts.trainable
+    quantised = _quantised_layers(bare) if config.method.quantize else []
+    work = _work(config, device, precision, processes, batch_windows, length)
+    step = footprint(bare, work)
+    gradients, activations, temporary, optimizer = step.gradients, step.activations, step.temporary, 2 * trained
+    if trained > gradients + activations + temporary:  # the update needs all gradients, and nothing else
+        gradients, activations, temporary = trained, 0, 0
+    working = float(temporary)
+    if processes > 1:
+        working += trained  # the buckets in which gradients are exchanged
+    if work.on_cpu:
+        working += CPU_CONSTANT_MB * MB + CPU_HOLES * (gradients + activations + temporary)
+    else:
+        working += CUBLAS_WORKSPACE
+    width = work.dtype.itemsize
+    return MemoryEstimate(
+        counts=bare.counts,
+        weights_mb=(step.weights - sum((width - NF4) * size for size in quantised)) / MB,
+        gradients_mb=gradients / MB,
+        optimizer_mb=optimizer / MB,
+        activations_mb=activations / MB,
+        working_mb=(working + width * max(quantised, default=0)) / MB,  # one layer at a time is made whole again
+        disk_mb=_stored(config, bare.counts) / MB,
+    )
+
+
+def _work(
+    config: Config, device: str, precision: str, processes: int, batch_windows: int | None, length: int | None
+) -> Work:
+    """The micro-batch that goes through the model at once, as `src.training.step` cuts it."""
+    length = length or config.model.max_length
+    windows = math.ceil((batch_windows or config.train.batch_size) / processes)
+    tokens = config.hardware.tokens_per_pass or (CPU_MICRO_BATCH_TOKENS if device == "cpu" else None)
+    micro_batches = 1 if tokens is None else math.ceil(windows / max(1, tokens // length))
+    return Work(
+        on_cpu=device == "cpu",
+        dtype=DTYPES[precision],
+        fast_kernels=config.hardware.fast_kernels and not config.hardware.compile,
+        windows=math.ceil(windows / micro_batches),
+        length=length,
+        accumulates=micro_batches * config.train.gradient_accumulation_steps > 1,
+    )
+
+
+def _quantised_layers(bare: Bare) -> list[int]:
+    """Sizes of the matrices that bitsandbytes would hold in 4 bits: of all linear layers but head and output matrix."""
+    output = bare.base.get_output_embeddings()
+    head = method.head_parameters(bare.base)
+    sizes = []
+    for name, module in bare.base.named_modules():
+        below_adapter = isinstance(module, BaseTunerLayer)
+        layer = module.get_base_layer() if below_adapter else module
+        adapters = ("lora_", "base_layer", "modules_to_save", "original_module")
+        if not isinstance(layer, nn.Linear) or layer is output or any(part in name for part in adapters):
+            continue
+        if f"{name}.weight" not in head:
+            sizes.append(layer.weight.numel())
+    return sizes
+
+
+def _stored(config: Config, counts: ParameterCounts) -> int:
+    """Bytes on disk; an adapter that changes its base is stored as one of twice the rank (`src.model.method.save`)."""
+    twice = config.method.peft is not None and method.changes_base(config.method.peft)
+    return FP32 * (counts.trainable + (counts.adapter if twice else 0))

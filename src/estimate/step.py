@@ -1,0 +1,127 @@
+"""One optimizer step without data: what it would hold in memory, tensor by tensor.
+
+The model runs forward and backward under torch's `FakeTensorMode`, in which tensors have shapes and no memory, through
+the same kernels, casts and checkpoints as in training. So what is kept for the backward pass is not estimated layer by
+layer but counted, for any architecture and method.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.functional import cross_entropy
+
+from src.estimate.bare import Bare, put_on_cpu
+from src.estimate.live import Live
+from src.model import fast
+from src.model.fast.dropout import Factors, buffer_length, dropout
+from src.model.fast.forward import replace_forward
+
+
+@dataclass(frozen=True)
+class Work:
+    """What goes through the model in a step, on what."""
+
+    on_cpu: bool
+    dtype: torch.dtype  # of the matrix products
+    fast_kernels: bool
+    windows: int  # of a micro-batch
+    length: int  # tokens of a window, padding counted
+    accumulates: bool  # whether a step has more than one micro-batch, so that gradients wait for the next
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes at the moment of a step when they are the most."""
+
+    weights: int  # with the copies of frozen weights that are kept in another precision
+    gradients: int
+    activations: int  # kept for the backward pass
+    temporary: int  # all else
+
+
+def footprint(bare: Bare, work: Work) -> Footprint:
+    """Count what a forward and a backward pass hold; the model of `bare` is used up by it."""
+    with FakeTensorMode():
+        put_on_cpu(bare.model)
+        _prepare(bare, work)
+        with Live() as live:
+            return _counted(bare, work, live)
+
+
+def _prepare(bare: Bare, work: Work) -> None:
+    """Give the modules the kernels and the precision that they have in training."""
+    factors = _NotDrawn()
+    if work.fast_kernels:
+        fast.speed_up(bare.model, work.dtype, "cpu" if work.on_cpu else "cuda")
+        if not work.on_cpu:  # packing leaves out padding, of which there is none here
+            fast.plain_attention(bare.model)
+    if bare.generates and bare.model is not bare.base:  # a large model under adapters is held in 16 bits, all of it
+        for parameter in bare.model.parameters():
+            if not parameter.requires_grad:
+                parameter.data = parameter.data.to(work.dtype)
+    for module in bare.model.modules():
+        if type(module) is nn.Dropout and module.p:
+            if not work.on_cpu:
+                replace_forward(module, _gpu_dropout)
+            elif work.fast_kernels:
+                replace_forward(module, dropout, factors)
+    bare.model.train()
+
+
+class _NotDrawn(Factors):
+    """The buffer of dropout's factors, with nothing in it."""
+
+    def take(self, like: Tensor, p: float) -> Tensor:
+        key, length = (p, like.dtype), buffer_length(like.numel())
+        if key not in self.drawn or len(self.drawn[key]) < length:
+            self.drawn[key] = torch.empty(length, dtype=like.dtype)
+        return self.drawn[key][: like.numel()].view_as(like)
+
+
+def _gpu_dropout(module: nn.Dropout, x: Tensor) -> Tensor:
+    """Dropout as a GPU computes it: a byte an element is kept, where a CPU keeps a factor."""
+    out: Tensor = torch.native_dropout(x, module.p, True)[0]
+    return out
+
+
+def _counted(bare: Bare, work: Work, live: Live) -> Footprint:
+    for tensor in (*bare.model.parameters(), *bare.model.buffers()):
+        live.add(tensor)
+    weights = live.bytes
+    trained = bare.trained
+    if work.accumulates:
+        for parameter in trained:
+            parameter.grad = torch.empty_like(parameter)
+    live.watch_gradients(trained)
+    before = live.bytes
+    loss = _loss(bare, work)
+    kept = live.bytes - before
+    loss.backward()
+    del loss
+    # Casts of frozen weights, and factors of dropout: they stay from step to step.
+    copies = live.bytes - weights - live.gradients
+    activations = min(kept - copies, live.peak - weights - live.gradients_at_peak - copies)
+    temporary = live.peak - weights - copies - live.gradients_at_peak - activations
+    return Footprint(weights + copies, live.gradients_at_peak, activations, temporary)
+
+
+def _loss(bare: Bare, work: Work) -> Tensor:
+    tokens = torch.zeros(work.windows, work.length, dtype=torch.long)
+    inputs: dict[str, Any] = {"input_ids": tokens}
+    if bare.generates:
+        inputs |= {"labels": tokens, "use_cache": False}
+    with torch.autocast("cpu", work.dtype, enabled=work.dtype != torch.float32):
+        outputs = bare.model(**inputs)
+    if bare.generates:
+        loss: Tensor = outputs.loss
+        return loss
+    label = torch.zeros(work.windows, dtype=torch.long)
+    start, end = (
+        cross_entropy(scores.float(), label, reduction="sum") for scores in (outputs.start_logits, outputs.end_logits)
+    )
+    return start + end
