@@ -11,7 +11,8 @@ from typing import Any
 
 from src.config import Config, DatasetConfig, UserError
 from src.data.sources import load
-from src.estimate.probe import Probe, probe_isolated
+from src.estimate.cards import read_memory
+from src.estimate.probe import Probe, does_not_fit, probe_isolated
 from src.grid import Job as Overrides
 from src.grid import key_of
 from src.metrics import F1, TRAINABLE
@@ -113,19 +114,20 @@ def make(arms: Sequence[Arm], settings: Config, terminal: Terminal) -> Plan:
     budget = read_budget(str(settings.sweep.budget), settings.hardware.price_per_hour)
     terminal.line(f"Probe: a few steps of each of {count(len(arms), 'method')}.")
     probes: dict[str, Probe] = {}
-    out = {}
+    out: dict[str, str] = {}
     for arm in arms:
-        outcome = probe_isolated(arm.config)
-        if outcome.reason is None:
-            probes[arm.name] = outcome.value
-            terminal.line(f"  {arm.name}: {_of_probe(outcome.value)}")
-        elif arm.name not in out:
-            out[arm.name] = f"{arm.name} takes no part: {outcome.reason}"
-            terminal.warning(out[arm.name])
+        probed = _probe(arm)
+        if isinstance(probed, Probe):
+            probes[arm.name] = probed
+            terminal.line(f"  {arm.name}: {_of_probe(probed)}")
+        else:
+            out[arm.name] = probed
+            terminal.line(f"  {arm.name}: {probed}")
     terminal.line()
     left = [arm for arm in arms if arm.name in probes]
     if len(left) < 2:
-        raise UserError("Fewer than two methods can run here, so there is nothing to compare.")
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in out.items())
+        raise UserError(f"Fewer than two methods can run here, so there is nothing to compare. {reasons}")
     sizes = [_sizes(dataset) for dataset in {str(arm.config.dataset): arm.config.dataset for arm in left}.values()]
     plan = make_plan(
         _planned(left, probes),
@@ -144,13 +146,33 @@ def make(arms: Sequence[Arm], settings: Config, terminal: Terminal) -> Plan:
     return replace(plan, reachable=reachable)
 
 
+def _probe(arm: Arm) -> Probe | str:
+    """What a variant's runs take, or why it takes no part.
+
+    Raises:
+        UserError: it cannot run, for another reason than memory.
+    """
+    outcome = probe_isolated(arm.config)
+    if outcome.error == "KeyboardInterrupt":
+        raise KeyboardInterrupt
+    if does_not_fit(outcome):
+        return f"it runs out of memory: {outcome.reason}"
+    if outcome.reason is not None:
+        raise UserError(f"{arm.name} cannot run: {outcome.reason}")
+    probe: Probe = outcome.value
+    memory = arm.config.hardware.memory
+    if memory is not None and probe.peak_train_mb > read_memory(memory):
+        return f"it needs more than memory={memory}: {probe.peak_train_mb:,.0f} MB while training"
+    return probe
+
+
 def _of_probe(probe: Probe) -> str:
     return f"about {duration(probe.run_seconds)} a run, {probe.peak_train_mb:,.0f} MB while training"
 
 
 def _planned(arms: Sequence[Arm], probes: Mapping[str, Probe]) -> list[ArmPlan]:
     """The arms of a plan, each with the one that it is compared with."""
-    records = [arm.as_record(probes[arm.name].trainable) for arm in arms]
+    records = [arm.as_record(probes[arm.name].measured.trainable) for arm in arms]
     grouped, _ = make_arms(records, arm_keys(records, arms[0].by))
     index = {arm.name: number for number, arm in enumerate(arms)}
     base = {arm.name: index[other.name] for arm, other in pair_up(grouped, "full")}

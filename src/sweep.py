@@ -175,8 +175,8 @@ class Sweep:
             notes.append(f"The plan was made for budget={plan.budget.given} and stays; rerun=true begins anew")
         for note in notes:
             self.terminal.note(f"{note}.")
-        for sentence in plan.out.values() if plan is not None else []:
-            self.terminal.warning(sentence)
+        for name, reason in plan.out.items() if plan is not None else []:
+            self.terminal.warning(f"{name} takes no part: {reason.rstrip('.')}.")
 
     @property
     def hashes(self) -> list[str]:

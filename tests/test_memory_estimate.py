@@ -164,5 +164,7 @@ def test_a_shape_changes_no_run(configure):
 def test_a_model_without_a_shape_is_refused_in_one_sentence(configure):
     config = configure("model=bert_base", "model.path=nobody/nothing", "model.name=nothing")
     config.model.shape = {}
-    with pytest.raises(UserError, match="shape of nobody/nothing is not known here: put the values of its config.json"):
+    with pytest.raises(
+        UserError, match=r"shape of nobody/nothing is not known here: put the values of its config.json"
+    ):
         build(config)

@@ -42,6 +42,7 @@ class Measured:
     store_seconds: float  # to write the model
     peak_train_mb: float
     peak_eval_mb: float
+    trainable: int = 0  # parameters
 
 
 @dataclass(frozen=True)

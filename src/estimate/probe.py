@@ -189,6 +189,7 @@ def _whole(config: Config, start_seconds: float) -> Probe:
         store_seconds=store_seconds,
         peak_train_mb=job.meter.train.peak_mb,
         peak_eval_mb=job.meter.evaluation.peak_mb,
+        trainable=sum(parameter.numel() for parameter in job.model.parameters() if parameter.requires_grad),
     )
     data = job.data
     extra = sum(len(each.lengths) for each in data.extra.values())
