@@ -38,6 +38,7 @@ SET_BY_PROTOCOL = {
     "train.seed": "src.settle chooses the seeds, from train.seed upwards; give one number",
 }
 EVAL_F1 = "eval/f1"
+LONGEST_TAG = 8000  # characters that MLflow keeps of a tag
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,10 @@ def make(arms: Sequence[Arm], settings: Config, terminal: Terminal) -> Plan:
     reachable = max(
         reachable_margin(size.questions, size.passages, size.articles, seeds, comparisons) for size in sizes
     )
-    return replace(plan, reachable=reachable)
+    plan = replace(plan, reachable=reachable)
+    if len(plan.as_json()) > LONGEST_TAG:
+        raise UserError(f"{count(len(arms), 'method')} are too many for one plan; compare fewer at a time.")
+    return plan
 
 
 def _probe(arm: Arm) -> Probe | str:
@@ -176,10 +180,11 @@ def _planned(arms: Sequence[Arm], probes: Mapping[str, Probe]) -> list[ArmPlan]:
     grouped, _ = make_arms(records, arm_keys(records, arms[0].by))
     index = {arm.name: number for number, arm in enumerate(arms)}
     base = {arm.name: index[other.name] for arm, other in pair_up(grouped, "full")}
+    shared = set.intersection(*(set(arm.overrides) for arm in arms))
     return [
         ArmPlan(
             arm.name,
-            arm.overrides,
+            [override for override in arm.overrides if override not in shared],
             arm.config.method.learning_rate,
             base.get(arm.name),
             probes[arm.name].run_seconds,
@@ -351,7 +356,8 @@ def carry_out(runs: Runs, terminal: Terminal) -> Settled:
     plan = runs.plan
 
     def say(sentence: str) -> None:
-        terminal.line()
+        if not sentence.startswith(" "):  # which belongs to the sentence before
+            terminal.line()
         terminal.line(sentence)
 
     settled = settle(plan, runs, runs.look, say)

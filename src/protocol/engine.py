@@ -13,7 +13,7 @@ from enum import Enum
 from statistics import mean
 
 from src.protocol.plan import RUNS, Plan
-from src.report.decision import Decision, decide
+from src.report.decision import OPEN, Decision, decide
 from src.report.planning import chance_to_decide
 from src.report.statistics import Difference
 
@@ -25,7 +25,6 @@ CUT_BELOW, CUT_BEHIND = 0.5, 10.0
 FEWEST_LOOKED_AT = 3  # verdict seeds that are run even where the budget is used up before
 SLACK = 0.05  # of a budget of time, by which it may be overrun since runs differ in length
 LATEST = 3  # runs of an arm, by whose mean time the next one is estimated
-OPEN = (Decision.UNDECIDED, Decision.WORSE)  # what more seeds may still decide
 
 
 class Phase(Enum):
@@ -143,6 +142,7 @@ class _Protocol:
         self.tell(f"Bracket: each method at its own learning rate and half a decade to each side, on seed {first}.")
         self._make([Job(arm, 0, first, Phase.BRACKET) for arm in arms])
         self._make([self._bracket_job(arm, step) for arm in arms for step in (-1, 1)])
+        self._tell_rates()
         for _ in range(plan.extra_rates):
             waiting = [arm for arm in arms if self._at_edge(arm)]
             if not waiting:
@@ -153,6 +153,16 @@ class _Protocol:
             names = ", ".join(plan.arms[arm].name for arm in waiting)
             self.tell(f"The best rate of {names} lies at an edge: every method gets one more rate on its open side.")
             self._make([self._bracket_job(arm, self._open_step(arm)) for arm in arms])
+            self._tell_rates()
+
+    def _tell_rates(self) -> None:
+        """What the rates of each arm have brought so far."""
+        for arm, plan in enumerate(self.plan.arms):
+            scores = [
+                f"{rate_at(plan.rate, step):g} {'none' if each.f1 is None else f'{each.f1:.1f}'}"
+                for step, each in self._on(arm, self.plan.choosing_seeds[0]).items()
+            ]
+            self.tell(f"  {plan.name}: F1 by rate {', '.join(scores)}")
 
     def _bracket_job(self, arm: int, step: int) -> Job:
         """With the score below which it is cut short: clearly behind what the arm has had after its first epoch."""
