@@ -18,7 +18,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -40,12 +40,17 @@ from src.arguments import (
 from src.compose import MISTAKES, Primary, completed, fail, from_hydra, register
 from src.config import HardwareConfig, UserError
 from src.console import begin
-from src.estimate.variants import MOST_WINDOWS, Outlook, Variant, as_json, distinct, look_at
+from src.estimate.cards import CARDS_GB, MOST_WINDOWS, Device, at_hand
 from src.grid import grid, key_of
 from src.problems import problems
 from src.protocol.plan import FEWEST_SEEDS, FIRST_RATES
 from src.report.terminal import Terminal, duration
 
+if TYPE_CHECKING:
+    from src.estimate.variants import Variant
+
+PARTS = {"adapter": "in adapters", "head": "in the head", "backbone": "in the backbone"}
+PLACES = {**{str(card): f"{card} GB card" for card in CARDS_GB}, "device": "the device at hand"}
 COLUMNS = 3  # variants side by side in 80 columns
 Row = tuple[str, Callable[[dict[str, Any]], str]]  # what stands at the left, and what is said of a variant
 
@@ -95,13 +100,16 @@ def configure(arguments: Sequence[str]) -> tuple[list[Variant], list[str]]:
         parsed = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader()).parse_overrides(overrides)
         runs = grid(parsed, lambda chosen: compose("config", overrides=list(chosen)))
         varied = {o.get_key_element().lstrip("+") for o in parsed if o.is_sweep_override()}
-        variants = []
-        for job in runs.jobs:
-            config = from_hydra(compose("config", overrides=list(job)), job)
-            if found := problems(config):
-                raise UserError("\n".join(found))
-            more = [override for override in job if key_of(override) in varied - {"method"}]
-            variants.append(Variant(" ".join([config.method.name, *more]), list(job), config))
+        jobs = [(list(job), from_hydra(compose("config", overrides=list(job)), job)) for job in runs.jobs]
+    for _, config in jobs:
+        if found := problems(config):
+            raise UserError("\n".join(found))
+    from src.estimate.variants import Variant, distinct  # imports torch: not before all is well
+
+    variants = []
+    for job, config in jobs:
+        more = [override for override in job if key_of(override) in varied - {"method"}]
+        variants.append(Variant(" ".join([config.method.name, *more]), job, config))
     return distinct(variants), [f"{note}." for note in runs.notes]
 
 
@@ -111,7 +119,7 @@ def plan(variants: Sequence[Variant], notes: Sequence[str], given: PlanArguments
     Raises:
         UserError: a shape that is not known, or a method that does not fit it.
     """
-    from src.estimate.cards import Device, at_hand
+    from src.estimate.variants import as_json, look_at
 
     terminal = Terminal(quiet=given.format == "json")
     device: Device | None = None
@@ -123,7 +131,7 @@ def plan(variants: Sequence[Variant], notes: Sequence[str], given: PlanArguments
         if hardware.device != "gpu" or "sees none" not in str(error):
             raise
         notes.append(str(error))
-    outlooks: list[Outlook] = []
+    outlooks = []
     for variant in variants:
         terminal.line(f"{variant.name}: the formula{' and a probe' if given.probe else ''} ...")
         outlooks.append(look_at(variant, device, given.probe, given.largest_batch))
@@ -208,7 +216,7 @@ def _sections(device: dict[str, Any] | None) -> list[tuple[str, list[Row]]]:
                 ("all", lambda v: f"{v['parameters']['total']:,}"),
                 ("trained", lambda v: f"{v['parameters']['trained']:,}"),
                 ("", lambda v: f"{v['parameters']['trained_percent']:.2f} %"),
-                *((f"  {part}", _part(key)) for key, part in _PARTS.items()),
+                *((f"  {part}", _part(key)) for key, part in PARTS.items()),
             ],
         ),
         (f"memory by formula{here or ' (GPU, bf16)'}", [*map(memory, (*parts, "total"))]),
@@ -216,18 +224,13 @@ def _sections(device: dict[str, Any] | None) -> list[tuple[str, list[Row]]]:
             "fits (cards by the formula for bf16)",
             [
                 ("memory on a card", lambda v: _mb(v["memory_on_gpu"]["total_mb"])),
-                *((f"{card} GB card", _verdict(card)) for card in ("8", "16", "24", "48", "80")),
-                ("the device at hand", _verdict("device")),
+                *((name, _verdict(place)) for place, name in PLACES.items()),
             ],
         ),
         ("disk", [("the stored model", lambda v: _mb(v["disk_mb"]))]),
-        ("largest batch", [*((name, _largest(key)) for key, name in _PLACES.items())]),
+        ("largest batch", [(name, _largest(place)) for place, name in PLACES.items()]),
         ("measured by a probe", _probe_rows()),
     ]
-
-
-_PARTS = {"adapter": "in adapters", "head": "in the head", "backbone": "in the backbone"}
-_PLACES = {**{card: f"{card} GB card" for card in ("8", "16", "24", "48", "80")}, "device": "the device at hand"}
 
 
 def _part(key: str) -> Callable[[dict[str, Any]], str]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from src.config import HardwareConfig, UserError
 
 CARDS_GB = (8, 16, 24, 48, 80)
+MOST_WINDOWS = 4096  # the largest batch that is looked for
 # The rest of a GPU's memory holds the CUDA context (0.3 to 0.6 GB) and what torch's allocator holds without using it.
 USABLE_SHARE = 0.9
 PROCESS_MB = 600  # of a CPU's memory that Python, torch and the data take; the formula and the meter leave it out

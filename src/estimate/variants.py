@@ -9,14 +9,13 @@ from typing import Any
 
 from src.config import Config, ModelConfig, UserError
 from src.estimate import cards
-from src.estimate.cards import Device
+from src.estimate.cards import MOST_WINDOWS, Device
 from src.estimate.cost import Probe, price
 from src.estimate.memory import MemoryEstimate, estimate
 from src.problems import cannot_be_trained
 from src.protocol.plan import LEAST_ROUNDS
 
 GPU_PRECISION = "bf16"  # that the cards are reckoned with
-MOST_WINDOWS = 4096  # the largest batch that is looked for
 FORMULA_ERROR = 1.15  # a probe is not tried where the formula says more than this times what there is
 
 
