@@ -35,7 +35,14 @@ MODELS = {
 }
 METHODS = ("full", "lora")
 BATCHES = (2, 16)  # of 384 tokens: less than a micro-batch, and four of them
-COMMON = ["hardware=cpu", "train.epochs=1", "tracking.keep_model=none", "model.max_length=384", "dataset=file", "dataset.split=given"]
+COMMON = [
+    "hardware=cpu",
+    "train.epochs=1",
+    "tracking.keep_model=none",
+    "model.max_length=384",
+    "dataset=file",
+    "dataset.split=given",
+]
 STEPS = 2  # at least: from the second one on the optimizer's moments exist
 PASSAGES_IN_ROW = 4
 
