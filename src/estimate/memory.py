@@ -24,10 +24,10 @@ FP32 = 4  # bytes; what trains, its gradients and Adam's moments are in fp32
 NF4 = (4 + 0.127) / 8  # bytes
 # What cuBLAS asks of torch's allocator as its workspace on GPUs from Hopper on; 8 MB on older ones.
 CUBLAS_WORKSPACE = 32 * 1024**2
-# Of the resident size on a CPU: what a process has besides tensors, and the holes in the C allocator's heap for each byte
-# of activations and temporary tensors. Fitted to the measured runs of docs/memory.md, the only constants that are.
+# Of the resident size on a CPU: what a process has besides tensors, and the holes in the C allocator's heap for each
+# byte of activations and temporary tensors. Fitted to measured runs (docs/memory.md).
 CPU_PROCESS = 50e6  # bytes
-CPU_HOLES = 1.0
+CPU_HOLES, CPU_HOLES_OF_SEVERAL = 0.85, 1.15  # with one micro-batch a step; with several, of different lengths
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def estimate(
     step = footprint(bare, work)
     gradients, activations, working = step.gradients, step.activations, float(step.temporary)
     if work.on_cpu:
-        working += CPU_HOLES * (activations + working)
+        working += (CPU_HOLES_OF_SEVERAL if work.accumulates else CPU_HOLES) * (activations + working)
     if trained > gradients + activations + working:  # the update needs all gradients, and nothing else
         gradients, activations, working = trained, 0, 0.0
     working += CPU_PROCESS if work.on_cpu else CUBLAS_WORKSPACE
