@@ -24,9 +24,10 @@ FP32 = 4  # bytes; what trains, its gradients and Adam's moments are in fp32
 NF4 = (4 + 0.127) / 8  # bytes
 # What cuBLAS asks of torch's allocator as its workspace on GPUs from Hopper on; 8 MB on older ones.
 CUBLAS_WORKSPACE = 32 * 1024**2
-# On a CPU the resident size is measured. PLACEHOLDER
-CPU_CONSTANT_MB = 60.0
-CPU_HOLES = 0.75
+# Of the resident size on a CPU: what a process has besides tensors, and the holes in the C allocator's heap for each
+# byte of activations and temporary tensors. Fitted to measured runs (docs/memory.md).
+CPU_PROCESS = 50e6  # bytes
+CPU_HOLES, CPU_HOLES_OF_SEVERAL = 0.85, 1.15  # with one micro-batch a step; with several, of different lengths
 
 
 @dataclass(frozen=True)
@@ -74,22 +75,20 @@ def estimate(
     quantised = _quantised_layers(bare) if config.method.quantize else []
     work = _work(config, device, precision, processes, batch_windows, length)
     step = footprint(bare, work)
-    gradients, activations, temporary, optimizer = step.gradients, step.activations, step.temporary, 2 * trained
-    if trained > gradients + activations + temporary:  # the update needs all gradients, and nothing else
-        gradients, activations, temporary = trained, 0, 0
-    working = float(temporary)
+    gradients, activations, working = step.gradients, step.activations, float(step.temporary)
+    if work.on_cpu:
+        working += (CPU_HOLES_OF_SEVERAL if work.accumulates else CPU_HOLES) * (activations + working)
+    if trained > gradients + activations + working:  # the update needs all gradients, and nothing else
+        gradients, activations, working = trained, 0, 0.0
+    working += CPU_PROCESS if work.on_cpu else CUBLAS_WORKSPACE
     if processes > 1:
         working += trained  # the buckets in which gradients are exchanged
-    if work.on_cpu:
-        working += CPU_CONSTANT_MB * MB + CPU_HOLES * (gradients + activations + temporary)
-    else:
-        working += CUBLAS_WORKSPACE
     width = work.dtype.itemsize
     return MemoryEstimate(
         counts=bare.counts,
         weights_mb=(step.weights - sum((width - NF4) * size for size in quantised)) / MB,
         gradients_mb=gradients / MB,
-        optimizer_mb=optimizer / MB,
+        optimizer_mb=2 * trained / MB,
         activations_mb=activations / MB,
         working_mb=(working + width * max(quantised, default=0)) / MB,  # one layer at a time is made whole again
         disk_mb=_stored(config, bare.counts) / MB,

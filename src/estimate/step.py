@@ -98,6 +98,7 @@ def _counted(bare: Bare, work: Work, live: Live) -> Footprint:
         for parameter in trained:
             parameter.grad = torch.empty_like(parameter)
     live.watch_gradients(trained)
+    waiting = live.gradients
     before = live.bytes
     loss = _loss(bare, work)
     kept = live.bytes - before
@@ -105,9 +106,12 @@ def _counted(bare: Bare, work: Work, live: Live) -> Footprint:
     del loss
     # Casts of frozen weights, and factors of dropout: they stay from step to step.
     copies = live.bytes - weights - live.gradients
-    activations = min(kept - copies, live.peak - weights - live.gradients_at_peak - copies)
-    temporary = live.peak - weights - copies - live.gradients_at_peak - activations
-    return Footprint(weights + copies, live.gradients_at_peak, activations, temporary)
+    # A CPU's allocator keeps what activations have freed, and gradients that follow them move in there.
+    besides = live.peak_besides if work.on_cpu else live.peak - live.gradients_at_peak
+    gradients = waiting if work.on_cpu else live.gradients_at_peak
+    activations = min(kept, besides - weights) - copies
+    temporary = besides - weights - copies - activations
+    return Footprint(weights + copies, gradients, activations, temporary)
 
 
 def _loss(bare: Bare, work: Work) -> Tensor:
