@@ -49,7 +49,7 @@ class Arm:
     overrides: Overrides  # that make its configuration
     config: Config  # at its method's own rate
     hash: str  # of that run
-    by: tuple[str, ...]  # parameters that tell it from other variants of its method
+    by: tuple[str, ...] = ()  # parameters that tell it from other variants of its method
 
     def as_record(self, trainable: int = 0) -> Record:
         """A run of it, as far as it is known beforehand: what a comparison tells arms and baselines by."""
@@ -76,14 +76,7 @@ def find_arms(jobs: Sequence[tuple[Overrides, Config]], given: Iterable[str], se
     if settings.sweep.budget is None:
         raise UserError("budget= is missing: how much may be spent, such as budget=2h, or budget='40 runs'.")
     budget = read_budget(settings.sweep.budget, settings.hardware.price_per_hour)
-    varied: dict[str, set[str]] = {}
-    for overrides, _ in jobs:
-        for override in overrides:
-            varied.setdefault(key_of(override), set()).add(override)
-    lacking = {key for key in varied if not all(any(key_of(o) == key for o in overrides) for overrides, _ in jobs)}
-    params = set().union(*(flatten(recorded(config)) for _, config in jobs))
-    by = [key for key, values in varied.items() if (len(values) > 1 or key in lacking) and key in params]
-    arms = [Arm("", overrides, config, hashes(config).present, tuple(by)) for overrides, config in jobs]
+    arms = [Arm("", overrides, config, hashes(config).present) for overrides, config in jobs]
     arms = list({arm.hash: arm for arm in arms}.values())
     if len(arms) < 2:
         raise UserError("src.settle compares methods, and this is one alone; give two at least: method=full,lora.")
@@ -96,8 +89,22 @@ def find_arms(jobs: Sequence[tuple[Overrides, Config]], given: Iterable[str], se
                 "dataset.test_size=null, give more articles, or test questions of their own (dataset.test_path)."
             )
     records = [arm.as_record() for arm in arms]
+    by = _telling_apart(records, dict.fromkeys(key_of(override) for overrides, _ in jobs for override in overrides))
     named = [make_arms([record], arm_keys(records, by))[0][0] for record in records]
-    return [replace(arm, name=each.name) for arm, each in zip(arms, named, strict=True)]
+    return [replace(arm, name=each.name, by=by) for arm, each in zip(arms, named, strict=True)]
+
+
+def _telling_apart(records: Sequence[Record], keys: Iterable[str]) -> tuple[str, ...]:
+    """As many of some parameters as it takes to tell all variants apart, beside what always does."""
+
+    def apart(by: Sequence[str]) -> int:
+        return len(make_arms(records, arm_keys(records, by))[0])
+
+    by: list[str] = []
+    for key in keys:
+        if any(key in record.params for record in records) and apart([*by, key]) > apart(by):
+            by.append(key)
+    return tuple(by)
 
 
 def stored(store: Store, sweep_hash: str) -> Plan | None:

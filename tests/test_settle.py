@@ -142,7 +142,7 @@ def test_a_rate_that_is_clearly_behind_is_cut_short(configure, server, tmp_path)
 def runs(tmp_path):
     """Makes the `Runs` of a plan for full and LoRA whose launcher ends runs as a list says, one after the other."""
     store = Store(tmp_path)
-    arms = [Arm(name, [f"method={name}"], _config(name), f"hash-{name}", ()) for name in ("full", "lora")]
+    arms = [Arm(name, [f"method={name}"], _config(name), f"hash-{name}") for name in ("full", "lora")]
     planned = [ArmPlan(arm.name, arm.overrides, 1e-3, hash=arm.hash) for arm in arms]
     plan = make_plan(planned, Budget(12, "runs", "12 runs"), 1.0, 0)
     tracking = TrackingConfig(folder=str(tmp_path))
