@@ -198,6 +198,7 @@ def schedule_of(stored: Stored) -> Schedule:
         by=tuple(plan.by),
         baseline=baselines.pop() if len(baselines) == 1 else "",
         out=plan.out,
+        probing=plan.probing,
         reachable=plan.reachable,
     )
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -123,6 +124,7 @@ def make(arms: Sequence[Arm], settings: Config, terminal: Terminal) -> Plan:
     terminal.line(f"Probe: a few steps of each of {count(len(arms), 'method')}.")
     probes: dict[str, Probe] = {}
     out: dict[str, str] = {}
+    begun = time.monotonic()
     for arm in arms:
         probed = _probe(arm)
         if isinstance(probed, Probe):
@@ -145,6 +147,7 @@ def make(arms: Sequence[Arm], settings: Config, terminal: Terminal) -> Plan:
         by=left[0].by,
         out=out,
         spread=max(spread_of(size.validation) for size in sizes),
+        probing=round(time.monotonic() - begun, 1),
     )
     comparisons = plan.comparisons * len(plan.looks)
     seeds = len(plan.verdict_seeds)
@@ -387,9 +390,10 @@ def _ending(plan: Plan, settled: Settled) -> str:
 
 def spent_so_far(plan: str, parent: str, members: Sequence[Record]) -> str:
     """What the runs of a parent have spent of the budget of its plan, which is given as it is stored."""
-    budget = Plan.from_json(plan).budget
+    known = Plan.from_json(plan)
     ended = [run for run in members if _is_own(run, parent) and (_ended(run) or run.failed)]
-    return spent_of(budget, float(len(ended)) if budget.unit == RUNS else sum(map(_seconds, ended)))
+    spent = float(len(ended)) if known.budget.unit == RUNS else sum(map(_seconds, ended))
+    return spent_of(known.budget, spent + known.probing)
 
 
 def spent_of(budget: Budget, spent: float) -> str:

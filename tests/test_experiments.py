@@ -16,6 +16,7 @@ from src import compare
 from src.arguments import read
 from src.compose import completed, register
 from src.config import ROOT
+from src.settle import meant
 from src.sweep import plan
 
 OVERLAYS = sorted((ROOT / "experiments").glob("*.yaml"))
@@ -41,10 +42,11 @@ def test_every_command_of_a_head_composes(overlay, tmp_path, monkeypatch):
     register()
     for command in found:
         module, *arguments = shlex.split(command)
-        if module != "src.train":
+        if module in SCHEMAS:
             assert read(SCHEMAS[module], arguments, "").model_fields_set
             continue
-        overrides = [argument for argument in completed(arguments) if argument != "-m"]
+        arguments = completed(meant(arguments) if module == "src.settle" else arguments)
+        overrides = [argument for argument in arguments if argument != "-m"]
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
             loader = GlobalHydra.instance().config_loader()
             composed = loader.load_configuration("config", overrides, run_mode=RunMode.MULTIRUN)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from statistics import mean
 
-from src.protocol.plan import RUNS, Plan
+from src.protocol.plan import RUNS, SLACK, Plan
 from src.report.decision import OPEN, Decision, decide
 from src.report.planning import chance_to_decide
 from src.report.statistics import Difference
@@ -23,7 +23,6 @@ LEAST_CHANCE = 0.10  # of being decided at the last look, below which an arm sto
 # so many points behind it.
 CUT_BELOW, CUT_BEHIND = 0.5, 10.0
 FEWEST_LOOKED_AT = 3  # verdict seeds that are run even where the budget is used up before
-SLACK = 0.05  # of a budget of time, by which it may be overrun since runs differ in length
 LATEST = 3  # runs of an arm, by whose mean time the next one is estimated
 
 
@@ -125,6 +124,7 @@ class _Protocol:
         self.outcomes = [{} for _ in self.plan.arms]
         self.seconds = [[] for _ in self.plan.arms]
         self.chosen = [None for _ in self.plan.arms]
+        self.spent = self.plan.probing
 
     def settle(self) -> Settled:
         self.bracket()

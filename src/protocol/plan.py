@@ -24,6 +24,7 @@ LEAST_ROUNDS = FIRST_RATES + FEWEST_SEEDS
 LOOKS = {3: (3,), 4: (4,), 5: (5,), 6: (6,), 7: (7,), 8: (5, 8)}
 UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
 RUNS, SECONDS = "runs", "seconds"
+SLACK = 0.05  # of a budget of time, by which it may be overrun: no run takes exactly as long as a probe has said
 
 
 class Budget(NamedTuple):
@@ -87,6 +88,7 @@ class Plan:
     out: dict[str, str] = field(default_factory=dict)  # arms that cannot take part, and why
     spread: float = 1.0  # points of F1: two rates closer than that on one seed are not told apart
     reachable: float | None = None  # the margin that test set and seeds can show
+    probing: float = 0.0  # seconds that the probes took, which a budget of time pays for
 
     @property
     def comparisons(self) -> int:
@@ -163,16 +165,23 @@ def make_plan(
     by: Sequence[str] = (),
     out: Mapping[str, str] | None = None,
     spread: float = 1.0,
+    probing: float = 0.0,
 ) -> Plan:
     """Fix the numbers of rates, seeds and looks that a budget holds.
+
+    A budget of time may be overrun by SLACK, so that one that was said to suffice is not refused because the next probe
+    says a little more.
 
     Raises:
         UserError: it does not hold the least protocol.
     """
-    round_costs = float(len(arms)) if budget.unit == RUNS else sum(arm.seconds for arm in arms)
-    rounds = math.floor(budget.limit / round_costs + 1e-9)
+    if budget.unit == RUNS:
+        a_round, limit, probing = float(len(arms)), budget.limit, 0.0
+    else:
+        a_round, limit = sum(arm.seconds for arm in arms), budget.limit * (1 + SLACK)
+    rounds = math.floor((limit - probing) / a_round + 1e-9)
     if rounds < LEAST_ROUNDS:
-        raise UserError(too_small(arms, budget, LEAST_ROUNDS * round_costs))
+        raise UserError(too_small(arms, budget, LEAST_ROUNDS * a_round + probing))
     shared = share_out(rounds)
     seeds = [first_seed + index for index in range(2 + shared.verdict_seeds)]
     return Plan(
@@ -187,6 +196,7 @@ def make_plan(
         by=list(by),
         out=dict(out or {}),
         spread=spread,
+        probing=probing,
     )
 
 
@@ -197,7 +207,10 @@ def too_small(arms: Sequence[ArmPlan], budget: Budget, needed: float) -> str:
         enough = f"budget='{runs} runs'"
         smaller = "Fewer methods need fewer"
     else:
-        enough = f"budget={_at_least(needed)}"
+        needed *= 1 + SLACK
+        money = budget.given.replace(".", "", 1).isdigit()
+        share = needed / budget.limit
+        enough = f"budget={math.ceil(100 * float(budget.given) * share) / 100:g}" if money else _typed(needed)
         smaller = "A smaller dataset.train_size or train.epochs, fewer methods or a smaller model need less"
     return (
         f"budget={budget.given} is too small: {len(arms)} methods take {runs} runs at least ({FIRST_RATES} learning "
@@ -205,10 +218,10 @@ def too_small(arms: Sequence[ArmPlan], budget: Budget, needed: float) -> str:
     )
 
 
-def _at_least(seconds: float) -> str:
-    """A time that is not shorter, as it can be typed."""
+def _typed(seconds: float) -> str:
+    """A budget of a time that is not shorter, as it can be typed."""
     if seconds < 2 * UNITS["m"]:
-        return f"{math.ceil(seconds)}s"
+        return f"budget={math.ceil(seconds)}s"
     if seconds < 2 * UNITS["h"]:
-        return f"{math.ceil(seconds / UNITS['m'])}m"
-    return f"{math.ceil(10 * seconds / UNITS['h']) / 10:g}h"
+        return f"budget={math.ceil(seconds / UNITS['m'])}m"
+    return f"budget={math.ceil(10 * seconds / UNITS['h']) / 10:g}h"

@@ -28,6 +28,7 @@ class Schedule:
     by: tuple[str, ...] = ()  # parameters that tell arms apart in addition to the method
     baseline: str = ""  # the method of all baselines; empty where they have several
     out: Mapping[str, str] = field(default_factory=dict)  # arms that could not take part, and why
+    probing: float = 0.0  # seconds that the probes took
     reachable: float | None = None  # margin, in points of F1, that test set and seeds could be expected to show
 
     def phase(self, seed: str) -> str:

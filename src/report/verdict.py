@@ -218,13 +218,14 @@ def protocol(comparison: Comparison) -> str:
 
 
 def spent(comparison: Comparison) -> str:
-    """`27 runs, 1 h 12 min, of a budget of 2h.`; empty where no settled sweep has made the runs."""
+    """`27 runs, 1 h 12 min, after probes of 2 min, of a budget of 2h.`; empty for any other sweep."""
     schedule = comparison.schedule
     if schedule is None or not comparison.spent:
         return ""
     whole = together(comparison.spent, "", "")
     seconds = [] if whole.seconds is None else [duration(whole.seconds)]
-    return f"{', '.join([count(whole.runs, 'run'), *seconds])}, of a budget of {schedule.budget}."
+    probes = [f"after probes of {duration(schedule.probing)}"] if schedule.probing else []
+    return f"{', '.join([count(whole.runs, 'run'), *seconds, *probes])}, of a budget of {schedule.budget}."
 
 
 def _names(arms: Sequence[Arm]) -> list[str]:
