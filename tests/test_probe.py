@@ -15,7 +15,16 @@ from src.data import batches
 from src.estimate import probe as measuring
 from src.estimate.cards import card_limit_mb, largest, largest_by_size, read_memory
 from src.estimate.cost import TRACKING_SECONDS, TRACKING_SECONDS_A_STEP, Measured, price, whole_run, work_of
-from src.estimate.probe import DoesNotFit, chosen_steps, does_not_fit, part_of, peak_isolated, probe_isolated
+from src.estimate.probe import (
+    DoesNotFit,
+    Timed,
+    chosen_steps,
+    does_not_fit,
+    part_of,
+    peak_isolated,
+    probe_isolated,
+    without_stalls,
+)
 from src.model.backbone import load_tokenizer
 from src.runs.isolation import Outcome, call
 from tests.conftest import TINY
@@ -248,3 +257,10 @@ def test_another_error_is_not_about_memory():
 
     with pytest.raises(RuntimeError, match="mat1"):
         measuring._explained(work)
+
+
+def test_a_step_that_was_held_up_is_left_out():
+    usual = [Timed(tokens, tokens / 1000 * factor, 0.0) for tokens, factor in ((500, 1.1), (1000, 1.0), (2000, 0.95))]
+    held_up = Timed(1000, 9.0, 9.0)
+    assert without_stalls([*usual, held_up]) == usual
+    assert without_stalls(usual) == usual

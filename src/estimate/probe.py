@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from statistics import median
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -48,6 +49,9 @@ SHIFTS = (0.5, 0.25, 0.75, 0.125, 0.625, 0.375, 0.875)  # where in its sixth of 
 SCORED_QUESTIONS = (32, 128, 384)  # of the validation set, one number after the other
 # After so long no further round of steps, or larger evaluation, is begun.
 ENOUGH_TRAINING_SECONDS, ENOUGH_EVAL_SECONDS = 4.0, 1.0
+# Whatever else the machine does may hold up one step or one file: a step that takes so many times its share is left out,
+# and what takes longer than so many seconds is done twice, of which the shorter counts.
+STALL, DONE_TWICE_SECONDS = 2.0, 2.0
 Value = TypeVar("Value")
 
 
@@ -135,7 +139,7 @@ def _check(config: Config) -> None:
         raise UserError(f"A probe cannot measure a run with {' and '.join(given)}; time one run of it instead.")
 
 
-class _Timed(NamedTuple):
+class Timed(NamedTuple):
     """An optimizer step."""
 
     tokens: int  # padding not counted
@@ -168,15 +172,15 @@ def _whole(config: Config, start_seconds: float) -> Probe:
     warm_up, steps = _train(job, optimizer, groups)
     with tempfile.TemporaryDirectory(prefix="tuneoff-probe-") as temporary:
         folder = Path(temporary)
-        checkpoint_seconds = _seconds(lambda: _write_checkpoint(job, optimizer, folder / "checkpoints"))
+        checkpoint_seconds = _seconds(lambda: _write_checkpoint(job, optimizer, Path(tempfile.mkdtemp(dir=folder))))
         start = base.identify(config.model, job.bare.config.model_type, config.train.seed)
         model = job.runtime.accelerator.unwrap_model(job.model)
         (folder / "model").mkdir()
         store_seconds = _seconds(lambda: method.save(model, folder / "model", start))
     sets = job.data.sets
     forgetting_seconds = _seconds(lambda: forgotten(config, job.runtime, job.tokenizer, sets, job.bare))
-    tokens = sum(step.tokens for step in steps)
-    per_token = sum(step.seconds for step in steps) / tokens
+    steps = without_stalls(steps)
+    per_token = sum(step.seconds for step in steps) / sum(step.tokens for step in steps)
     measured = Measured(
         start_seconds=start_seconds,
         load_seconds=load_seconds,
@@ -216,9 +220,13 @@ def _load(config: Config) -> tuple[_Job, float]:
 
 
 def _seconds(work: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
+    """Of some work that can be done more than once."""
+    taken: list[float] = []
+    while not taken or (len(taken) < 2 and taken[0] > DONE_TWICE_SECONDS):
+        began = time.perf_counter()
+        work()
+        taken.append(time.perf_counter() - began)
+    return min(taken)
 
 
 # Evaluation
@@ -287,15 +295,21 @@ def chosen_steps(steps: int, shift: float) -> list[int]:
     return [int((i + shift) * steps / STEPS_A_ROUND) for i in range(STEPS_A_ROUND)]
 
 
+def without_stalls(steps: Sequence[Timed]) -> list[Timed]:
+    """The steps but those that took STALL times as long for a token as half of them do, or longer."""
+    usual = median(step.seconds / step.tokens for step in steps)
+    return [step for step in steps if step.seconds / step.tokens < STALL * usual]
+
+
 def _train(
     job: _Job, optimizer: torch.optim.Optimizer, groups: list[list[list[int]]]
-) -> tuple[list[_Timed], list[_Timed]]:
+) -> tuple[list[Timed], list[Timed]]:
     """Train the warm-up steps, then rounds of steps of all lengths until they have taken long enough."""
     job.model.train()
     # The longest comes first: its peak is the run's.
     first = [groups[int(place * (len(groups) - 1))] for place in np.linspace(1, 0, WARM_UP_STEPS)]
     warm_up = [_step(job, optimizer, group) for group in first]
-    measured: list[_Timed] = []
+    measured: list[Timed] = []
     for shift in SHIFTS:
         measured += [_step(job, optimizer, groups[place]) for place in chosen_steps(len(groups), shift)]
         if sum(step.seconds for step in measured) > ENOUGH_TRAINING_SECONDS:
@@ -303,13 +317,13 @@ def _train(
     return warm_up, measured
 
 
-def _step(job: _Job, optimizer: torch.optim.Optimizer, group: list[list[int]]) -> _Timed:
+def _step(job: _Job, optimizer: torch.optim.Optimizer, group: list[list[int]]) -> Timed:
     usage, began = job.meter.train, time.perf_counter()
     before = usage.seconds
     with job.meter.phase(usage):
         optimizer_step(job.runtime, job.model, optimizer, group, job.data.train, job.config.train.max_grad_norm)
     seconds = usage.seconds - before
-    return _Timed(_tokens(job.data.train, group), seconds, time.perf_counter() - began)
+    return Timed(_tokens(job.data.train, group), seconds, time.perf_counter() - began)
 
 
 def _write_checkpoint(job: _Job, optimizer: torch.optim.Optimizer, folder: Path) -> None:
