@@ -8,7 +8,7 @@ Each configuration is probed and run in turns with the others, so that other wor
 run is timed as a sweep sees it: from the start of its process to its end. On a machine that is busy with other work
 the wall clock measures that work: `clock=cpu` takes the CPU seconds of both processes instead, of which one thread
 uses one a second where it has a core to itself. Other arguments are added to every configuration; `repeats=` says how
-often (2). The last column is what a run takes beside everything that the probe measures, which TRACKING_SECONDS and
+often (2). The last column is what a run takes in addition to everything that the probe measures, which TRACKING_SECONDS and
 TRACKING_SECONDS_A_STEP of src.estimate.cost stand for.
 """
 
@@ -86,7 +86,7 @@ def main() -> None:
     ratios: dict[tuple[str, ...], list[float]] = defaultdict(list)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        print(f"{'run':52} {'probe took':>10} {'estimate':>9} {'run':>9} {'ratio':>6} {'beside':>7}")
+        print(f"{'run':52} {'probe took':>10} {'estimate':>9} {'run':>9} {'ratio':>6} {'other':>7}")
         for _ in range(int(own["repeats"])):
             for run in RUNS:
                 config = configuration(completed([*run, *given, f"folder={folder}"]))

@@ -30,17 +30,20 @@ class Grid:
     notes: list[str] = field(default_factory=list)
 
 
-def grid(overrides: Sequence[Override], compose: Compose) -> Grid:
-    """Every combination of what the overrides vary.
+def grid(sweeps: Iterable[Sequence[Override]], compose: Compose) -> Grid:
+    """Every combination of what the overrides of a sweep vary; those of several sweeps one after the other.
 
     Args:
-        overrides: as Hydra has parsed them.
+        sweeps: the overrides of each, as Hydra has parsed them.
         compose: the configuration that some overrides give.
 
     Raises:
         UserError: a key of `method.peft` that no method of the sweep knows.
     """
-    [jobs] = BasicSweeper.split_arguments(list(overrides), None)
+    jobs: list[Job] = []
+    for overrides in sweeps:
+        [batch] = BasicSweeper.split_arguments(list(overrides), None)
+        jobs += batch
     methods = MethodKeys(compose)
     methods.check(jobs)
     kept: dict[tuple[str, ...], Job] = {}

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -97,10 +98,18 @@ def configure(arguments: Sequence[str]) -> tuple[list[Variant], list[str]]:
         raise UsageError(f"{' '.join(command('plan'))} takes no {options[0]}; leave it out.")
     overrides = completed(arguments)
     with initialize_config_dir(config_dir=Primary().folder, version_base="1.3"):
-        parsed = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader()).parse_overrides(overrides)
-        runs = grid(parsed, lambda chosen: compose("config", overrides=list(chosen)))
-        varied = {o.get_key_element().lstrip("+") for o in parsed if o.is_sweep_override()}
+        parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+        fixed = [str(o.input_line) for o in parser.parse_overrides(overrides) if not o.is_sweep_override()]
+        sweeper = compose("config", overrides=fixed, return_hydra_config=True).hydra.sweeper
+        params = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]  # of an overlay
+        listed = [shlex.split(arm) for arm in sweeper.get("arms") or []] or [[]]
+        sweeps = [parser.parse_overrides([*params, *overrides, *arm]) for arm in listed]
+        runs = grid(sweeps, lambda chosen: compose("config", overrides=list(chosen)))
+        varied = {o.get_key_element().lstrip("+") for each in sweeps for o in each if o.is_sweep_override()}
+        varied |= {key_of(override) for arm in listed for override in arm}
         jobs = [(list(job), from_hydra(compose("config", overrides=list(job)), job)) for job in runs.jobs]
+    if len({str(config.hardware) for _, config in jobs}) > 1:
+        raise UserError("src.plan looks at one device at a time; give one value of each key of hardware.")
     for _, config in jobs:
         if found := problems(config):
             raise UserError("\n".join(found))
@@ -150,10 +159,11 @@ def show(plain: dict[str, Any], terminal: Terminal) -> None:
         terminal.console.print(_table(variants[i : i + COLUMNS], device))
         terminal.line()
     first = variants[0]
+    models = ", ".join(dict.fromkeys(each["model"] for each in variants))
     rows = {
-        "model": f"{first['model']}, batches of {first['batch_windows']} windows of up to {first['length']} tokens",
+        "model": f"{models}, batches of {first['batch_windows']} windows of up to {first['length']} tokens",
         "device": _device(device),
-        "settling": _least_protocol(plain["least_protocol"]),
+        "src.settle": _least_protocol(plain["least_protocol"]),
     }
     terminal.header(rows, wrap=True)
     notes = [*plain["notes"], *dict.fromkeys(each["note"] for each in variants if each["note"])]

@@ -9,6 +9,7 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from src.config import Config, DatasetConfig, MethodConfig, ModelConfig, UserError, nearest, no_such_file
+from src.estimate.cards import read_memory
 
 CHOICES = {
     "dataset.source": ("sample", "hub", "file"),
@@ -70,11 +71,19 @@ def _values(config: Config) -> Iterator[Check]:
     for key in ABOVE_ZERO:
         ok = value(key) is None or 0 < value(key) < math.inf
         yield ok, f"{key}={value(key)} must be a number above 0."
+    yield _read(config.hardware.memory)
     train = config.train
     yield train.weight_decay >= 0, f"train.weight_decay={train.weight_decay} must not be negative."
     yield train.checkpoint_minutes > 0, f"train.checkpoint_minutes={train.checkpoint_minutes} must be above 0."
     for key in SHARES:
         yield 0 <= value(key) < 1, f"{key}={value(key)} must be at least 0 and below 1."
+
+
+def _read(memory: str | None) -> Check:
+    try:
+        return memory is None or read_memory(memory) > 0, ""
+    except UserError as error:
+        return False, str(error)
 
 
 def _train(config: Config) -> Iterator[Check]:

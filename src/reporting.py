@@ -53,7 +53,7 @@ def compare(
     Args:
         tracking: the store.
         sweeps, runs, where: which runs; the newest sweep by default (`src.runs.results.choose`).
-        by: parameters that tell arms apart beside the method.
+        by: parameters that tell arms apart in addition to the method.
         baseline: the method that the others are compared with.
         margin: points of F1 that a method may lose and still be preferred; None: the one that the sweep has named.
         exported: a file of runs, which are read from there and not from a store.
@@ -162,10 +162,9 @@ def _compared(
         UserError: no such parameter, no such baseline, or a margin that is not above 0.
     """
     stored = plan_of(source, selection)
-    schedule = None if stored is None else schedule_of(stored)
+    schedule = None if stored is None else schedule_of(stored, selection.parents[0])
     if schedule is not None:
         by = by or schedule.by
-        baseline = schedule.baseline if baseline == "full" and schedule.baseline else baseline
     known = {key for result in selection.results for key in result.params}
     for key in by:
         if key not in known:
@@ -180,11 +179,10 @@ def _compared(
     return comparison, [*selection.notes, *filter(None, [limit.note])]
 
 
-def schedule_of(stored: Stored) -> Schedule:
-    """What the report needs of a plan."""
+def schedule_of(stored: Stored, parent: str = "") -> Schedule:
+    """What the report needs of a plan, and of the parent run that it belongs to."""
     plan, ended_at = stored
     looks = plan.looks if ended_at is None else [*(look for look in plan.looks if look < ended_at), ended_at]
-    baselines = {method_of(arm.overrides) for arm in plan.arms if arm.base is None}
     return Schedule(
         looks=tuple(looks),
         shares=len(plan.looks),
@@ -196,16 +194,11 @@ def schedule_of(stored: Stored) -> Schedule:
         least_chance=LEAST_CHANCE,
         second_seed=plan.second_seed,
         by=tuple(plan.by),
-        baseline=baselines.pop() if len(baselines) == 1 else "",
+        parent=parent,
         out=plan.out,
         probing=plan.probing,
         reachable=plan.reachable,
     )
-
-
-def method_of(overrides: Sequence[str]) -> str:
-    """The method that overrides choose; empty where they choose none."""
-    return next((each.partition("=")[2] for each in overrides if each.startswith("method=")), "")
 
 
 def _write(comparison: Comparison, folder: Path, formats: Sequence[str], examples: int) -> list[Path]:

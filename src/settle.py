@@ -1,7 +1,7 @@
 """Decide between methods within a budget: plan, bracket the learning rates, repeat on fresh seeds, decide, report.
 
   python -m src.settle method=full,lora budget=2h
-  python -m src.settle questions.csv budget=30m                # one's own file; method=full,lora where none is named
+  python -m src.settle questions.csv budget=30m                # your own file; without method= these are full and LoRA
   python -m src.settle method=full,lora method.peft.r=4,16 budget='60 runs'
   python -m src.settle method=full,lora budget=5 price=2.5     # a sum of money, and what an hour costs
 
@@ -42,6 +42,8 @@ def meant(arguments: Sequence[str]) -> list[str]:
     words = [
         assignment("dataset.path", word) if "=" not in word and Path(word).is_file() else word for word in arguments
     ]
+    if any(word == "-c" or word.startswith("--cfg") for word in words):  # shows the configuration of one run
+        return words
     keys = {key_of(word) for word in written_out(words)}
     methods = [] if keys & {"method", "experiments", "from_run"} else [METHODS]
     return [*(word for word in SETTLE if word not in words), *words, *methods]

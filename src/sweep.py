@@ -18,7 +18,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -50,7 +50,6 @@ if TYPE_CHECKING:
     from src.runs.records import Record
     from src.settling import Arm
 
-SPENT = "spent_seconds"  # tag of a run: the wall time of all its attempts in sweeps, from start to end of its process
 PRELOADED = ["hydra.main", "src.warm"]
 _sweep: Sweep | None = None  # the one that this command runs
 
@@ -118,7 +117,8 @@ class Sweep:
         varied = " ".join(override for override in given if _varies(override)) or " ".join(given)
         digest = hashlib.sha256("\n".join(self.work.identity).encode()).hexdigest()[:12]
         if self.work.arms:
-            self.work.plan = self._plan(settings, digest)
+            launcher = str(composed.hydra.runtime.choices["hydra/launcher"])
+            self.work.plan = self._plan(settings, digest, launcher.startswith(REMOTE))
         self.parent = ParentRun.begin(
             settings.tracking,
             settings.sweep.name,
@@ -145,14 +145,23 @@ class Sweep:
         self.settled: Settled | None = None
         self._show(varied, len(done), settings)
 
-    def _plan(self, settings: Config, digest: str) -> Plan:
+    def _plan(self, settings: Config, digest: str, remote: bool) -> Plan:
         """The plan of a settle command: the one that was stored, or a new one."""
         from src.runs.store import connect, store_errors_explained
-        from src.settling import make, stored
+        from src.settling import make, seen_before, stored
 
         with store_errors_explained():
-            plan = None if settings.rerun else stored(connect(settings.tracking), digest)
-        return plan or make(self.work.arms, settings, self.terminal)
+            store = connect(settings.tracking)
+            plan = None if settings.rerun else stored(store, digest)
+            if plan is None:
+                plan = make(self.work.arms, settings, self.terminal, remote)
+                if names := seen_before(store, plan):
+                    self.work.notes.append(
+                        f"These test questions have been looked at before ({', '.join(names)}): the error of 5 % holds "
+                        "for each of these commands by itself and not for all together; new test questions have no "
+                        "such history"
+                    )
+        return plan
 
     def _show(self, varied: str, done: int, settings: Config) -> None:
         """What is about to run."""
@@ -172,7 +181,7 @@ class Sweep:
         self.terminal.header(rows, wrap=True)
         notes = [*self.work.notes, *_kept_margin(self.parent.margin, settings.sweep.margin)]
         if plan is not None and settings.sweep.budget != plan.budget.given:
-            notes.append(f"The plan was made for budget={plan.budget.given} and stays; rerun=true begins anew")
+            notes.append(f"The plan was made for budget={plan.budget.given} and stays")
         for note in notes:
             self.terminal.note(f"{note}.")
         for name, reason in plan.out.items() if plan is not None else []:
@@ -212,7 +221,10 @@ class Sweep:
         finished = {run.tags["config_hash"] for run in members if run.finished}
         missing = len(set(self.hashes) - finished)
         # A rate that fails is a result of a settle command; what counts is whether it has come to its end.
-        bad = self.settled is None if settles else bool(failed or missing)
+        decided = self.settled is not None and any(
+            look.difference is not None for looks in self.settled.looks.values() for look in looks
+        )
+        bad = not decided if settles else bool(failed or missing)
         status = Status.KILLED if interrupted else Status.FAILED if bad else Status.FINISHED
         self.terminal.line()
         self.terminal.sweep_table([(run.name, str(run.status), run.id[:8], run.metrics) for run in members])
@@ -222,7 +234,7 @@ class Sweep:
         if missing > len(failed):
             self.terminal.warning(f"{missing - len(failed)} runs are not finished; the same command goes on with them.")
         try:
-            if members and not interrupted and not (settles and bad):
+            if members and not interrupted and not (settles and self.settled is None):
                 report(self.tracking, sweeps=[self.parent.run_id])
         finally:
             self.parent.end(status, members)
@@ -235,6 +247,7 @@ class Sweep:
         return 130 if interrupted else 0 if status is Status.FINISHED else 1
 
 
+REMOTE = ("ray", "submitit_slurm")  # launchers that start runs on other machines
 SETTLE = ("-m", "hydra/sweeper=settle")  # what `src.settle` adds to what was typed
 
 
@@ -317,25 +330,23 @@ def find_work(composed: DictConfig, given: Sequence[str], settings: Config) -> W
         return Work(configs, identity, notes, distinct)
     from src.settling import find_arms
 
-    arms = find_arms(jobs, [key_of(override) for override in [*given, *sweeper.params]], settings)
+    arms = find_arms(jobs, settings)
     return Work(configs, ["settle", *identity], notes, arms=arms)
 
 
 def plan(composed: DictConfig, given: Sequence[str]) -> tuple[list[tuple[Job, Config]], list[str]]:
     """All runs with their overrides, checked before the first begins, and notes on what was left out of them."""
     loader = GlobalHydra.instance().config_loader()
-    listed = [shlex.split(arm) for arm in composed.hydra.sweeper.get("arms") or []]
-    notes: list[str] = []
+    listed = [shlex.split(arm) for arm in composed.hydra.sweeper.get("arms") or []] or [[]]  # each a sweep by itself
+    sweeps = [_parsed(composed, [*given, *arm]) for arm in listed]
+    runs = grid(sweeps, lambda chosen: loader.load_sweep_config(composed, list(chosen)))
     jobs = []
-    for arm in listed or [[]]:  # each is a sweep of its own
-        runs = grid(_parsed(composed, [*given, *arm]), lambda chosen: loader.load_sweep_config(composed, list(chosen)))
-        notes += runs.notes
-        for overrides in runs.jobs:
-            config = from_hydra(without_hydra(loader.load_sweep_config(composed, list(overrides))), overrides)
-            if found := problems(config) + cannot_be_trained(config):
-                raise UserError(f"The sweep cannot begin; in the run {' '.join(overrides)}: " + "\n".join(found))
-            jobs.append((overrides, config))
-    return jobs, notes
+    for overrides in runs.jobs:
+        config = from_hydra(without_hydra(loader.load_sweep_config(composed, list(overrides))), overrides)
+        if found := problems(config) + cannot_be_trained(config):
+            raise UserError(f"The sweep cannot begin; in the run {' '.join(overrides)}: " + "\n".join(found))
+        jobs.append((overrides, config))
+    return jobs, runs.notes
 
 
 def read_data(configs: Sequence[Config]) -> None:
@@ -439,6 +450,7 @@ def _run_isolated(config: Config, number: int, launcher: str) -> float | None:
     from src.runs.keep import drop_worse_models
     from src.runs.naming import run_name
     from src.runs.parent import ParentRun
+    from src.runs.records import SPENT
     from src.runs.tracking import RunLog
 
     start_server(PRELOADED)
@@ -456,22 +468,33 @@ def _run_isolated(config: Config, number: int, launcher: str) -> float | None:
         return None
     output = output_folder(config) / f"{log.hashes.present}.log"
     terminal.line(f"{title}  runs, see {output}")
-    begun = time.time()
     work: Callable[[Config], float] = train_on_a_free_gpu if launcher == "joblib" else train
     alone = launcher == "basic"  # the lines of several runs at once would overwrite each other
+    begun = time.time()
+
+    def members_and_this() -> tuple[list[Record], Record]:
+        """All runs, after what this one has spent so far was noted."""
+        members = parent.members()
+        [*_, this] = [run for run in members if run.tags["config_hash"] == log.hashes.present]
+        spent = float(this.tags.get(SPENT, 0)) + time.time() - begun
+        parent.store.tag(this.id, {"output": str(output), "launcher": launcher, SPENT: f"{spent:.1f}"})
+        return members, this
+
     with terminal.following(output.with_suffix(".progress")) if alone else nullcontext() as look:
         if look is not None:
             work = partial(train, progress_file=output.with_suffix(".progress"))
-        outcome = call(work, config, output, look)
+        try:
+            outcome = call(work, config, output, look)
+        except KeyboardInterrupt:
+            with suppress(ValueError):  # it had not begun
+                members_and_this()
+            raise
     if outcome.error == "AlreadyRunning":
         terminal.line(f"{title}  left alone: {outcome.reason}")
         return None
     if outcome.reason is not None:
         log.record_failure(outcome.reason)
-    members = parent.members()
-    [*_, own] = [run for run in members if run.tags["config_hash"] == log.hashes.present]
-    spent = float(own.tags.get(SPENT, 0)) + time.time() - begun
-    parent.store.tag(own.id, {"output": str(output), "launcher": launcher, SPENT: f"{spent:.1f}"})
+    members, own = members_and_this()
     drop_worse_models(parent.store, parent.run_id, members)
     ending = run_line(own.metrics) if outcome.reason is None else f"{own.status.in_mlflow}: {outcome.reason}"
     terminal.line(f"{title}  {ending}")

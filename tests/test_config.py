@@ -211,7 +211,7 @@ def test_a_run_may_add_a_key_to_its_methods_block():
 def combinations(*overrides):
     with initialize_config_dir(config_dir=str(ROOT / "conf"), version_base="1.3"):
         parsed = OverridesParser.create(GlobalHydra.instance().config_loader()).parse_overrides(list(overrides))
-        return grid(parsed, lambda chosen: compose(config_name="config", overrides=list(chosen)))
+        return grid([parsed], lambda chosen: compose(config_name="config", overrides=list(chosen)))
 
 
 def test_a_sweep_leaves_out_what_a_method_does_not_know():

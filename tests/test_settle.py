@@ -83,7 +83,7 @@ def test_a_command_that_has_ended_shows_its_decision_again(settled, command):
     assert again.returncode == 0, again.stderr
     parents, children = parents_and_children(folder)
     assert (len(parents), len(children)) == (1, 12)
-    assert "The plan was made for budget=12 runs and stays; rerun=true begins anew." in again.stdout
+    assert "The plan was made for budget=12 runs and stays." in again.stdout
     [look] = [line for line in shown.stdout.splitlines() if line.startswith("Look ")]
     assert look in again.stdout
 
@@ -97,10 +97,17 @@ def test_a_command_that_has_ended_shows_its_decision_again(settled, command):
         (["budget=11 runs"], "2 methods take 12 runs at least"),
         (["method=lora", "budget=20 runs"], "this is one alone"),
         (["learning_rate=1e-3,1e-4", "budget=20 runs"], "train.learning_rate: src.settle tries learning rates"),
-        (["seed=0,1", "budget=20 runs"], "train.seed: src.settle chooses the seeds"),
+        (["seed=0,1", "budget=20 runs"], "src.settle takes one value of train.seed, and there are several"),
         (
             ["test_size=null", "budget=20 runs"],
             "src.settle decides on test questions, and dataset=sample has none",
+        ),
+        (["margin=1,2", "budget=20 runs"], "src.settle takes one value of sweep.margin, and there are several"),
+        (["memory=lots", "budget=20 runs"], "hardware.memory=lots cannot be read; write 24GB"),
+        (["hardware=cpu,auto", "method=full", "budget=20 runs"], "Several variants would be called full"),
+        (
+            ["dataset.seed=0,1", "method=full", "budget=20 runs"],
+            "have different test questions, so they do not compare",
         ),
     ],
 )
@@ -154,8 +161,9 @@ def runs(tmp_path):
             for number, job in enumerate(jobs):
                 launched.append((initial_job_idx + number, job))
                 status, tags = endings.pop(0)
-                _, hash = _compose(job), hashes(_compose(job)).present
-                tags = {"config_hash": hash, "sweep": parent.run_id, "spent_seconds": "3.0", **tags}
+                hash = hashes(_compose(job)).present
+                member = {"sweep": parent.run_id, "mlflow.parentRunId": parent.run_id}
+                tags = {"config_hash": hash, **member, "spent_seconds": "3.0", **tags}
                 store.run(_compose(job).method.name, 1e-3, 0.5, status=status, tags=tags)
 
         return Runs(parent, plan, arms, [f"sweep.parent={parent.run_id}"], launch, _compose)
@@ -221,9 +229,21 @@ def test_the_same_runs_are_not_made_again(runs):
     assert len(launched) == 2
 
 
+def test_what_was_decided_on_stays_whatever_becomes_of_the_run(runs):
+    make, launched = runs
+    make([("FAILED", {"error": "Death"}), ("KILLED", {"stopped": "Cut short"}), ("FAILED", {"error": "Death"})])(JOBS)
+    later = make([("FINISHED", {}), ("FINISHED", {})])
+    later.launch([later._overrides(job) for job in JOBS], initial_job_idx=0)
+    assert [outcome.f1 for outcome in make([])(JOBS)] == [None, None]
+    assert len(launched) == 5
+
+
 def test_a_run_of_another_sweep_is_taken_and_costs_nothing(runs):
-    make, _ = runs
-    make([("FINISHED", {"sweep": "another"}), ("FINISHED", {"sweep": "another"})])(JOBS)
-    [first, second] = make([])(JOBS)
-    assert first.reused and second.reused
-    assert first.f1 is not None
+    make, launched = runs
+    other = {"sweep": "another", "mlflow.parentRunId": "another"}
+    begun = make([("FINISHED", other), ("FINISHED", {"sweep": "", "mlflow.parentRunId": ""})])
+    begun.launch([begun._overrides(job) for job in JOBS], initial_job_idx=0)
+    first = make([])(JOBS)
+    assert [outcome.reused for outcome in first] == [True, True]
+    assert first[0].f1 is not None and len(launched) == 2
+    assert make([])(JOBS) == first, "as it was counted the first time"

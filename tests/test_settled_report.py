@@ -89,6 +89,8 @@ def settled(store, arms=SETTLED, plan=PLANNED, tags=None, **more):
         for seed in shape.seeds:
             run(store, method, 1e-3, seed, shape, **more)
     parent = swept(store, COMMAND)
+    for member in store.store.members(parent):
+        store.store.tag(member.id, {"mlflow.parentRunId": parent})
     store.store.tag(parent, {PLAN: plan.as_json(), **(tags or {})})
     return parent
 
@@ -276,17 +278,17 @@ def test_an_export_gives_the_same_page(store, tmp_path):
     assert pages[0] == pages[1]
 
 
-def test_its_parameters_and_its_baseline_tell_arms_apart(store):
+def test_its_parameters_tell_arms_apart(store):
     plan = replace(
         PLANNED,
-        arms=[ArmPlan("lora", ["method=lora"], 1e-3), ArmPlan("full", ["method=full"], 1e-3, base=0)],
+        arms=[ArmPlan("full", ["method=full"], 1e-3), ArmPlan("lora", ["method=lora"], 1e-3, base=0)],
         by=["train.batch_size"],
         out={"dora": "its memory is full"},
     )
     settled(store, plan=plan)
     found = compare(store.tracking)
-    assert [arm.name for arm in found.arms] == ["lora batch_size=16", "full batch_size=16", "head batch_size=16"]
-    assert {contrast.base.name for contrast in found.contrasts} == {"lora batch_size=16"}
+    assert [arm.name for arm in found.arms] == ["full batch_size=16", "lora batch_size=16", "head batch_size=16"]
+    assert {contrast.base.name for contrast in found.contrasts} == {"full batch_size=16"}
     assert found.empty == {"dora": "its memory is full"}
     assert compare(store.tracking, by=["model.name"]).arms[0].name == "minilm lora"
 

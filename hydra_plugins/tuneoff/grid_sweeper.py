@@ -19,5 +19,5 @@ class GridSweeper(BasicSweeper):
     ) -> list[list[list[str]]]:
         assert self.hydra_context is not None and self.config is not None
         loader, config = self.hydra_context.config_loader, self.config
-        jobs = grid(overrides, lambda chosen: loader.load_sweep_config(config, list(chosen))).jobs
+        jobs = grid([overrides], lambda chosen: loader.load_sweep_config(config, list(chosen))).jobs
         return list(self.split_overrides_to_chunks(jobs, max_batch_size))

@@ -42,9 +42,19 @@ def read_memory(text: str) -> float:
     return float(parts[1]) * UNITS_MB[parts[2]]
 
 
+def limit_mb(memory: float, kind: str) -> float:
+    """What a run may take of so much memory (MB), by what the meter and the formula count.
+
+    Args:
+        memory: MB of 10^6 bytes.
+        kind: of the device, cpu or gpu.
+    """
+    return max(0.0, memory - PROCESS_MB) if kind == "cpu" else USABLE_SHARE * memory
+
+
 def card_limit_mb(size_gb: float) -> float:
     """What a run may allocate on a card of so many GB (10^9 bytes)."""
-    return size_gb * 1e3 * USABLE_SHARE
+    return limit_mb(size_gb * 1e3, "gpu")
 
 
 def at_hand(config: HardwareConfig) -> Device:
@@ -63,16 +73,16 @@ def at_hand(config: HardwareConfig) -> Device:
     device = runtime.device
     if runtime.on_cpu:
         memory = psutil.virtual_memory()
-        has, limit = memory.total / 1e6, (wanted or memory.available / 1e6) - PROCESS_MB
+        has, limit = memory.total / 1e6, limit_mb(wanted or memory.available / 1e6, "cpu")
     else:
         has = torch.cuda.get_device_properties(device).total_memory / 1e6
-        limit = USABLE_SHARE * (wanted or has)
+        limit = limit_mb(wanted or has, "gpu")
     return Device(
         name=str(runtime).rpartition(", ")[0],
         kind="cpu" if runtime.on_cpu else "gpu",
         precision=runtime.precision,
         memory_mb=has,
-        limit_mb=max(0.0, limit),
+        limit_mb=limit,
         micro_batch_tokens=runtime.micro_batch_tokens,
     )
 

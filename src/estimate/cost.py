@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from src.config import TrainConfig
 
-# What a run of a sweep takes beside all that the probe does itself: claiming the run, its parameters, inputs, tables
+# What a run of a sweep takes in addition to all that the probe does itself: claiming the run, its parameters, inputs, tables
 # and pictures in MLflow's SQLite store, and the end of the process. `python -m benchmarks.probe` measures both.
 TRACKING_SECONDS = 1.5
 TRACKING_SECONDS_A_STEP = 0.003
@@ -34,7 +34,7 @@ class Measured:
     start_seconds: float  # from the start of the process to the beginning of the probe
     load_seconds: float  # questions, windows (from the cache), weights, method
     train_seconds_per_token: float  # after the warm-up, on the meter's clock
-    beside_seconds_per_step: float  # of a step, outside the meter's clock
+    other_seconds_per_step: float  # of a step, outside the meter's clock
     warm_up_seconds: float  # that the first steps took longer than later ones
     eval_windows_per_second: float
     checkpoint_seconds: float  # to write one
@@ -43,6 +43,7 @@ class Measured:
     peak_train_mb: float
     peak_eval_mb: float
     trainable: int = 0  # parameters
+    device: str = "cpu"  # cpu | gpu
 
 
 @dataclass(frozen=True)
@@ -92,8 +93,8 @@ def whole_run(measured: Measured, work: Work) -> Probe:
     speed = measured.eval_windows_per_second
     eval_seconds = (work.evaluations * work.validation_windows + work.extra_windows) / speed
     test_seconds = work.test_windows / speed
-    beside = (measured.beside_seconds_per_step + TRACKING_SECONDS_A_STEP) * work.steps
-    working = train_seconds + eval_seconds + test_seconds + beside
+    other = (measured.other_seconds_per_step + TRACKING_SECONDS_A_STEP) * work.steps
+    working = train_seconds + eval_seconds + test_seconds + other
     timed_checkpoints = int(train_seconds / (60 * work.checkpoint_minutes))
     fixed_seconds = (
         measured.start_seconds

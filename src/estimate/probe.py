@@ -49,10 +49,14 @@ SHIFTS = (0.5, 0.25, 0.75, 0.125, 0.625, 0.375, 0.875)  # where in its sixth of 
 SCORED_QUESTIONS = (32, 128, 384)  # of the validation set, one number after the other
 # After so long no further round of steps, or larger evaluation, is begun.
 ENOUGH_TRAINING_SECONDS, ENOUGH_EVAL_SECONDS = 4.0, 1.0
-# Whatever else the machine does may hold up one step or one file: a step that takes so many times its share is left out,
-# and what takes longer than so many seconds is done twice, of which the shorter counts.
+# Other work on the machine may hold up one step or one file. A step that takes so many times its share is left out;
+# what takes longer than so many seconds is done twice, and the shorter time counts.
 STALL, DONE_TWICE_SECONDS = 2.0, 2.0
 Value = TypeVar("Value")
+
+
+class NoProbe(UserError):
+    """A run that can be made, and that a probe cannot measure."""
 
 
 class DoesNotFit(UserError):
@@ -84,7 +88,8 @@ def peak_isolated(config: Config, batch_windows: int) -> Outcome:
 
 def does_not_fit(outcome: Outcome) -> bool:
     """Whether a process has ended because memory was full: a GPU's, or the machine's (it was killed)."""
-    return outcome.error in (DoesNotFit.__name__, "Death", "MemoryError")
+    killed = outcome.error == "Death" and "SIGKILL" in str(outcome.reason)
+    return killed or outcome.error in (DoesNotFit.__name__, "MemoryError")
 
 
 def _isolated(function: Callable[[Any], Any], argument: Any) -> Outcome:
@@ -136,7 +141,7 @@ def _check(config: Config) -> None:
         f"hardware.processes={config.hardware.processes}": config.hardware.processes not in (1, None),
     }
     if given := [key for key, is_set in reasons.items() if is_set]:
-        raise UserError(f"A probe cannot measure a run with {' and '.join(given)}; time one run of it instead.")
+        raise NoProbe(f"A probe cannot measure a run with {' and '.join(given)}; time one run of it instead.")
 
 
 class Timed(NamedTuple):
@@ -185,7 +190,7 @@ def _whole(config: Config, start_seconds: float) -> Probe:
         start_seconds=start_seconds,
         load_seconds=load_seconds,
         train_seconds_per_token=per_token,
-        beside_seconds_per_step=sum(step.wall_seconds - step.seconds for step in steps) / len(steps),
+        other_seconds_per_step=sum(step.wall_seconds - step.seconds for step in steps) / len(steps),
         warm_up_seconds=max(0.0, sum(step.seconds - per_token * step.tokens for step in warm_up)),
         eval_windows_per_second=eval_windows_per_second,
         checkpoint_seconds=checkpoint_seconds,
@@ -194,6 +199,7 @@ def _whole(config: Config, start_seconds: float) -> Probe:
         peak_train_mb=job.meter.train.peak_mb,
         peak_eval_mb=job.meter.evaluation.peak_mb,
         trainable=sum(parameter.numel() for parameter in job.model.parameters() if parameter.requires_grad),
+        device="cpu" if job.runtime.on_cpu else "gpu",
     )
     data = job.data
     extra = sum(len(each.lengths) for each in data.extra.values())

@@ -148,8 +148,8 @@ def _largest_here(config: Config, device: Device) -> int:
 
     def fits(windows: int) -> bool:
         if device.kind == "cpu":  # other programs want their memory too
-            told = estimate(config, device="cpu", precision=device.precision, batch_windows=windows).total_mb
-            if told > FORMULA_ERROR * device.limit_mb:
+            needed = estimate(config, device="cpu", precision=device.precision, batch_windows=windows).total_mb
+            if needed > FORMULA_ERROR * device.limit_mb:
                 return False
         outcome = peak_isolated(config, windows)
         if outcome.error == "KeyboardInterrupt":

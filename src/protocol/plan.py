@@ -34,6 +34,11 @@ class Budget(NamedTuple):
     unit: str  # RUNS | SECONDS
     given: str  # as it was typed
 
+    @property
+    def is_money(self) -> bool:
+        """Whether it was given as a sum of money."""
+        return self.given.replace(".", "", 1).isdigit()
+
 
 class Rounds(NamedTuple):
     """How a budget is shared out. A round is one run of every arm."""
@@ -65,7 +70,7 @@ class ArmPlan:
     """One of the variants that are compared."""
 
     name: str
-    overrides: list[str]  # that make its configuration, beside those that all share
+    overrides: list[str]  # that make its configuration, without those that all share
     rate: float  # its method's own, which the bracket starts from
     base: int | None = None  # the index of the arm that it is compared with; None for a baseline
     seconds: float = 0.0  # of one of its runs, as the probe estimates
@@ -84,10 +89,11 @@ class Plan:
     choosing_seeds: list[int]
     verdict_seeds: list[int]
     looks: list[int]  # numbers of verdict seeds at which the test set is looked at
-    by: list[str] = field(default_factory=list)  # parameters that tell arms apart beside the method
+    by: list[str] = field(default_factory=list)  # parameters that tell arms apart in addition to the method
     out: dict[str, str] = field(default_factory=dict)  # arms that cannot take part, and why
     spread: float = 1.0  # points of F1: two rates closer than that on one seed are not told apart
     reachable: float | None = None  # the margin that test set and seeds can show
+    tests: list[str] = field(default_factory=list)  # digests of the test questions
     probing: float = 0.0  # seconds that the probes took, which a budget of time pays for
 
     @property
@@ -208,9 +214,9 @@ def too_small(arms: Sequence[ArmPlan], budget: Budget, needed: float) -> str:
         smaller = "Fewer methods need fewer"
     else:
         needed *= 1 + SLACK
-        money = budget.given.replace(".", "", 1).isdigit()
-        share = needed / budget.limit
-        enough = f"budget={math.ceil(100 * float(budget.given) * share) / 100:g}" if money else _typed(needed)
+        enough = _typed(needed)
+        if budget.is_money:
+            enough = f"budget={math.ceil(100 * float(budget.given) * needed / budget.limit) / 100:g}"
         smaller = "A smaller dataset.train_size or train.epochs, fewer methods or a smaller model need less"
     return (
         f"budget={budget.given} is too small: {len(arms)} methods take {runs} runs at least ({FIRST_RATES} learning "

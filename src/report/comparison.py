@@ -27,6 +27,7 @@ from src.report.words import count
 # What tells arms apart wherever it varies. Scores on different questions do not compare, so what draws the questions
 # is among it.
 DRAWN_BY = ("dataset.split", "dataset.subset", "dataset.validation_size", "dataset.test_size", "dataset.seed")
+FEWEST_SEEDS = 2  # fresh seeds with a result of both, without which the spread between seeds is not known
 FEWEST_SCORED = 10  # questions that one of two methods scores on, below which there is nothing to resample
 NAMES = ("dataset.name", "model.name", "method.name")
 ARMS_BY = ("dataset.name", *DRAWN_BY, "model.name", "method.name")
@@ -91,7 +92,7 @@ def compare_runs(
     Args:
         title: of the whole.
         results: finished and other runs.
-        by: parameters that tell arms apart beside method, model and data set (`method.peft.r`, say).
+        by: parameters that tell arms apart in addition to method, model and data set (`method.peft.r`, say).
         baseline: the method that the others are compared with, each with that of its own data set, model and so on; or
             the whole name of one arm. Where there is none, it is the arm that trains most.
         commands: that made the runs.
@@ -254,8 +255,8 @@ def _at_look(
     seen, own, other = schedule.looks[number - 1], scores[arm.name], scores[base.name]
     assert own is not None and other is not None
     both = {*schedule.verdict_seeds[:seen]} & {*own.seeds} & {*other.seeds}
-    if not both:
-        return Contrast(arm, base, why_not="no fresh seed has a result of both")
+    if len(both) < FEWEST_SEEDS:
+        return Contrast(arm, base, why_not=f"both have a result on only {count(len(both), 'fresh seed')}")
     contrast = _contrast(arm, base, {arm.name: own.of(both), base.name: other.of(both)}, tests, margin)
     chance = None
     if contrast.decision in OPEN and number < looks:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from src.report.arms import Arm, Result
 from src.report.words import above_zero
 
-SPENT_SECONDS = "spent_seconds"  # tag of a settled sweep's run: what all its attempts took
+SPENT_SECONDS = "spent_seconds"  # tag of a sweep's run: what all its attempts took
 
 
 def every_run(arm: Arm) -> list[Result]:

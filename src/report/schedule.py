@@ -26,7 +26,7 @@ class Schedule:
     least_chance: float  # of being decided at the last look, below which an arm stops
     second_seed: bool = False  # two rates that lie close are run with the second choosing seed too
     by: tuple[str, ...] = ()  # parameters that tell arms apart in addition to the method
-    baseline: str = ""  # the method of all baselines; empty where they have several
+    parent: str = ""  # run id of the parent run; runs of other parents were there already, and cost nothing here
     out: Mapping[str, str] = field(default_factory=dict)  # arms that could not take part, and why
     probing: float = 0.0  # seconds that the probes took
     reachable: float | None = None  # margin, in points of F1, that test set and seeds could be expected to show

@@ -17,6 +17,7 @@ QUESTIONS = "questions.parquet"  # the artifact that holds a run's scores by que
 VALIDATION, TEST = "validation", "test"
 # Columns of QUESTIONS that version 0.1 did not have: the set, the article's title, short keys of article and passage.
 PLACES = ("split", "title", "article", "passage")
+SPENT = "spent_seconds"  # tag: wall time of all attempts at a run that sweeps have made
 KIND, SWEEP = "kind", "sweep"  # the tag that tells the parent run of a sweep from other runs, and its value
 
 

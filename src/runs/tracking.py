@@ -12,7 +12,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -27,7 +27,7 @@ from src.config import Config, UserError
 from src.runs.identity import alive, hashes, holder, who
 from src.runs.naming import run_name
 from src.runs.provenance import environment, git_commit, versions
-from src.runs.records import Input, Record, Status
+from src.runs.records import SPENT, Input, Record, Status
 from src.runs.store import (
     METRICS_A_BATCH,
     PARAMS_A_BATCH,
@@ -59,6 +59,14 @@ def recorded(config: Config) -> dict[str, Any]:
     values = dataclasses.asdict(config)
     del values["sweep"], values["rerun"], values["from_run"], values["model"]["shape"]
     return values
+
+
+def digest_of(questions: Iterable[Mapping[str, Any]]) -> str:
+    """Twelve hexadecimal digits that stand for some questions: ids, passages, questions and answers."""
+    digest = hashlib.sha256()
+    for row in questions:
+        digest.update(json.dumps([row["id"], row["context"], row["question"], row["answers"]]).encode())
+    return digest.hexdigest()[:12]
 
 
 class _Nothing:
@@ -147,14 +155,17 @@ class RunLog:
         if self.resumed:
             return self
         try:
-            params = [Param(key, value[:LONGEST_VALUE]) for key, value in flatten(recorded(self.config)).items()]
-            for i in range(0, len(params), PARAMS_A_BATCH):
-                self.client.log_batch(self.run_id, params=params[i : i + PARAMS_A_BATCH])
+            self._log_params()
             self.text("environment.txt", environment())
         except BaseException:  # an interruption too must not leave the run RUNNING
             self._end("FAILED")
             raise
         return self
+
+    def _log_params(self) -> None:
+        params = [Param(key, value[:LONGEST_VALUE]) for key, value in flatten(recorded(self.config)).items()]
+        for i in range(0, len(params), PARAMS_A_BATCH):
+            self.client.log_batch(self.run_id, params=params[i : i + PARAMS_A_BATCH])
 
     def _claim(self) -> None:
         self.store.mark_dead_runs()
@@ -170,6 +181,9 @@ class RunLog:
                 self._take_over(run)
                 return
         self._create()
+        spent = [float(run.tags[SPENT]) for run in unfinished if SPENT in run.tags]
+        if spent:
+            self.tags({SPENT: f"{sum(spent):.1f}"})
         self._check_again()
         for run in unfinished:  # nothing of them can be used: the new one stands for them
             self.client.set_tag(run.id, "superseded_by", self.run_id)
@@ -222,6 +236,7 @@ class RunLog:
         same: list[Record] = self.store.of_hash(self.hashes)
         if not same or same[0].finished:
             self._create()
+            self._log_params()  # a comparison tells by them which run it was
             tags: Mapping[str, str] = {}
         else:
             self.run_id, status, tags = same[0].id, same[0].status, same[0].tags
@@ -373,10 +388,7 @@ class RunLog:
         """
         logged = {}
         for context, dataset in datasets.items():
-            digest = hashlib.sha256()
-            for row in dataset:
-                digest.update(json.dumps([row["id"], row["context"], row["question"], row["answers"]]).encode())
-            logged[context] = Input(digest.hexdigest()[:12], len(dataset))
+            logged[context] = Input(digest_of(dataset), len(dataset))
         self.store.log_inputs(self.run_id, source, logged)
         return {context: each.digest for context, each in logged.items()}
 
