@@ -8,8 +8,8 @@ Each configuration is probed and run in turns with the others, so that other wor
 run is timed as a sweep sees it: from the start of its process to its end. On a machine that is busy with other work
 the wall clock measures that work: `clock=cpu` takes the CPU seconds of both processes instead, of which one thread
 uses one a second where it has a core to itself. Other arguments are added to every configuration; `repeats=` says how
-often (2). The last column is what a run takes in addition to everything that the probe measures, which TRACKING_SECONDS and
-TRACKING_SECONDS_A_STEP of src.estimate.cost stand for.
+often (2). The last column is what a run takes in addition to what the probe measures; TRACKING_SECONDS and
+TRACKING_SECONDS_A_STEP of src.estimate.cost stand for it.
 """
 
 from __future__ import annotations

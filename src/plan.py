@@ -99,9 +99,9 @@ def configure(arguments: Sequence[str]) -> tuple[list[Variant], list[str]]:
     overrides = completed(arguments)
     with initialize_config_dir(config_dir=Primary().folder, version_base="1.3"):
         parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
-        fixed = [str(o.input_line) for o in parser.parse_overrides(overrides) if not o.is_sweep_override()]
-        sweeper = compose("config", overrides=fixed, return_hydra_config=True).hydra.sweeper
-        params = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]  # of an overlay
+        overlay = [override for override in overrides if key_of(override) == "experiments"]
+        sweeper = compose("config", overrides=overlay, return_hydra_config=True).hydra.sweeper
+        params = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
         listed = [shlex.split(arm) for arm in sweeper.get("arms") or []] or [[]]
         sweeps = [parser.parse_overrides([*params, *overrides, *arm]) for arm in listed]
         runs = grid(sweeps, lambda chosen: compose("config", overrides=list(chosen)))

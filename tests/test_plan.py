@@ -112,7 +112,7 @@ def test_the_table(command):
     assert "memory by formula (CPU, fp32)" in rows
     assert "measured by a probe" not in rows
     assert max(len(line) for line in lines if "│" in line) <= 80
-    assert "settling  12 runs at least, 6 of each method" in shown.stdout
+    assert "src.settle  12 runs at least, 6 of each method" in shown.stdout
 
 
 @pytest.mark.parametrize(

@@ -290,7 +290,7 @@ def test_its_parameters_tell_arms_apart(store):
     assert [arm.name for arm in found.arms] == ["full batch_size=16", "lora batch_size=16", "head batch_size=16"]
     assert {contrast.base.name for contrast in found.contrasts} == {"full batch_size=16"}
     assert found.empty == {"dora": "its memory is full"}
-    assert compare(store.tracking, by=["model.name"]).arms[0].name == "minilm lora"
+    assert compare(store.tracking, by=["model.name"]).arms[0].name == "minilm full"
 
 
 @pytest.mark.parametrize(

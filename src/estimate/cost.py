@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from src.config import TrainConfig
 
-# What a run of a sweep takes in addition to all that the probe does itself: claiming the run, its parameters, inputs, tables
+# What a run of a sweep takes in addition to all that the probe does: claiming the run, its parameters, inputs, tables
 # and pictures in MLflow's SQLite store, and the end of the process. `python -m benchmarks.probe` measures both.
 TRACKING_SECONDS = 1.5
 TRACKING_SECONDS_A_STEP = 0.003

@@ -253,7 +253,7 @@ def _rates(arm: Arm, base: Arm) -> list[str]:
     if min(len(arm.rates), len(base.rates)) == 1:
         return []
     factor = arm.best.rate / base.best.rate
-    apart = "that" if factor == 1 else f"{factor:.2g} times that"
+    apart = "that" if factor == 1 else f"{float(f'{factor:.2g}'):g} times that"
     return [f"Its best learning rate is {apart} of {base.name}."]
 
 
