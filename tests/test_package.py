@@ -183,8 +183,8 @@ def test_an_unknown_command_is_one_sentence(monkeypatch, capsys):
         cli.main()
     assert ended.value.code == 2
     assert capsys.readouterr().err == (
-        "Error: There is no command 'trian' (did you mean 'train'?); there are: train, compare, predict, ui, runs, "
-        "check.\n"
+        "Error: There is no command 'trian' (did you mean 'train'?); there are: plan, settle, train, compare, "
+        "predict, ui, runs, check.\n"
     )
 
 
