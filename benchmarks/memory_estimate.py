@@ -4,7 +4,7 @@
     python -m benchmarks.memory_estimate hardware.precision=fp32            # with any other key, the same for all
     python -m benchmarks.memory_estimate train.gradient_checkpointing=true
 
-Each run is `python -m src.train` in a process of its own, on a few questions about long passages, so that every batch
+Each run is `python -m src.train` in a new process, on a few questions about long passages, so that every batch
 is as long as `model.max_length`. BERT-base and the Llama-shaped model of 135 M parameters have random weights: memory
 does not depend on their values. The measured figure is `memory/peak_train_mb`, the peak resident size of the process
 while training over the resident size before the model was loaded (`src.training.meter`).

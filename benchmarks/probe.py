@@ -52,7 +52,7 @@ def probe_by_cpu(config: Config) -> Probe:
 
 
 def train_by_cpu(config: Config) -> float:
-    """The CPU seconds of a run in a process of its own."""
+    """The CPU seconds that a run takes, in a new process."""
     train(config)
     return time.process_time()
 

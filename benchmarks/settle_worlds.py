@@ -165,7 +165,7 @@ class Result(NamedTuple):
     missed: tuple[float, ...]  # decades from the peak to the chosen rate, of each arm
     lost: float  # F1, mean of the arms: from the peak to the chosen rate
     truth: tuple[float, ...]  # the true differences at the chosen rates
-    chance: float | None = None  # of being decided, as told at the first look
+    chance: float | None = None  # of being decided, as computed at the first look
 
 
 def plan_of(kind: Kind, budget: str = MOST_RUNS, rounds: Rounds | None = None, looks: Sequence[int] = ()) -> Plan:
@@ -226,7 +226,7 @@ def outcome(
 
 
 def simulate(kind: Kind, worlds: int, plan: Plan | None = None) -> list[Result]:
-    """The protocol in many worlds; the fixed grid where there is no plan."""
+    """What the protocol decides in each of many worlds, or the fixed grid where `plan` is None."""
     return [by_grid(World(kind, n)) if plan is None else settled(World(kind, n), plan) for n in range(worlds)]
 
 

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from src.runs.identity import Hashes
     from src.runs.parent import ParentRun
     from src.runs.records import Record
-    from src.settling import Arm
+    from src.settling.arms import Arm
 
 PRELOADED = ["hydra.main", "src.warm"]
 _sweep: Sweep | None = None  # the one that this command runs
@@ -106,7 +106,7 @@ class Sweep:
         Raises:
             UserError: a run that cannot be; the same sweep is running already; a budget that is too small.
         """
-        given = [o for o in composed.hydra.overrides.task if not o.startswith(("sweep.parent=", "sweep.varied="))]
+        given = [o for o in composed.hydra.overrides.task if not o.startswith(OF_PARENT)]
         settings = from_hydra(without_hydra(composed), given)
         self.tracking = settings.tracking
         self.work = find_work(composed, given, settings)
@@ -148,7 +148,7 @@ class Sweep:
     def _plan(self, settings: Config, digest: str, remote: bool) -> Plan:
         """The plan of a settle command: the one that was stored, or a new one."""
         from src.runs.store import connect, store_errors_explained
-        from src.settling import make, seen_before, stored
+        from src.settling.planning import make, seen_before, stored
 
         with store_errors_explained():
             store = connect(settings.tracking)
@@ -175,7 +175,7 @@ class Sweep:
             "parent": self.parent.run_id,
         }
         if plan is not None:
-            from src.settling import plan_line
+            from src.settling.planning import plan_line
 
             rows = {"settle": rows.pop("settle"), "plan": plan_line(plan), **rows}
         self.terminal.header(rows, wrap=True)
@@ -194,7 +194,7 @@ class Sweep:
 
     def settle(self, launcher: Launcher, composed: DictConfig, arguments: Sequence[str]) -> None:
         """Carry out the plan of a settle command."""
-        from src.settling import Runs, carry_out
+        from src.settling.runs import Runs, carry_out
 
         assert self.work.plan is not None
         loader = GlobalHydra.instance().config_loader()
@@ -202,7 +202,7 @@ class Sweep:
         def compose(overrides: Sequence[str]) -> Config:
             return from_hydra(without_hydra(loader.load_sweep_config(composed, list(overrides))), overrides)
 
-        shared = [o for o in arguments if o.startswith(("sweep.parent=", "sweep.varied="))]
+        shared = [o for o in arguments if o.startswith(OF_PARENT)]
         runs = Runs(self.parent, self.work.plan, self.work.arms, shared, launcher.launch, compose)
         self.settled = carry_out(runs, self.terminal)
 
@@ -247,6 +247,7 @@ class Sweep:
         return 130 if interrupted else 0 if status is Status.FINISHED else 1
 
 
+OF_PARENT = ("sweep.parent=", "sweep.varied=")  # overrides that a sweep gives to all its runs
 REMOTE = ("ray", "submitit_slurm")  # launchers that start runs on other machines
 SETTLE = ("-m", "hydra/sweeper=settle")  # what `src.settle` adds to what was typed
 
@@ -328,7 +329,7 @@ def find_work(composed: DictConfig, given: Sequence[str], settings: Config) -> W
     identity = sorted(each.present for each in distinct)
     if not settles:
         return Work(configs, identity, notes, distinct)
-    from src.settling import find_arms
+    from src.settling.arms import find_arms
 
     arms = find_arms(jobs, settings)
     return Work(configs, ["settle", *identity], notes, arms=arms)
@@ -506,10 +507,11 @@ def _progress(parent: ParentRun, members: Sequence[Record]) -> str:
     """Where the sweep stands, whoever runs its runs."""
     from src.report.comparison import arm_keys, make_arms
     from src.report.terminal import progress_line
-    from src.runs.parent import PLAN
+    from src.runs.plans import read_plan
     from src.runs.records import Status
 
-    tags = parent.tags
+    record = parent.store.record(parent.run_id)
+    tags = record.tags
     planned, before = int(tags["planned"]), int(tags["done_before"])
     counts = Counter(run.status for run in members)
     finished, failed, pruned = counts[Status.FINISHED], counts[Status.FAILED], counts[Status.PRUNED]
@@ -519,10 +521,10 @@ def _progress(parent: ParentRun, members: Sequence[Record]) -> str:
     arms, _ = make_arms(members, arm_keys(members))
     best = {arm.name: (arm.best.f1(), arm.best.rate, len(arm.best.runs)) for arm in arms}
     spent = ""
-    if PLAN in tags:
-        from src.settling import spent_so_far
+    if (stored := read_plan(record)) is not None:
+        from src.settling.runs import spent_so_far
 
-        spent = spent_so_far(tags[PLAN], parent.run_id, members)
+        spent = spent_so_far(stored.plan, parent.run_id, members)
     return progress_line(finished, failed, pruned, planned, left, best, spent)
 
 

@@ -17,7 +17,8 @@ from src.runs.isolation import call
 from src.runs.parent import PLAN, ParentRun
 from src.runs.records import Status
 from src.settle import meant
-from src.settling import Arm, Runs
+from src.settling.arms import Arm
+from src.settling.runs import Runs
 from src.sweep import train
 from tests.conftest import TINY
 from tests.forked import started

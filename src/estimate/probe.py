@@ -74,7 +74,7 @@ def probe(config: Config) -> Probe:
 
 
 def probe_isolated(config: Config) -> Outcome:
-    """`probe` in a process of its own, as the runs of a sweep have; its `Probe`, or the reason why there is none.
+    """`probe` in a new process, as a sweep makes its runs; its `Probe`, or the reason why there is none.
 
     `does_not_fit` says of the outcome whether memory was the reason.
     """
@@ -82,7 +82,7 @@ def probe_isolated(config: Config) -> Outcome:
 
 
 def peak_isolated(config: Config, batch_windows: int) -> Outcome:
-    """Train two steps on the longest windows in a process of its own; the peak memory in MB, or why there is none."""
+    """Train two steps on the longest windows in a new process; the peak memory in MB, or why there is none."""
     return _isolated(_peak_here, (config, batch_windows))
 
 

@@ -143,7 +143,7 @@ def largest_batches(config: Config, device: Device | None, try_here: bool) -> di
 
 
 def _largest_here(config: Config, device: Device) -> int:
-    """By steps with each size, every one in a process of its own."""
+    """By steps with each size, each in a new process."""
     from src.estimate.probe import does_not_fit, peak_isolated
 
     def fits(windows: int) -> bool:

@@ -83,7 +83,7 @@ class Settled:
 
 Run = Callable[[Sequence[Job]], Sequence[Outcome]]
 # The differences of some arms with their baselines, after that many verdict seeds, adjusted for comparisons and looks.
-Look_at = Callable[[Sequence[int], int], Mapping[int, Difference | None]]
+LookAt = Callable[[Sequence[int], int], Mapping[int, Difference | None]]
 Tell = Callable[[str], None]
 
 
@@ -93,7 +93,7 @@ def rate_at(rate: float, step: int) -> float:
     return float(f"{exact:.6g}") if step % 2 == 0 else float(f"{exact:.1g}")
 
 
-def settle(plan: Plan, run: Run, look: Look_at, tell: Tell) -> Settled:
+def settle(plan: Plan, run: Run, look: LookAt, tell: Tell) -> Settled:
     """Carry a plan out.
 
     Args:
@@ -111,7 +111,7 @@ class _Protocol:
 
     plan: Plan
     run: Run
-    look: Look_at
+    look: LookAt
     tell: Tell
     outcomes: list[dict[int, dict[int, Outcome]]] = field(init=False)  # by arm, step and seed
     chosen: list[int | None] = field(init=False)

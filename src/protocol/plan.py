@@ -10,7 +10,9 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+from pydantic import TypeAdapter
 
 from src.config import UserError
 from src.report.planning import METHOD_DEVIATION, NOISE_DEVIATION, SEED_DEVIATION
@@ -116,9 +118,11 @@ class Plan:
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
-        values: dict[str, Any] = json.loads(text)
-        arms = [ArmPlan(**arm) for arm in values.pop("arms")]
-        return cls(arms=arms, budget=Budget(*values.pop("budget")), **values)
+        """
+        Raises:
+            ValueError: it is not a plan.
+        """
+        return TypeAdapter(cls).validate_json(text)
 
 
 def read_budget(text: str, price_per_hour: float | None) -> Budget:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from pydantic import TypeAdapter
-
 from src.config import UserError
 from src.protocol.plan import Plan
 from src.runs.parent import PLAN
@@ -42,7 +40,7 @@ def read_plan(parent: Record) -> Stored | None:
     if PLAN not in parent.tags:
         return None
     try:
-        plan = TypeAdapter(Plan).validate_json(parent.tags[PLAN])  # which may come from another machine, in an export
+        plan = Plan.from_json(parent.tags[PLAN])  # which may come from another machine, in an export
         looks, seeds = plan.looks, len(plan.verdict_seeds)
         if not (looks and plan.choosing_seeds and sorted({*looks}) == looks and looks[0] > 0 and looks[-1] <= seeds):
             raise ValueError(f"looks at {looks} of {seeds} seeds")
