@@ -301,7 +301,7 @@ class _Protocol:
         if look.difference is None:
             return f"{begin}: no difference can be computed."
         interval = f"{look.difference.low:+.1f} to {look.difference.high:+.1f} F1"
-        ending = "" if look.chance is None else f", {look.chance:.0%} likely to be decided with all seeds"
+        ending = "" if look.chance is None else f", {100 * look.chance:.0f} % likely to be decided with all seeds"
         ending += "; it stops here" if look.stops and look.chance is not None else ""
         return f"{begin}: {interval}, {look.decision.value}{ending}."
 
