@@ -24,9 +24,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from src.config import HardwareConfig, MethodConfig, ModelConfig, TrainConfig
+from src.config import EvaluationConfig, HardwareConfig, MethodConfig, ModelConfig, TrainConfig
 from src.model import backbone, method
 from src.model.fast import speed_up
+from src.tasks.extractive.batches import SpanBatches
 from src.training import hardware
 from src.training.checkpoint import Checkpoints
 from src.training.fit import fit
@@ -55,10 +56,8 @@ METHODS = {
 }
 
 
-class TextBatches:
-    """Windows made of the words of a SQuAD file, in the shape of `src.data.features.Batches`."""
-
-    windows: Any = None  # nothing is predicted from these texts
+class TextBatches(SpanBatches):
+    """Windows made of the words of a SQuAD file, which nothing is predicted from."""
 
     def __init__(self, data: Path, count: int) -> None:
         self.windows: list[tuple[list[int], int]] = []
@@ -73,6 +72,8 @@ class TextBatches:
         chosen = generator.permutation(len(self.windows))[:count]
         self.windows = [self.windows[i] for i in chosen]
         self.lengths = np.array([len(tokens) for tokens, _ in self.windows])
+        self.terms = np.ones_like(self.lengths)
+        self.questions = np.arange(len(self.lengths))
 
     @staticmethod
     def _tokens(text: str) -> list[int]:
@@ -238,8 +239,8 @@ def main() -> None:
 
 
 def predict_with(built: Any, batches: TextBatches) -> list[np.ndarray]:
-    start, end = predict(built.runtime, built.model, batches, BATCH)
-    return [*start, *end]
+    pairs = predict(built.runtime, built.model, batches, EvaluationConfig(batch_size=BATCH))
+    return [logits for pair in pairs for logits in pair]
 
 
 if __name__ == "__main__":

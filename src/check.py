@@ -211,14 +211,14 @@ def _length_table(
 
 def _windows(config: Config, tokenizer: Any, sets: QuestionSets) -> str:
     """How many windows the questions take; adds the notes about labels to those of `sets`."""
-    from src.data.features import make_windows
     from src.data.notes import counted
+    from src.tasks import task_of
 
     counts = []
     for side in sets.by_context.values():
-        windows, notes = make_windows(side, tokenizer, config.model, config.dataset.answer)
+        batches, notes = task_of(config.model).batches(side, tokenizer, config, training=False)
         sets.notes.extend(notes)
-        counts.append(np.bincount(windows["question"][:], minlength=len(side)))
+        counts.append(np.bincount(batches.questions, minlength=len(side)))
     each = np.concatenate(counts)
     line = f"{(each == 1).sum():,} of {counted(len(each), 'question')} fit into one of {config.model.max_length} tokens"
     return line + (f", the others take up to {each.max()}" if each.max() > 1 else "")

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from src.config import EvaluationConfig
 from src.evaluation.score import score
-from src.evaluation.spans import Answer, answer_questions, mean_loss
+from src.tasks.base import Answer, Batches, Questions
 from src.training.hardware import Runtime
-from src.training.predict import Logits, predict
-from src.training.step import Batches
-
-Questions = Sequence[Mapping[str, Any]]
+from src.training.predict import predict
 
 
 @dataclass(frozen=True)
@@ -43,15 +38,13 @@ class Evaluator:
     unanswerable: bool
 
     def score(self, questions: Questions, batches: Batches) -> Evaluation:
-        """Answer and score a whole set of questions; `batches` are their windows."""
-        outputs = predict(self.runtime, self.model, batches, self.config.batch_size)
-        answers = self._answers(questions, batches, outputs)
-        loss = mean_loss(batches.windows, *outputs)
+        """Answer and score a whole set of questions; `batches` are their examples."""
+        predictions = predict(self.runtime, self.model, batches, self.config)
+        answers = batches.answers(questions, predictions, self.config, self.unanswerable)
+        loss = batches.mean_loss(predictions)
         return Evaluation(score(questions, answers) | ({} if loss is None else {"loss": loss}), answers)
 
     def answer(self, questions: Questions, batches: Batches) -> list[Answer]:
-        """The answers to questions with `id` and `context`; `batches` are their windows."""
-        return self._answers(questions, batches, predict(self.runtime, self.model, batches, self.config.batch_size))
-
-    def _answers(self, questions: Questions, batches: Batches, outputs: Logits) -> list[Answer]:
-        return answer_questions(questions, batches.windows, *outputs, self.config, self.unanswerable)
+        """The answers to questions with `id` and `context`; `batches` are their examples."""
+        predictions = predict(self.runtime, self.model, batches, self.config)
+        return batches.answers(questions, predictions, self.config, self.unanswerable)

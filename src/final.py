@@ -8,10 +8,10 @@ from typing import Any
 from src.data.sources import QuestionSets
 from src.data.split import group
 from src.evaluation.score import per_question
-from src.evaluation.spans import Answer
 from src.evaluator import Evaluation
 from src.model.method import ParameterCounts
 from src.runs.records import short_key
+from src.tasks.base import Answer
 from src.training.meter import Meter
 from src.training.step import Step
 
@@ -50,7 +50,7 @@ def final_metrics(
         "params/backbone": counts.backbone,
         "time/train_seconds": meter.train.seconds,
         "time/eval_seconds": meter.evaluation.seconds,
-        "speed/eval_examples_per_second": meter.evaluation.windows / meter.evaluation.seconds,
+        "speed/eval_examples_per_second": meter.evaluation.examples / meter.evaluation.seconds,
         "train/steps": steps[-1].number,
         "train/initial_loss": steps[0].loss,
         "train/final_loss": sum(step.loss for step in last) / len(last),

@@ -50,15 +50,14 @@ class StoredRun:
     tracking: TrackingConfig  # the store, and the experiment of the run
 
     def answer(self, questions: Sequence[Mapping[str, Any]]) -> list[Any]:
-        """Answers (`src.evaluation.spans.Answer`), one each, to records with `id`, `question` and `context`."""
-        from src.data.batches import Batches
-        from src.data.features import make_windows
+        """Answers (`src.tasks.base.Answer`), one each, to records with `id`, `question` and `context`."""
         from src.data.sources import to_dataset
         from src.evaluator import Evaluator
+        from src.tasks import task_of
 
         records = [{"title": "", "answers": {"text": [], "answer_start": []}, **question} for question in questions]
-        windows, _ = make_windows(to_dataset(records), self.tokenizer, self.config.model, self.config.dataset.answer)
-        batches = Batches(windows, self.tokenizer.pad_token_id, self.config.model.max_length)
+        task = task_of(self.config.model)
+        batches, _ = task.batches(to_dataset(records), self.tokenizer, self.config, training=False)
         unanswerable = bool(self.config.dataset.unanswerable)
         return Evaluator(self.runtime, self.model, self.config.evaluation, unanswerable).answer(records, batches)
 

@@ -17,9 +17,8 @@ from accelerate.utils import broadcast_object_list
 from omegaconf import OmegaConf
 from transformers import PreTrainedModel
 
+from src import questions
 from src.config import Config
-from src.data import batches
-from src.data.batches import RunData
 from src.data.sources import QuestionSets
 from src.evaluator import Evaluation, Evaluator
 from src.final import example_rows, final_metrics, with_places
@@ -28,6 +27,7 @@ from src.model import backbone, base, card, fast, method
 from src.model.base import Base
 from src.model.method import ParameterCounts
 from src.problems import validate
+from src.questions import RunData
 from src.report.figures import loss_curve
 from src.report.terminal import Terminal
 from src.runs import origin
@@ -36,14 +36,13 @@ from src.runs.keep import model_folder
 from src.runs.naming import run_name
 from src.runs.records import QUESTIONS, TEST, VALIDATION
 from src.runs.tracking import RunLog, recorded
+from src.tasks.base import Batches
 from src.training import hardware
 from src.training.checkpoint import Checkpoints
-from src.training.encoded import EncodedBatches
 from src.training.fit import fit
 from src.training.forgetting import forgetting, make_probe
 from src.training.hardware import Runtime
 from src.training.meter import Meter, Usage
-from src.training.step import Batches
 from src.training.together import main_process_first, together
 
 EXAMPLES_SHOWN = 4
@@ -116,7 +115,7 @@ def run(config: Config, on_score: OnScore | None = None, progress_file: Path | N
         return done
     tokenizer = together(lambda: backbone.load_tokenizer(config.model))
     # The other processes find the windows in the cache.
-    data = main_process_first(lambda: batches.load(config.dataset, config.model, tokenizer))
+    data = main_process_first(lambda: questions.load(config, tokenizer))
     with ExitStack() as stack:
         settled = replace(config, dataset=replace(config.dataset, unanswerable=data.sets.unanswerable))
         together(lambda: stack.enter_context(log.begin(settled)))
@@ -227,6 +226,8 @@ def announce(job: Prepared) -> None:
 
 def encode(data: RunData, runtime: Runtime, model: Any, meter: Meter) -> RunData:
     """The batches of `data` as hidden states, computed once; the seconds for it count."""
+    from src.tasks.extractive.encoded import EncodedBatches
+
     with tempfile.TemporaryDirectory(prefix="tuneoff-encoded-") as folder:
         encoded = {}
         for name, usage in (("train", meter.train), ("validation", meter.evaluation)):
@@ -248,10 +249,10 @@ def train(job: Prepared, on_score: OnScore | None = None) -> Trained:
     config, data, meter = job.config, job.data, job.meter
     evaluator = Evaluator(job.runtime, job.model, config.evaluation, data.sets.unanswerable)
 
-    def evaluate(questions: Any, windows: Batches, usage: Usage) -> Evaluation:
+    def evaluate(questions: Any, batches: Batches, usage: Usage) -> Evaluation:
         with meter.phase(usage):
-            evaluation = evaluator.score(questions.to_list(), windows)
-        usage.windows += len(windows.lengths)
+            evaluation = evaluator.score(questions.to_list(), batches)
+        usage.examples += len(batches.lengths)
         return evaluation
 
     def validate_model() -> Evaluation:
@@ -270,7 +271,7 @@ def train(job: Prepared, on_score: OnScore | None = None) -> Trained:
     epoch = fit(job.runtime, job.model, data.train, config.train, meter, checkpoints, history)
     # An epoch that was scored before an interruption is predicted again: the same weights give the same answers.
     reported = history.evaluations.get(epoch) or validate_model()
-    extra = {name: evaluate(data.sets.extra[name], windows, meter.evaluation) for name, windows in data.extra.items()}
+    extra = {name: evaluate(data.sets.extra[name], batches, meter.evaluation) for name, batches in data.extra.items()}
     # Once, and last: nothing that is chosen can depend on it.
     test = None if data.test is None else evaluate(data.sets.test, data.test, meter.test)
     return Trained(epoch, reported, extra, test, history, checkpoints)

@@ -12,8 +12,9 @@ from torchmetrics.functional.text import squad as torchmetrics_squad
 from src.config import EvaluationConfig, UserError
 from src.data import sample
 from src.evaluation.score import score
-from src.evaluation.spans import Answer, Span, answer_questions, mean_loss
 from src.evaluation.squad_metric import SquadMetric, exact_match, f1, normalize
+from src.tasks.base import Answer, Span
+from src.tasks.extractive.spans import answer_questions, mean_loss
 
 CONFIG = EvaluationConfig()
 

@@ -17,12 +17,14 @@ from tokenizers.trainers import BpeTrainer
 from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
 from src.config import ModelConfig, UserError
-from src.data import features, sample
-from src.data.batches import Batches, batch_order
+from src.data import sample
 from src.data.cache import cached
-from src.data.features import labelled_windows, make_windows
 from src.data.shorten import shorten_questions
 from src.data.sources import to_dataset
+from src.tasks.base import batch_order
+from src.tasks.extractive import windows as windows_module
+from src.tasks.extractive.batches import SpanBatches
+from src.tasks.extractive.windows import labelled_windows, make_windows
 
 MODEL = ModelConfig(name="m", path="x", max_length=48, doc_stride=16)
 WORDS = [
@@ -201,7 +203,7 @@ def test_slow_tokenizers_are_refused():
 def test_the_second_time_nothing_is_tokenised(minilm_tokenizer, monkeypatch):
     records = sample.generate(30, 123, "train")
     first, _ = windows_of(records, minilm_tokenizer)
-    monkeypatch.setattr(features, "_tokenize", lambda *args, **kwargs: pytest.fail("tokenised again"))
+    monkeypatch.setattr(windows_module, "_tokenize", lambda *args, **kwargs: pytest.fail("tokenised again"))
     again, _ = windows_of(records, minilm_tokenizer)
     assert [w.tolist() for w in again["input_ids"]] == [w.tolist() for w in first["input_ids"]]
     for changed in (ModelConfig(name="m", path="x", max_length=47, doc_stride=16), MODEL):
@@ -354,7 +356,7 @@ def test_collated_batches_are_padded_to_a_multiple_and_no_further_than_max_lengt
     records = [record("1", "word " * 20), record("2", "word " * 200)]
     model = ModelConfig(name="m", path="x", max_length=100, doc_stride=16)
     windows, _ = windows_of(records, minilm_tokenizer, model)
-    batches = Batches(windows, minilm_tokenizer.pad_token_id, 100)
+    batches = SpanBatches(windows, minilm_tokenizer.pad_token_id, 100)
     short = batches.collate([0])
     assert short["input_ids"].shape == (1, 32)
     assert short["attention_mask"].sum() == batches.lengths[0]
@@ -367,7 +369,7 @@ def test_collated_batches_are_padded_to_a_multiple_and_no_further_than_max_lengt
 
 def test_evaluation_batches_go_from_long_to_short(minilm_tokenizer):
     windows, _ = windows_of([record(str(i), "word " * (i + 1)) for i in range(9)], minilm_tokenizer)
-    batches = Batches(windows, 0, MODEL.max_length)
+    batches = SpanBatches(windows, 0, MODEL.max_length)
     order = [row for rows in batches.evaluation(4) for row in rows]
     assert sorted(order) == list(range(9))
     assert batches.lengths[order].tolist() == sorted(batches.lengths.tolist(), reverse=True)

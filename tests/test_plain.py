@@ -10,10 +10,11 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
-from src.config import HardwareConfig
+from src.config import EvaluationConfig, HardwareConfig
 from src.model import method
 from src.model.fast import packing, plain, plain_attention, speed_up, take_encoded
 from src.model.fast.attention import PRODUCTS
+from src.tasks.extractive.batches import SpanBatches
 from src.training import hardware
 from src.training.predict import predict
 from tests.test_fast import batch
@@ -168,7 +169,7 @@ def test_packed_windows_become_padded_ones(build, model_type, monkeypatch):
     assert_same_bits(model, untouched, values)
 
 
-class OneBatch:
+class OneBatch(SpanBatches):
     """What `predict` reads of the windows: all of `batch` at once."""
 
     def __init__(self, values):
@@ -188,7 +189,7 @@ def test_a_packed_model_is_handed_the_lengths_until_it_is_plain(build, chosen, m
     runtime = hardware.start(HardwareConfig("cpu", device="cpu", precision="bf16", threads=1))
     model, values = build("bert", chosen).eval(), OneBatch(batch("bert"))
     untouched = runtime.accelerator.prepare_model(copy.deepcopy(model))
-    expected = predict(runtime, untouched, values, 8)[0]
+    expected = [start for start, _ in predict(runtime, untouched, values, EvaluationConfig())]
     speed_up(model, torch.float32, "cuda")
     model = runtime.accelerator.prepare_model(model)
     lengths = []
@@ -198,13 +199,13 @@ def test_a_packed_model_is_handed_the_lengths_until_it_is_plain(build, chosen, m
         "scaled_dot_product_attention",
         lambda q, *more, **scale: lengths.append(q.shape[2]) or attend(q, *more, **scale),
     )
-    packed = predict(runtime, model, values, 8)[0]
+    packed = [start for start, _ in predict(runtime, model, values, EvaluationConfig())]
     assert set(lengths) == set(values.lengths)
     for one, other in zip(packed, expected, strict=True):
         np.testing.assert_allclose(one, other, atol=0.05)
     plain(model)
     lengths.clear()
-    again = predict(runtime, model, values, 8)[0]
+    again = [start for start, _ in predict(runtime, model, values, EvaluationConfig())]
     assert lengths == []
     assert all(np.array_equal(one, other) for one, other in zip(again, expected, strict=True))
 

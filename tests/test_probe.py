@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from src.config import TrainConfig, UserError
-from src.data import batches
 from src.estimate import probe as measuring
 from src.estimate.cards import card_limit_mb, largest, largest_by_size, read_memory
 from src.estimate.cost import TRACKING_SECONDS, TRACKING_SECONDS_A_STEP, Measured, price, whole_run, work_of
@@ -26,6 +25,7 @@ from src.estimate.probe import (
     without_stalls,
 )
 from src.model.backbone import load_tokenizer
+from src.questions import load
 from src.runs.isolation import Outcome, call
 from tests.conftest import TINY
 
@@ -151,7 +151,7 @@ def tiny(configure):
 
 @pytest.fixture(scope="module")
 def tiny_data(tiny):
-    return batches.load(tiny.dataset, tiny.model, load_tokenizer(tiny.model))
+    return load(tiny, load_tokenizer(tiny.model))
 
 
 def test_a_part_has_all_windows_of_its_questions(tiny_data):

@@ -17,10 +17,10 @@ import yaml
 from mlflow import MlflowClient
 from transformers import BertConfig, BertForMaskedLM
 
-from src import compare, predict
+from src import compare, predict, questions
 from src.arguments import read
 from src.config import TrackingConfig, UserError
-from src.data import batches, sources
+from src.data import sources
 from src.evaluation.score import score
 from src.evaluator import Evaluator
 from src.launch import how_to_go_on
@@ -499,7 +499,7 @@ def test_a_question_without_a_label_is_not_trained_on(configure, tmp_path):
     rows = [["Which?", f"In\u200b\u200b {i}.", "\u200b\u200b"] for i in range(20)]
     path = own_csv(tmp_path / "own.csv", 40, rows=rows)
     config = configure("model=tiny", "dataset=file", f"dataset.path={path}", "dataset.split=random")
-    data = batches.load(config.dataset, config.model, backbone.load_tokenizer(config.model))
+    data = questions.load(config, backbone.load_tokenizer(config.model))
     trained = {data.sets.train[int(row)]["id"] for row in data.train.windows["question"][:]}
     assert max(map(int, trained)) <= 40 < max(map(int, data.sets.train["id"]))
     assert data.train.windows["labelled"][:].all()

@@ -10,6 +10,7 @@ import pytest
 from src.config import ROOT
 
 STAGES = ("data", "model", "training", "evaluation", "runs", "report")
+JOINING = ("run", "sweep", "reporting", "questions", "evaluator", "final", "history")  # put stages together
 COMMANDS = ("train", "settle", "plan", "compare", "predict", "ui", "check")
 LONGEST_FUNCTION = 60  # lines
 
@@ -34,8 +35,19 @@ def test_a_stage_imports_no_other_stage(stage):
     files = sorted((ROOT / "src" / stage).rglob("*.py"))
     assert files
     others = [f"src.{other}" for other in STAGES if other != stage]
-    joined = [f"src.{file.stem}" for file in (ROOT / "src").glob("*.py") if file.stem in ("run", "sweep", "reporting")]
-    found = {str(file): set().union(*(below(name, imports(file)) for name in (*others, *joined))) for file in files}
+    joined = [f"src.{file.stem}" for file in (ROOT / "src").glob("*.py") if file.stem in JOINING]
+    tasks = [f"src.tasks.{folder.name}" for folder in (ROOT / "src" / "tasks").iterdir() if folder.is_dir()]
+    assert "src.tasks.extractive" in tasks
+    unknown = (*others, *joined, *tasks)
+    found = {str(file): set().union(*(below(name, imports(file)) for name in unknown)) for file in files}
+    assert {file: names for file, names in found.items() if names} == {}
+
+
+def test_a_task_imports_no_stage_but_the_data_that_it_gets():
+    later = [f"src.{name}" for name in (*STAGES, *JOINING) if name != "data"]
+    files = sorted((ROOT / "src" / "tasks").rglob("*.py"))
+    assert len(files) > 5
+    found = {str(file): set().union(*(below(name, imports(file)) for name in later)) for file in files}
     assert {file: names for file, names in found.items() if names} == {}
 
 

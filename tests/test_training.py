@@ -17,20 +17,22 @@ import numpy as np
 import pytest
 import torch
 
-from src.config import ROOT, HardwareConfig, ModelConfig, TrainConfig, UserError
+from src.config import ROOT, EvaluationConfig, HardwareConfig, ModelConfig, TrainConfig, UserError
 from src.data import sample
-from src.data.batches import Batches
-from src.data.features import make_windows
 from src.data.sources import to_dataset
 from src.model import backbone, method
 from src.model.fast import take_encoded
-from src.training import encoded, hardware
+from src.tasks.base import micro_batches
+from src.tasks.extractive import encoded
+from src.tasks.extractive.batches import SpanBatches
+from src.tasks.extractive.encoded import EncodedBatches
+from src.tasks.extractive.windows import make_windows
+from src.training import hardware
 from src.training.checkpoint import Checkpoints
-from src.training.encoded import EncodedBatches
 from src.training.fit import fit
 from src.training.meter import MB, Meter, Usage, _SampledPeak, _shared_files_mb
 from src.training.predict import predict
-from src.training.step import make_optimizer, micro_batches
+from src.training.step import make_optimizer
 from tests.test_model import SMALL
 
 MODEL = ModelConfig(
@@ -48,12 +50,17 @@ TRAIN = TrainConfig(epochs=1, learning_rate=1e-3, batch_size=8, hidden_dropout=0
 @pytest.fixture(scope="module")
 def batches(minilm_tokenizer):
     windows, _ = make_windows(to_dataset(sample.generate(40, 0, "train")), minilm_tokenizer, MODEL, "first")
-    return Batches(windows, minilm_tokenizer.pad_token_id, MODEL.max_length)
+    return SpanBatches(windows, minilm_tokenizer.pad_token_id, MODEL.max_length)
 
 
 @pytest.fixture(scope="module")
 def lora(configure):
     return configure("method=lora").method
+
+
+def starts(runtime, model, batches, batch_size):
+    """The start logits of every window."""
+    return [start for start, _ in predict(runtime, model, batches, EvaluationConfig(batch_size=batch_size))]
 
 
 class Watched:
@@ -95,7 +102,7 @@ def test_the_same_seed_gives_the_same_run_to_the_bit(batches, lora, precision):
     (one, steps, *_, runtime), (two, again, *_) = (train(batches, config, lora, precision) for _ in range(2))
     assert [step.loss for step in steps] == [step.loss for step in again]
     assert all(torch.equal(value, weights(two)[name]) for name, value in weights(one).items())
-    for first, second in zip(*(predict(runtime, m, batches, 8)[0] for m in (one, two)), strict=True):
+    for first, second in zip(*(starts(runtime, m, batches, 8) for m in (one, two)), strict=True):
         assert np.array_equal(first, second)
     _, other, *_ = train(batches, replace(config, seed=1), lora, precision)
     assert [step.loss for step in other] != [step.loss for step in steps]
@@ -121,9 +128,7 @@ def test_a_batch_in_several_micro_batches_is_the_same_batch(batches, tokens):
     _, several, *_, in_parts = train(batches, tokens=tokens)
     assert [step.loss for step in several] == pytest.approx([step.loss for step in one], rel=1e-4)
     assert several[0].grad_norm == pytest.approx(one[0].grad_norm, rel=1e-4)
-    for first, second in zip(
-        predict(runtime, whole, batches, 8)[0], predict(in_parts, whole, batches, 8)[0], strict=True
-    ):
+    for first, second in zip(starts(runtime, whole, batches, 8), starts(in_parts, whole, batches, 8), strict=True):
         np.testing.assert_allclose(first, second, atol=1e-5)
 
 
@@ -151,7 +156,7 @@ def test_the_encoders_output_computed_once_trains_the_same_head(batches, tmp_pat
         model, watched = runtime.accelerator.prepare_model(model), Watched()
         checkpoints = Checkpoints(runtime.accelerator, tmp_path / str(cached), 10.0, False, pytest.fail)
         fit(runtime, model, used, replace(TRAIN, epochs=2), Meter(runtime.device), checkpoints, watched)
-        results.append(([step.loss for step in watched.steps], predict(runtime, model, used, 8)[0]))
+        results.append(([step.loss for step in watched.steps], starts(runtime, model, used, 8)))
     (losses, logits), (cached_losses, cached_logits) = results
     assert cached_losses == pytest.approx(losses, rel=1e-4)
     for one, other in zip(logits, cached_logits, strict=True):
@@ -172,16 +177,14 @@ def test_only_what_should_train_changes(batches, lora):
 
 
 def test_every_method_walks_the_same_batches(batches, lora):
-    class Seen:
+    class Seen(SpanBatches):
         def __init__(self):
-            self.rows, self.lengths = [], batches.lengths
-
-        def training(self, *args):
-            return batches.training(*args)
+            super().__init__(batches.windows, batches.pad_token_id, batches.max_length)
+            self.rows = []
 
         def collate(self, rows):
             self.rows.append(list(rows))
-            return batches.collate(rows)
+            return super().collate(rows)
 
     full, adapter = Seen(), Seen()
     _, full_steps, *_ = train(full, replace(TRAIN, epochs=2, hidden_dropout=0.1))
@@ -250,9 +253,10 @@ def test_keep_best_gives_the_best_epochs_weights_back(batches):
 
 def test_predictions_come_in_the_windows_order_whatever_the_batches(batches):
     model, *_, runtime = train(batches)
-    starts, ends = predict(runtime, model, batches, 4)
-    assert [len(row) for row in starts] == [len(row) for row in ends] == batches.lengths.tolist()
-    for one, other in zip(starts, predict(runtime, model, batches, 64)[0], strict=True):
+    pairs = predict(runtime, model, batches, EvaluationConfig(batch_size=4))
+    first, last = ([pair[side] for pair in pairs] for side in (0, 1))
+    assert [len(row) for row in first] == [len(row) for row in last] == batches.lengths.tolist()
+    for one, other in zip(first, starts(runtime, model, batches, 64), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-4)
 
 
@@ -264,8 +268,8 @@ def test_the_clock_runs_in_its_phase_alone(batches):
     assert 0 < meter.train.counted_seconds < meter.train.seconds < meter.total_seconds
     per_epoch = len(batches.lengths)
     first_three = sum(len(rows) for rows in batches.training(8, 0, 1)[:3])
-    assert meter.train.windows == 2 * per_epoch - first_three
-    assert meter.train.examples_per_second == meter.train.windows / meter.train.counted_seconds
+    assert meter.train.examples == 2 * per_epoch - first_three
+    assert meter.train.examples_per_second == meter.train.examples / meter.train.counted_seconds
     assert len(steps) == 20
     usage = Usage()
     with meter.phase(usage):

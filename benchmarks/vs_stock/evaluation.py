@@ -20,7 +20,7 @@ Logits = tuple[Any, Any]
 def evaluate(arguments: argparse.Namespace) -> dict[str, float]:
     """Seconds, F1 and agreement: Trainer.predict, fp32, padded to 384; and ours, in fp32 and in the fast precision."""
     from src.evaluation.score import per_question
-    from src.evaluation.spans import answer_questions
+    from src.tasks.extractive.spans import answer_questions
 
     size = sizes(arguments)
     job = setting(arguments, "minilm", "full", size.trained, size.validation)
@@ -80,4 +80,9 @@ def by_ours(job: Any, model: Any, precision: str) -> Callable[[], Logits]:
     runtime = hardware.start(replace(job.config.hardware, precision=precision, fast_kernels=True))
     fast.speed_up(model, runtime.dtype)
     model = runtime.accelerator.prepare_model(model)
-    return lambda: predict(runtime, model, job.validation, 32)
+
+    def ours() -> Logits:
+        pairs = predict(runtime, model, job.validation, job.config.evaluation)
+        return [start for start, _ in pairs], [end for _, end in pairs]
+
+    return ours

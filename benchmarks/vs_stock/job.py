@@ -58,9 +58,9 @@ def setting(
     from src.compose import from_hydra, quiet_libraries, register
     from src.config import ROOT
     from src.data import sources
-    from src.data.batches import Batches
-    from src.data.features import make_windows
     from src.model import backbone
+    from src.tasks.extractive.batches import SpanBatches
+    from src.tasks.extractive.windows import make_windows
 
     quiet_libraries()
     register()
@@ -77,8 +77,9 @@ def setting(
     sets = sources.load(config.dataset)
     tokenizer = backbone.load_tokenizer(config.model)
 
-    def batches(questions: Any) -> Batches:
-        return Batches(make_windows(questions, tokenizer, config.model, "first")[0], tokenizer.pad_token_id, MAX_LENGTH)
+    def batches(questions: Any) -> SpanBatches:
+        windows, _ = make_windows(questions, tokenizer, config.model, "first")
+        return SpanBatches(windows, tokenizer.pad_token_id, MAX_LENGTH)
 
     return SimpleNamespace(
         config=config, sets=sets, train=batches(sets.train), validation=batches(sets.validation), tokenizer=tokenizer

@@ -38,8 +38,8 @@ class Until:
 
 def ours(job: Any, rows: Any, variant: str, clock: Clock | None, epochs: int, stop_after: int | None = None) -> Any:
     """Train as `src.run` does; gives the model, what it ran on and the peak memory in MB."""
-    from src.data.batches import Batches
     from src.model import backbone, fast, method
+    from src.tasks.extractive.batches import SpanBatches
     from src.training import hardware
     from src.training.checkpoint import Checkpoints
     from src.training.fit import fit
@@ -55,7 +55,7 @@ def ours(job: Any, rows: Any, variant: str, clock: Clock | None, epochs: int, st
     model = runtime.accelerator.prepare_model(model)
     if clock:
         clock.watch(model)
-    windows = Batches(rows, job.tokenizer.pad_token_id, config.model.max_length)
+    windows = SpanBatches(rows, job.tokenizer.pad_token_id, config.model.max_length)
     with tempfile.TemporaryDirectory() as folder, suppress(Enough):
         checkpoints = Checkpoints(runtime.accelerator, Path(folder), 1e9, False, print)
         fit(runtime, model, windows, replace(settings, epochs=epochs), meter, checkpoints, Until(stop_after))

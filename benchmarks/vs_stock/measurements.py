@@ -95,7 +95,7 @@ def cut(job: Any, count: int, cache: Path) -> Any:
     """The windows of `count` questions, those of the data repeated, with `cache` as the folder of cached windows."""
     import datasets
 
-    from src.data.features import make_windows
+    from src.tasks.extractive.windows import make_windows
 
     datasets.config.HF_DATASETS_CACHE = cache
     times = -(-count // len(job.sets.train))
@@ -106,7 +106,6 @@ def cut(job: Any, count: int, cache: Path) -> Any:
 def quality(arguments: argparse.Namespace, variant: str, seed: str) -> dict[str, float]:
     """Exact match and F1 after 3 epochs on `--train-size` questions, scored on questions of other articles."""
     from src.evaluation.score import score
-    from src.evaluation.spans import answer_questions
     from src.training import hardware
     from src.training.predict import predict
 
@@ -115,8 +114,8 @@ def quality(arguments: argparse.Namespace, variant: str, seed: str) -> dict[str,
     begin = time.perf_counter()
     used = trained(job, job.train.windows, variant, None, epochs=3)
     seconds = time.perf_counter() - begin
-    logits = predict(hardware.start(job.config.hardware), used.model, job.validation, 32)
-    questions = job.sets.validation.to_list()
-    answers = answer_questions(questions, job.validation.windows, *logits, job.config.evaluation, False)
+    limits, questions = job.config.evaluation, job.sets.validation.to_list()
+    predictions = predict(hardware.start(job.config.hardware), used.model, job.validation, limits)
+    answers = job.validation.answers(questions, predictions, limits, False)
     figures = score(questions, answers)
     return {"exact_match": figures["exact_match"], "f1": figures["f1"], "seconds": seconds}

@@ -20,20 +20,19 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import psutil
-import pyarrow as pa
 import torch
 from datasets import Dataset
 
 from src.config import Config, UserError
-from src.data import batches as windows
-from src.data.batches import Batches, RunData
 from src.estimate.cost import Measured, Probe, whole_run, work_of
 from src.evaluator import Evaluator
 from src.model import backbone, base, method
 from src.problems import validate
+from src.questions import RunData, load
 from src.run import build, forgotten, make_ready
 from src.runs.isolation import Outcome, call, start_server
 from src.sweep import PRELOADED
+from src.tasks.base import Batches
 from src.training import hardware
 from src.training.checkpoint import Checkpoints
 from src.training.hardware import Runtime
@@ -214,10 +213,10 @@ def _load(config: Config) -> tuple[_Job, float]:
     """Load what a run loads; the seconds for it, where the windows are in the cache already."""
     runtime = hardware.start(config.hardware, config.train.cache_encoder)
     tokenizer = backbone.load_tokenizer(config.model)
-    data = windows.load(config.dataset, config.model, tokenizer)
+    data = load(config, tokenizer)
     began = time.perf_counter()
     tokenizer = backbone.load_tokenizer(config.model)
-    data = windows.load(config.dataset, config.model, tokenizer)
+    data = load(config, tokenizer)
     meter = Meter(runtime.device)
     bare, model = build(config)
     base.identify(config.model, bare.config.model_type, config.train.seed)
@@ -242,8 +241,10 @@ def _evaluate(job: _Job) -> float:
     """Windows a second of an evaluation, and its peak memory in the meter."""
     config, data, runtime = job.config.evaluation, job.data, job.runtime
     [longest, *_] = data.validation.evaluation(config.batch_size)
+    rows = np.sort(longest)
+    few = data.validation.select(rows, data.validation.questions[rows])
     with job.meter.phase(Usage()):  # the kernels are chosen
-        predict(runtime, job.model, _select(data.validation, np.sort(longest)), config.batch_size)
+        predict(runtime, job.model, few, config)
     evaluator = Evaluator(runtime, job.model, config, data.sets.unanswerable)
     usage = job.meter.evaluation
     for wanted in SCORED_QUESTIONS:
@@ -256,29 +257,20 @@ def _evaluate(job: _Job) -> float:
             break  # the next one would take too long, or have no more questions
     speed = len(part.lengths) / seconds
     with job.meter.phase(usage):  # the largest batch may not be among the questions above
-        predict(runtime, job.model, _select(data.validation, np.sort(longest)), config.batch_size)
+        predict(runtime, job.model, few, config)
     return speed
 
 
 def part_of(questions: Dataset, batches: Batches, wanted: int) -> tuple[list[dict[str, Any]], Batches]:
-    """Some questions with all their windows, drawn evenly from those with the longest windows to the shortest."""
-    rows = np.asarray(batches.windows["question"][:])
+    """Some questions with all their examples, drawn evenly from those with the longest windows to the shortest."""
+    rows = batches.questions
     longest = np.zeros(len(questions), dtype=int)
     np.maximum.at(longest, rows, batches.lengths)
     order = np.argsort(-longest, kind="stable")
     places = np.linspace(0, len(order) - 1, min(wanted, len(order))).astype(int)
     chosen = np.sort(order[places])
     kept = np.flatnonzero(np.isin(rows, chosen))
-    return questions.select(chosen).to_list(), _select(batches, kept, np.searchsorted(chosen, rows[kept]))
-
-
-def _select(batches: Batches, rows: np.ndarray, questions: np.ndarray | None = None) -> Batches:
-    """Some windows as batches, in memory; `questions` are the new numbers of their questions."""
-    table: pa.Table = batches.windows.with_format("arrow").select(rows)[:]
-    if questions is not None:
-        place = table.column_names.index("question")
-        table = table.set_column(place, table.schema.field("question"), pa.array(questions, pa.int32()))
-    return Batches(Dataset(table).with_format("numpy"), batches.pad_token_id, batches.max_length)
+    return questions.select(chosen).to_list(), batches.select(kept, np.searchsorted(chosen, rows[kept]))
 
 
 # Training

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from src.evaluation.spans import Answer
 from src.evaluation.squad_metric import SquadMetric, exact_match, f1
+from src.tasks.base import Answer
 
 
 def score(questions: Sequence[Mapping[str, Any]], answers: Sequence[Answer]) -> dict[str, float]:
@@ -51,7 +51,7 @@ def per_question(question: Mapping[str, Any], answer: Answer) -> tuple[float, fl
 def _unanswerable_figures(questions: Sequence[Mapping[str, Any]], answers: Sequence[Answer]) -> dict[str, float]:
     has_answer = np.array([bool(question["answers"]["text"]) for question in questions])
     scores = np.array([per_question(*pair)[1] for pair in zip(questions, answers, strict=True)])
-    spans = [next((span for span in answer.n_best if span.start >= 0), None) for answer in answers]
+    spans = [next((span for span in answer.n_best if span.text), None) for answer in answers]
     texts = [span.text if span else "" for span in spans]
     answered = np.array(
         [f1(text, question["answers"]["text"]) for question, text in zip(questions, texts, strict=True)]

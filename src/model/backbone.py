@@ -15,9 +15,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
-    AutoModelForCausalLM,
     AutoModelForMaskedLM,
-    AutoModelForQuestionAnswering,
     AutoTokenizer,
     PretrainedConfig,
     PreTrainedModel,
@@ -25,6 +23,7 @@ from transformers import (
 from transformers.utils import logging
 
 from src.config import ModelConfig, UserError
+from src.tasks import task_of
 
 # What the architectures call the two kinds of dropout.
 ATTENTION_DROPOUT = ("attention_probs_dropout_prob", "attention_dropout")
@@ -71,14 +70,15 @@ def load_model(config: ModelConfig, hidden_dropout: float, attention_dropout: fl
                 f"model.max_length={config.max_length} is more than the {usable} positions of {config.name}."
             )
 
+    auto_model = task_of(config).auto_model
     torch.manual_seed(seed)
     if not config.pretrained:
-        return AutoModelForQuestionAnswering.from_config(architecture, trust_remote_code=config.trust_remote_code)
+        return auto_model.from_config(architecture, trust_remote_code=config.trust_remote_code)
     path = locate(str(config.path))
     if config.sha256 is not None:
         _check_hash(Path(path) / "model.safetensors", config.sha256)
     try:
-        model, loading = AutoModelForQuestionAnswering.from_pretrained(
+        model, loading = auto_model.from_pretrained(
             path,
             config=architecture,
             revision=config.revision,
@@ -120,8 +120,7 @@ def shape_only(config: ModelConfig, hidden_dropout: float, attention_dropout: fl
     """
     architecture = _shape(config)
     _set_dropout(architecture, hidden_dropout, attention_dropout)
-    classes = {"extractive": AutoModelForQuestionAnswering, "generative": AutoModelForCausalLM}
-    return classes[config.task].from_config(architecture, trust_remote_code=config.trust_remote_code)
+    return task_of(config).auto_model.from_config(architecture, trust_remote_code=config.trust_remote_code)
 
 
 def _shape(config: ModelConfig) -> PretrainedConfig:

@@ -9,26 +9,27 @@ from src.config import Config
 from src.metrics import TOTAL, TRAINABLE, Place, metric, shown
 from src.model.base import Base
 from src.model.method import ADAPTER, TRAINED
+from src.tasks import task_of
 
 SETTINGS = ("epochs", "batch_size", "gradient_accumulation_steps", "weight_decay", "warmup_ratio", "scheduler", "seed")
 LOADING = {
     ADAPTER: """\
 from peft import PeftModel
-from transformers import AutoModelForQuestionAnswering
+from transformers import {auto}
 
-base = AutoModelForQuestionAnswering.from_pretrained({base!r}{revision})
+base = {auto}.from_pretrained({base!r}{revision})
 model = PeftModel.from_pretrained(base, "THIS_FOLDER").eval()""",
     TRAINED: """\
 from safetensors.torch import load_file
-from transformers import AutoModelForQuestionAnswering
+from transformers import {auto}
 
-model = AutoModelForQuestionAnswering.from_pretrained({base!r}{revision})
+model = {auto}.from_pretrained({base!r}{revision})
 model.load_state_dict(load_file("THIS_FOLDER/trained.safetensors"), strict=False)
 model.eval()""",
     "": """\
-from transformers import AutoModelForQuestionAnswering
+from transformers import {auto}
 
-model = AutoModelForQuestionAnswering.from_pretrained("THIS_FOLDER").eval()""",
+model = {auto}.from_pretrained("THIS_FOLDER").eval()""",
 }
 
 
@@ -66,7 +67,7 @@ license: unknown
 
 # {config.model.name}, {method.name}, on {data.name}
 
-For extractive question answering: {form} {base.name}.
+For {config.model.task} question answering: {form} {base.name}.
 
 | | |
 |---|---|
@@ -81,7 +82,7 @@ For extractive question answering: {form} {base.name}.
 ## How to load it
 
 ```python
-{LOADING[kind].format(base=base.name, revision=revision)}
+{LOADING[kind].format(auto=task_of(config.model).auto_model.__name__, base=base.name, revision=revision)}
 ```
 
 Or, where the run is in the store:

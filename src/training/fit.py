@@ -15,10 +15,11 @@ import torch
 from transformers import get_scheduler
 
 from src.config import TrainConfig, UserError
+from src.tasks.base import Batches
 from src.training.checkpoint import Checkpoints
 from src.training.hardware import Runtime
 from src.training.meter import Meter
-from src.training.step import Batches, Step, make_optimizer, optimizer_step
+from src.training.step import Step, make_optimizer, optimizer_step
 
 # Before this many steps are done, kernels are still being chosen and memory is still being asked for:
 # they count as training time, and not towards examples a second.
@@ -78,9 +79,9 @@ def fit(
     Args:
         runtime: from `src.training.hardware.start`.
         model: prepared by the accelerator, with `requires_grad` set on what trains.
-        batches: the training windows.
+        batches: the training examples.
         config: rates, sizes, seeds.
-        meter: gets the seconds, the peak memory and the number of windows and tokens.
+        meter: gets the seconds, the peak memory and the number of examples and tokens.
         checkpoints: where training is saved, after each epoch and every `checkpoint_minutes`.
         callbacks: what is called on the way.
 
@@ -175,7 +176,7 @@ class _Loop:
                 raw.append((loss, norm, rate, time.time()))
         if self.warm:
             rows = [row for group in groups for batch in group for row in batch]
-            meter.train.windows += len(rows)
+            meter.train.examples += len(rows)
             meter.train.tokens += int(self.batches.lengths[rows].sum())
             meter.train.counted_seconds += meter.train.seconds - seconds_before
         # Processes decide together whether a checkpoint is due: the sum is above 0 where one of them says so.

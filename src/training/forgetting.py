@@ -15,7 +15,7 @@ import torch
 from accelerate import Accelerator
 from torch.nn.functional import cosine_similarity, cross_entropy
 
-from src.training.step import known_inputs
+from src.tasks.base import known_inputs
 
 PASSAGES = 48
 TOKENS = 128  # of each passage, at most

@@ -3,8 +3,8 @@
 What is measured: everything between the edges of a phase, with the device synchronised at both. GPU memory is what
 torch's allocator handed out (`max_memory_allocated`) and held (`max_memory_reserved`), reset at the phase's start.
 CPU memory is the peak resident size in the phase over the resident size before the model was loaded, without what the
-system may take back at any time: the code of libraries and the file of tokenised windows, of which more is paged in the
-larger the data set is and the longer the process has run. An MB is 10^6 bytes.
+system may take back at any time: the code of libraries and the file of tokenised examples, of which more is paged in
+the larger the data set is and the longer the process has run. An MB is 10^6 bytes.
 
 Linux also tells how long threads that were ready to run waited for a core: by it a training can be told that other work
 on the machine has made longer.
@@ -39,15 +39,15 @@ class Usage:
     seconds: float = 0.0
     peak_mb: float = 0.0
     reserved_mb: float = 0.0  # GPU only
-    windows: int = 0  # in training, counted after the warm-up
+    examples: int = 0  # in training, counted after the warm-up
     tokens: int = 0  # without padding; counted after the warm-up
     counted_seconds: float = 0.0
     waited_seconds: float = 0.0  # of all threads added up; 0 where the system does not tell
 
     @property
     def examples_per_second(self) -> float:
-        """Windows a second after the warm-up."""
-        return self.windows / self.counted_seconds if self.counted_seconds else 0.0
+        """Examples a second after the warm-up."""
+        return self.examples / self.counted_seconds if self.counted_seconds else 0.0
 
     @property
     def tokens_per_second(self) -> float:
@@ -169,7 +169,7 @@ def _status_mb(name: str) -> float:
 
 
 def _shared_files_mb() -> float:
-    """Resident size of the mapped libraries and tokenised windows; 0 where the system does not tell.
+    """Resident size of the mapped libraries and tokenised examples; 0 where the system does not tell.
 
     Asking for it takes some 10 ms, so it is asked only when the resident size of all files has changed.
     """

@@ -1,4 +1,4 @@
-"""An encoder whose output was computed beforehand (`src.training.encoded`) hands it on."""
+"""An encoder whose output was computed beforehand (`src.tasks.extractive.encoded`) hands it on."""
 
 from __future__ import annotations
 

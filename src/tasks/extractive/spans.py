@@ -6,33 +6,12 @@ Every span up to `max_answer_length` tokens is looked at, not only the pairs of 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from src.config import EvaluationConfig, UserError
-
-
-@dataclass(frozen=True)
-class Span:
-    """A candidate answer: characters `start` to `end` of the passage, never spaces alone; both -1 for "no answer"."""
-
-    text: str
-    start: int
-    end: int
-    score: float  # start logit + end logit
-    probability: float  # softmax over the n best
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What is predicted for one question."""
-
-    id: str
-    best: Span
-    n_best: tuple[Span, ...]
-    null_score: float  # of "no answer": the lowest over the question's windows
+from src.tasks.base import NO_PLACE, Answer, Span
 
 
 def answer_questions(
@@ -47,13 +26,14 @@ def answer_questions(
 
     Args:
         questions: with `id` and `context`.
-        windows: in `WINDOW_SCHEMA` of src.data.features, numpy format.
+        windows: in `WINDOW_SCHEMA` of `src.tasks.extractive.windows`, numpy format.
         start_logits, end_logits: one array of shape (tokens of the window,) each.
         config: `max_answer_length` in tokens, `n_best`, `null_threshold`.
         may_be_unanswerable: whether "no answer" competes (SQuAD v2.0).
 
     Returns:
-        One Answer a question, in their order; every score in it is a finite number.
+        One Answer a question, in their order; every score in it, a start logit and an end logit added up, is a finite
+        number, and a probability is a softmax over the n best.
 
     Raises:
         UserError: a logit is NaN, infinite, or too large for a sum of two.
@@ -69,13 +49,13 @@ def answer_questions(
         null_score = float(null_scores[row])
         no_answer = not ranked or (may_be_unanswerable and null_score - ranked[0][0] > config.null_threshold)
         if may_be_unanswerable or not ranked:
-            ranked = sorted([*ranked, (null_score, -1, -1)], reverse=True)
+            ranked = sorted([*ranked, (null_score, NO_PLACE, NO_PLACE)], reverse=True)
         weights = np.exp(np.array([score for score, _, _ in ranked]) - max(score for score, _, _ in ranked))
         n_best = tuple(
             _span(question["context"], start, end, score, float(weight))
             for (score, start, end), weight in zip(ranked, weights / weights.sum(), strict=True)
         )
-        best = next(span for span in n_best if (span.start == -1) == no_answer)
+        best = next(span for span in n_best if (span.start == NO_PLACE) == no_answer)
         answers.append(Answer(question["id"], best, n_best, null_score))
     return answers
 
@@ -115,8 +95,8 @@ def _visible(text: str) -> np.ndarray:
 
 
 def _span(context: str, start: int, end: int, score: float, probability: float) -> Span:
-    if start < 0:
-        return Span("", -1, -1, score, probability)
+    if start == NO_PLACE:
+        return Span("", start, end, score, probability)
     # SentencePiece counts the space before a word as part of it.
     text = context[start:end]
     start, end = start + len(text) - len(text.lstrip()), end - len(text) + len(text.rstrip())

@@ -17,10 +17,11 @@ import torch
 from accelerate import Accelerator
 
 from src.config import UserError
-from src.training.step import Batches, known_inputs, micro_batches
+from src.tasks.base import known_inputs, micro_batches
+from src.tasks.extractive.batches import LABELS, SpanBatches
 
 
-class EncodedBatches:
+class EncodedBatches(SpanBatches):
     """Batches whose windows come as hidden states, (rows, tokens, hidden size), instead of tokens.
 
     Args:
@@ -28,18 +29,16 @@ class EncodedBatches:
         model: whose encoder is run, once over every window.
         batches: the windows.
         file: where the hidden states are kept; it can be deleted once this object is made.
-        tokens_per_pass: see `src.training.step.micro_batches`.
+        tokens_per_pass: see `src.tasks.base.micro_batches`.
 
     Raises:
         UserError: the disk has no room for them.
     """
 
     def __init__(
-        self, accelerator: Accelerator, model: Any, batches: Batches, file: Path, tokens_per_pass: int | None
+        self, accelerator: Accelerator, model: Any, batches: SpanBatches, file: Path, tokens_per_pass: int | None
     ) -> None:
-        self.batches = batches
-        self.windows = getattr(batches, "windows", None)
-        self.lengths = batches.lengths
+        super().__init__(batches.windows, batches.pad_token_id, batches.max_length)
         self.starts = np.concatenate([[0], np.cumsum(self.lengths)])
         self.states: torch.Tensor | None = None
         order = [part for rows in batches.evaluation(32) for part in micro_batches(rows, self.lengths, tokens_per_pass)]
@@ -47,23 +46,18 @@ class EncodedBatches:
         with torch.inference_mode():
             for part in order:
                 batch = {name: values.to(accelerator.device) for name, values in batches.collate(part).items()}
+                inputs = {name: values for name, values in batch.items() if name not in LABELS}
                 with accelerator.autocast():
-                    states = encoder(**known_inputs(encoder, batch)).last_hidden_state.cpu()
+                    states = encoder(**known_inputs(encoder, inputs)).last_hidden_state.cpu()
                 if self.states is None:
                     self.states = _file(file, int(self.starts[-1]), states.shape[-1], states.dtype)
                 for row, state in zip(part, states, strict=True):
                     self.states[self.starts[row] : self.starts[row + 1]] = state[: self.lengths[row]]
 
-    def training(self, batch_size: int, seed: int, epoch: int) -> list[list[int]]:
-        return self.batches.training(batch_size, seed, epoch)
-
-    def evaluation(self, batch_size: int) -> list[list[int]]:
-        return self.batches.evaluation(batch_size)
-
     def collate(self, rows: Sequence[int]) -> dict[str, torch.Tensor]:
         """As the plain batch, with `inputs_embeds` in place of `input_ids`."""
         assert self.states is not None
-        batch = self.batches.collate(rows)
+        batch = super().collate(rows)
         tokens = batch.pop("input_ids")
         states = torch.zeros(*tokens.shape, self.states.shape[-1], dtype=self.states.dtype)
         for i, row in enumerate(rows):

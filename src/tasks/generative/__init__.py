@@ -1,0 +1,1 @@
+"""Generative question answering: a decoder reads passage and question, and writes the answer."""
