@@ -38,6 +38,7 @@ class ModelConfig:
     task: str = "extractive"  # extractive: answers are spans of the passage | generative: the model writes them
     # The model's own configuration as far as `src.plan` needs it to reckon without weights and without a hub.
     shape: dict[str, Any] = field(default_factory=dict)
+    prompt: str = "{context}\n\nQuestion: {question}\nAnswer:"  # generative: a template, or chat
     max_length: int = 384  # tokens in a window: question, context and special tokens
     doc_stride: int = 128  # context tokens that neighbouring windows share
     trust_remote_code: bool = False

@@ -20,6 +20,7 @@ class History:
     Args:
         log, terminal, meter: of the run.
         evaluate: scores the model on the validation questions.
+        language_loss: of a decoder, its loss (nats a token) on plain passages.
         on_score: called with each epoch and its F1; what it raises ends the run.
     """
 
@@ -28,6 +29,7 @@ class History:
     meter: Meter
     evaluate: Callable[[], Evaluation]
     on_score: Callable[[int, float], None] | None = None
+    language_loss: Callable[[], float] | None = None
     steps: list[Step] = field(default_factory=list)
     validation_losses: list[tuple[int, float]] = field(default_factory=list)  # optimizer step, nats
     evaluations: dict[int, Evaluation] = field(default_factory=dict)  # by epoch: the best one's and the last one's
@@ -52,6 +54,8 @@ class History:
         self.evaluations = {e: kept for e, kept in self.evaluations.items() if e in (best, epoch)}
         names = ("exact_match", "f1", "loss")
         figures = {name: evaluation.figures[name] for name in names if name in evaluation.figures}
+        if self.language_loss is not None:
+            figures["lm_loss"] = self.language_loss()
         self.log.metrics({f"eval/{name}": value for name, value in figures.items()}, step=epoch)
         if "loss" in figures:
             self.validation_losses.append((self.steps[-1].number if self.steps else 0, figures["loss"]))

@@ -27,6 +27,7 @@ BEGIN, END = (
 UNANSWERABLE = "with unanswerable questions"
 TESTED = "with a test set"
 MASKED_LM = "with a checkpoint that holds a masked-language-model head"
+DECODER = "with a model that generates its answers"
 GPU, LINUX = "on a GPU", "on Linux"
 
 
@@ -185,6 +186,7 @@ def groups() -> list[str]:
 EXACT_MATCH, F1 = "quality/exact_match", "quality/f1"
 TEST_EXACT_MATCH, TEST_F1 = "test/exact_match", "test/f1"
 EVAL_EXACT_MATCH, EVAL_F1, EVAL_LOSS = "eval/exact_match", "eval/f1", "eval/loss"
+EVAL_LM_LOSS = "eval/lm_loss"
 TRAIN_LOSS, STEPS = "train/loss", "train/steps"
 TRAINABLE, TOTAL, ADAPTER, BACKBONE = "params/trainable", "params/total", "params/adapter", "params/backbone"
 TRAIN_SECONDS, TRAINED_SECONDS, WAITED_SECONDS = "time/train_seconds", "time/trained_seconds", "time/waited_seconds"
@@ -237,6 +239,10 @@ METRICS: tuple[Metric, ...] = (
     _loss(
         EVAL_LOSS, "validation loss", "cross entropy of the start and the end of the answer", short="loss",
         logged="epoch", extra=True
+    ),
+    _loss(
+        EVAL_LM_LOSS, "language-model loss", "loss of a token of up to 48 passages that no training question is about",
+        short="LM loss", logged="epoch", only=DECODER
     ),
     _loss(
         TRAIN_LOSS, "training loss", "cross entropy of the start and the end of the answer", short="loss",

@@ -6,10 +6,12 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
+from string import Formatter
 from typing import Any
 
 from src.config import Config, DatasetConfig, MethodConfig, ModelConfig, UserError, nearest, no_such_file
 from src.estimate.cards import read_memory
+from src.tasks import TASKS
 
 CHOICES = {
     "dataset.source": ("sample", "hub", "file"),
@@ -20,7 +22,7 @@ CHOICES = {
     "hardware.precision": ("auto", "fp32", "bf16", "fp16"),
     "train.scheduler": ("linear", "cosine", "constant"),
     "train.keep": ("last", "best"),
-    "model.task": ("extractive", "generative"),
+    "model.task": TASKS,
     "method.quantize": (None, "nf4"),
     "tracking.keep_model": ("all", "best", "none"),
 }
@@ -110,6 +112,7 @@ def _model(model: ModelConfig) -> Iterator[Check]:
         bool(model.path or model.model_type),
         "model.path and model.model_type are both empty: name a folder or a hub model in model.path.",
     )
+    yield _prompt(model)
     yield (
         model.path is not None or model.tokenizer is not None,
         "model.tokenizer is empty: a model without model.path needs to know whose tokenizer to use.",
@@ -117,6 +120,21 @@ def _model(model: ModelConfig) -> Iterator[Check]:
     yield (
         model.pretrained or model.model_type is not None,
         "model.pretrained=false needs model.model_type, the architecture's name in transformers (bert, ...).",
+    )
+
+
+def _prompt(model: ModelConfig) -> Check:
+    """Whether the prompt has room for passage and question, and for nothing else."""
+    if model.prompt == "chat":
+        return True, ""
+    try:
+        fields = {field for _, field, _, _ in Formatter().parse(model.prompt) if field is not None}
+    except ValueError as error:
+        return False, f"model.prompt={model.prompt!r} cannot be read ({error}); write {{{{ for a brace."
+    named = ", ".join(sorted(f"{{{field}}}" for field in fields)) or "nothing"
+    return (
+        fields == {"context", "question"},
+        f"model.prompt={model.prompt!r} must name {{context}} and {{question}}, and nothing else; it names {named}.",
     )
 
 
@@ -197,9 +215,8 @@ def _method(method: MethodConfig) -> Iterator[Check]:
 
 def cannot_be_trained(config: Config) -> list[str]:
     """What `src.plan` can reckon with and training cannot do, each as one sentence; empty where it can be trained."""
-    model, method = config.model, config.method
+    method = config.method
     checks = (
-        (model.task != "generative", f"model={model.name} generates its answers (model.task={model.task})"),
         (method.quantize is None, f"method={method.name} holds the base in 4 bits (method.quantize={method.quantize})"),
     )
     planned = "which cannot be trained yet; python -m src.plan reckons with its memory."

@@ -40,7 +40,7 @@ from src.tasks.base import Batches
 from src.training import hardware
 from src.training.checkpoint import Checkpoints
 from src.training.fit import fit
-from src.training.forgetting import forgetting, make_probe
+from src.training.forgetting import Probe, forgetting, is_decoder, language_loss, make_probe
 from src.training.hardware import Runtime
 from src.training.meter import Meter, Usage
 from src.training.together import main_process_first, together
@@ -258,7 +258,7 @@ def train(job: Prepared, on_score: OnScore | None = None) -> Trained:
     def validate_model() -> Evaluation:
         return evaluate(data.sets.validation, data.validation, meter.evaluation)
 
-    history = History(job.log, job.terminal, meter, validate_model, on_score)
+    history = History(job.log, job.terminal, meter, validate_model, on_score, language_loss_of(job))
     [folder] = broadcast_object_list([str(job.log.checkpoints)])
     checkpoints = Checkpoints(
         job.runtime.accelerator,
@@ -275,6 +275,12 @@ def train(job: Prepared, on_score: OnScore | None = None) -> Trained:
     # Once, and last: nothing that is chosen can depend on it.
     test = None if data.test is None else evaluate(data.sets.test, data.test, meter.test)
     return Trained(epoch, reported, extra, test, history, checkpoints)
+
+
+def language_loss_of(job: Prepared) -> Callable[[], float] | None:
+    """What measures the loss of a decoder on plain passages; None for an encoder, or without such passages."""
+    probe = probe_of(job.tokenizer, job.data.sets) if is_decoder(job.bare) else None
+    return None if probe is None else lambda: language_loss(job.runtime.accelerator, job.bare, probe)
 
 
 def record(job: Prepared, trained: Trained) -> RunResult:
@@ -314,6 +320,11 @@ def record(job: Prepared, trained: Trained) -> RunResult:
     return result
 
 
+def probe_of(tokenizer: Any, sets: QuestionSets) -> Probe | None:
+    """Passages of the validation questions that no training question is about."""
+    return make_probe(tokenizer, sets.train["context"], sets.validation["context"])
+
+
 def forgotten(
     config: Config, runtime: Runtime, tokenizer: Any, sets: QuestionSets, trained: PreTrainedModel
 ) -> dict[str, float]:
@@ -321,7 +332,7 @@ def forgotten(
 
     It leaves the model with the attention that it was loaded with.
     """
-    probe = make_probe(tokenizer, sets.train["context"], sets.validation["context"])
+    probe = probe_of(tokenizer, sets)
     if probe is None:
         return {}
     untouched: Any = backbone.load_model(
@@ -332,7 +343,7 @@ def forgotten(
         fast.speed_up(untouched, runtime.dtype, runtime.device.type)
     for each in (trained, untouched):
         fast.plain_attention(each)  # packed attention belongs to training's forward
-    masked_lm: Any = backbone.load_masked_lm(config.model)
+    masked_lm: Any = None if is_decoder(trained) else backbone.load_masked_lm(config.model)
     if masked_lm is not None:
         masked_lm = masked_lm.to(runtime.device)
     figures = forgetting(runtime.accelerator, trained, untouched.to(runtime.device), masked_lm, probe)

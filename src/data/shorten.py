@@ -11,20 +11,24 @@ from src.config import ModelConfig
 from src.data.notes import listed
 
 
-def shorten_questions(questions: Dataset, tokenizer: Any, model: ModelConfig) -> tuple[Dataset, list[str]]:
+def shorten_questions(
+    questions: Dataset, tokenizer: Any, model: ModelConfig, reserved: int | None = None
+) -> tuple[Dataset, list[str]]:
     """Cut questions that would leave no room for a passage next to them.
 
     Args:
         questions: in the schema of `src.data.sources`.
         tokenizer: a fast tokenizer.
         model: for `max_length` and `doc_stride`, in tokens.
+        reserved: tokens of a window that neither question nor passage can have; None: the special ones.
 
     Returns:
-        The questions, each of at most max_length - doc_stride - 1 tokens less the special ones, and a note where one
+        The questions, each of at most max_length - doc_stride - 1 tokens less the reserved ones, and a note where one
         was cut.
     """
-    special = tokenizer.num_special_tokens_to_add(pair=True)
-    limit = model.max_length - model.doc_stride - special - 1
+    if reserved is None:
+        reserved = tokenizer.num_special_tokens_to_add(pair=True)
+    limit = model.max_length - model.doc_stride - reserved - 1
 
     def offsets_of(text: str) -> list[tuple[int, int]]:
         encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)

@@ -20,7 +20,8 @@ def score(questions: Sequence[Mapping[str, Any]], answers: Sequence[Answer]) -> 
 
     Returns:
         `exact_match`, `f1`; `start_accuracy`, `end_accuracy`: how often the predicted span begins or ends at the
-        character where a human answer does, over the questions with an answer whose place is known; and where some
+        character where a human answer does, over the questions with an answer whose place is known, where
+        predicted answers have one; and where some
         questions are unanswerable `has_answer_f1`, `no_answer_f1` (the share rightly left unanswered), and
         `best_f1` with `best_null_threshold`, the threshold that would have scored best on this very set.
     """
@@ -29,7 +30,8 @@ def score(questions: Sequence[Mapping[str, Any]], answers: Sequence[Answer]) -> 
         references=[{"id": question["id"], "answers": question["answers"]} for question in questions],
     )
     starts, ends = [], []
-    for question, answer in zip(questions, answers, strict=True):
+    placed = any(span.start >= 0 for answer in answers for span in answer.n_best)
+    for question, answer in zip(questions, answers, strict=True) if placed else ():
         gold = question["answers"]
         places = [(s, s + len(t)) for t, s in zip(gold["text"], gold["answer_start"], strict=True) if s >= 0]
         if places:

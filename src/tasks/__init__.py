@@ -6,9 +6,12 @@ A task is a folder here, and a line in `TASKS`. What it must be able to do is sa
 from __future__ import annotations
 
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 from src.config import ModelConfig
-from src.tasks.base import Task
+
+if TYPE_CHECKING:  # it imports torch
+    from src.tasks.base import Task
 
 # The module of each, whose `TASK` is the task; imported when it is used, because it imports torch.
 TASKS = {"extractive": "src.tasks.extractive.task", "generative": "src.tasks.generative.task"}

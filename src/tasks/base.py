@@ -151,6 +151,12 @@ def micro_batches(rows: Sequence[int], lengths: np.ndarray, tokens: int | None) 
     return [rows[i : i + size] for i in range(0, len(rows), size)]
 
 
+def unwrapped(model: Any) -> Any:
+    """The model of transformers that DDP and peft have put their modules around."""
+    inner = getattr(model, "module", model)
+    return inner.get_base_model() if hasattr(inner, "get_base_model") else inner
+
+
 def known_inputs(model: torch.nn.Module, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """What of a batch the architecture knows."""
     known = inspect.signature(type(model).forward).parameters

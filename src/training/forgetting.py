@@ -1,4 +1,4 @@
-"""How far training has moved the encoder: its hidden states, and its masked-language-model loss, before and after.
+"""How far training has moved the model: its hidden states, and its loss as a language model, before and after.
 
 Measured on the same passages by the untouched model and by the trained one: passages of the validation set that no
 training question is about, chosen by a hash of their text, so that every run on a data set has the same ones.
@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch.nn.functional import cosine_similarity, cross_entropy
+from torch.nn.utils.rnn import pad_sequence
 
 from src.tasks.base import known_inputs
 
@@ -27,7 +28,7 @@ MASKED = 0.15  # of the tokens, as in BERT's pretraining (Devlin et al. 2019)
 class Probe:
     """Tokens of the passages, in batches of `input_ids`, `attention_mask` and whatever else the tokenizer gives."""
 
-    batches: list[dict[str, torch.Tensor]]
+    batches: list[dict[str, torch.Tensor]]  # padded at the end
     special_ids: list[int]
     mask_id: int | None
 
@@ -35,11 +36,18 @@ class Probe:
 def make_probe(tokenizer: Any, trained: Sequence[str], others: Sequence[str]) -> Probe | None:
     """The probe out of the passages `others`, those of `trained` left out; None where nothing is left."""
     passages = sorted(set(others) - set(trained), key=lambda text: hashlib.sha256(text.encode()).digest())[:PASSAGES]
-    batches = [
-        dict(tokenizer(passages[i : i + ROWS], truncation=True, max_length=TOKENS, padding=True, return_tensors="pt"))
-        for i in range(0, len(passages), ROWS)
-    ]
+    batches = [_padded(tokenizer, passages[i : i + ROWS]) for i in range(0, len(passages), ROWS)]
     return Probe(batches, tokenizer.all_special_ids, tokenizer.mask_token_id) if batches else None
+
+
+def _padded(tokenizer: Any, passages: Sequence[str]) -> dict[str, torch.Tensor]:
+    """Passages as a batch. Not by the tokenizer: one of a decoder may lack a padding token, or pad in front."""
+    encoded = tokenizer(passages, truncation=True, max_length=TOKENS, return_attention_mask=True)
+    fill = {"input_ids": tokenizer.pad_token_id or 0}
+    return {
+        name: pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=fill.get(name, 0))
+        for name, rows in encoded.items()
+    }
 
 
 @torch.inference_mode()
@@ -50,14 +58,15 @@ def forgetting(
 
     Args:
         accelerator: for device and precision.
-        trained, untouched: question-answering models, on the device.
-        masked_lm: the untouched model with its checkpoint's masked-language-model head, or None.
+        trained, untouched: the models, on the device.
+        masked_lm: of an encoder, the untouched model with its checkpoint's masked-language-model head, or None.
         probe: the passages.
 
     Returns:
         `cka`, linear centred kernel alignment of the hidden states of all tokens (Kornblith et al. 2019), and
         `cosine`, their mean cosine similarity: both 1 where nothing has moved. With `masked_lm`, the cross entropy
-        (nats) of masked tokens before and after, `mlm_loss_before` and `mlm_loss`, its head left as it was.
+        (nats) of masked tokens before and after, `mlm_loss_before` and `mlm_loss`, its head left as it was. Of a
+        decoder `lm_loss_before` and `lm_loss`; see `language_loss`.
     """
     states = []
     for model in (untouched, trained):
@@ -70,7 +79,10 @@ def forgetting(
         states.append(torch.cat(found))
     before, after = states
     figures = {"cka": linear_cka(before, after), "cosine": float(cosine_similarity(before, after).mean())}
-    if masked_lm is not None and probe.mask_id is not None:
+    if is_decoder(trained):
+        figures["lm_loss_before"] = language_loss(accelerator, untouched, probe)
+        figures["lm_loss"] = language_loss(accelerator, trained, probe)
+    elif masked_lm is not None and probe.mask_id is not None:
         figures["mlm_loss_before"] = _masked_loss(accelerator, masked_lm, probe)
         setattr(masked_lm, masked_lm.base_model_prefix, trained.base_model)
         figures["mlm_loss"] = _masked_loss(accelerator, masked_lm, probe)
@@ -81,6 +93,25 @@ def linear_cka(x: torch.Tensor, y: torch.Tensor) -> float:
     """Likeness of two sets of states of the same tokens, (tokens, size) each, from 0 to 1; rotations do not matter."""
     x, y = x - x.mean(0), y - y.mean(0)
     return float((x.T @ y).norm() ** 2 / ((x.T @ x).norm() * (y.T @ y).norm()))
+
+
+def is_decoder(model: Any) -> bool:
+    """Whether a model says what the next token is."""
+    return model.get_output_embeddings() is not None
+
+
+@torch.inference_mode()
+def language_loss(accelerator: Accelerator, model: Any, probe: Probe) -> float:
+    """The mean cross entropy (nats) of a decoder for each token of the passages after the first of each."""
+    model.eval()
+    losses = []
+    for batch in _on(accelerator, probe):
+        for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True):
+            tokens = ids[mask.bool()]  # one passage at a time: logits of all the vocabulary are large
+            with accelerator.autocast():
+                logits = model(input_ids=tokens[None], use_cache=False).logits[0]
+            losses.append(cross_entropy(logits[:-1].float(), tokens[1:], reduction="none"))
+    return float(torch.cat(losses).double().mean())
 
 
 def _on(accelerator: Accelerator, probe: Probe) -> list[dict[str, torch.Tensor]]:

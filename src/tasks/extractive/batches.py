@@ -11,7 +11,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from src.config import EvaluationConfig
-from src.tasks.base import Answer, Batches, Questions, known_inputs
+from src.tasks.base import Answer, Batches, Questions, known_inputs, unwrapped
 from src.tasks.extractive.spans import answer_questions, mean_loss
 
 # Few distinct lengths let the CPU's kernels be reused: a third more examples a second with 32 than with 1 or 8.
@@ -107,8 +107,7 @@ def logits(
     model: torch.nn.Module, batch: dict[str, torch.Tensor], lengths: np.ndarray
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Start and end logits, each of shape (windows, tokens), of windows with so many tokens each."""
-    inner: Any = getattr(model, "module", model)  # DDP's
-    base = inner.get_base_model() if hasattr(inner, "get_base_model") else inner
+    base = unwrapped(model)
     # A model that packs its windows is told where they end: it would have to wait for the device to tell.
     more = {"lengths": lengths} if base.config._attn_implementation == PACKED else {}
     inputs = {name: values for name, values in batch.items() if name not in LABELS}

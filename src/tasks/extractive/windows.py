@@ -6,19 +6,18 @@ of it is in one. Tokenising is done once: the windows are cached by the content 
 
 from __future__ import annotations
 
-import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from datasets import Dataset, Features, List, Value
 
-from src.config import ModelConfig, UserError
+from src.config import ModelConfig
 from src.data.answers import training_answer
 from src.data.cache import cached
 from src.data.notes import listed
 from src.data.shorten import shorten_questions
+from src.tasks.tokens import content_key, need_fast
 
 WINDOW_SCHEMA = Features(
     {
@@ -53,13 +52,12 @@ def make_windows(questions: Dataset, tokenizer: Any, model: ModelConfig, answer:
     Raises:
         UserError: the tokenizer gives no offsets.
     """
-    if not tokenizer.is_fast:
-        raise UserError(
-            f"The tokenizer of {model.path or model.tokenizer} is a slow one ({type(tokenizer).__name__}) and gives no "
-            "character offsets; answers cannot be located without them. Use a model with a tokenizer.json."
-        )
+    need_fast(tokenizer, model)
     questions, notes = shorten_questions(questions, tokenizer, model)
-    key = _cache_key(questions, tokenizer, model, answer)
+    # What a tokenizer returns beyond what its backend says: the names decide on token_type_ids.
+    returned = (tokenizer.model_input_names, tokenizer.truncation_side, tokenizer.split_special_tokens)
+    facts = (CACHE_VERSION, model.max_length, model.doc_stride, answer, type(tokenizer).__name__, *returned)
+    key = content_key(questions, tokenizer, facts)
 
     def tokenize(file: Path) -> None:
         questions.map(
@@ -107,21 +105,6 @@ def _label_notes(windows: Dataset, questions: Dataset, answer: str) -> list[str]
             f"({which(lost)}); they are scored but not trained on."
         )
     return notes
-
-
-def _cache_key(questions: Dataset, tokenizer: Any, model: ModelConfig, answer: str) -> str:
-    digest = hashlib.sha256()
-    # What a tokenizer returns beyond what its backend says: the names decide on token_type_ids.
-    returned = (tokenizer.model_input_names, tokenizer.truncation_side, tokenizer.split_special_tokens)
-    facts = (CACHE_VERSION, model.max_length, model.doc_stride, answer, type(tokenizer).__name__, *returned)
-    digest.update(json.dumps(facts).encode())
-    tokenizer.backend_tokenizer.no_truncation()  # whatever the last call left there; each call sets its own
-    tokenizer.backend_tokenizer.no_padding()
-    digest.update(tokenizer.backend_tokenizer.to_str().encode())
-    for column in ("question", "context", "answers"):
-        for value in questions[column][:]:
-            digest.update(json.dumps(value).encode())
-    return digest.hexdigest()[:32]
 
 
 def _kept(answer: tuple[str, int], offsets: np.ndarray) -> tuple[int, int] | None:

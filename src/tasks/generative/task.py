@@ -6,8 +6,10 @@ from typing import Any
 
 from transformers import AutoModelForCausalLM
 
-from src.config import Config, UserError
-from src.tasks.base import Batches
+from src.config import Config
+from src.tasks.generative.answers import NO_ANSWER
+from src.tasks.generative.batches import PromptBatches
+from src.tasks.generative.decode import Stops
 
 
 class Generative:
@@ -15,8 +17,17 @@ class Generative:
 
     auto_model = AutoModelForCausalLM
 
-    def batches(self, questions: Any, tokenizer: Any, config: Config, training: bool) -> tuple[Batches, list[str]]:
-        raise UserError(f"model.task={config.model.task} cannot be trained yet.")
+    def batches(
+        self, questions: Any, tokenizer: Any, config: Config, training: bool
+    ) -> tuple[PromptBatches, list[str]]:
+        # It needs datasets, which a model does not.
+        from src.tasks.generative.prompts import Writer, labelled_prompts, make_prompts
+
+        writer = Writer(tokenizer, config)
+        prompts, notes = make_prompts(questions, writer)
+        prompts = labelled_prompts(prompts) if training else prompts
+        silence = writer.answer(NO_ANSWER) if config.dataset.unanswerable else None
+        return PromptBatches(prompts, Stops(tokenizer), silence), notes
 
 
 TASK = Generative()

@@ -1,0 +1,72 @@
+"""Predictions in, answers out: the windows of a question compete by what they wrote."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from src.config import EvaluationConfig, UserError
+from src.tasks.base import NO_PLACE, Answer, Questions, Span
+from src.tasks.generative.decode import Candidate, Prediction
+
+NO_ANSWER = "unanswerable"  # what is to be said where the passage holds no answer
+NOTHING = Candidate("", 0.0, 1)  # where nothing was written and "no answer" was not asked for
+
+
+def answer_questions(
+    questions: Questions,
+    rows: np.ndarray,
+    predictions: Sequence[Prediction],
+    limits: EvaluationConfig,
+    may_be_unanswerable: bool,
+) -> list[Answer]:
+    """Choose the answer of every question.
+
+    Args:
+        questions: with `id`.
+        rows: the question of each prediction, shape (predictions,).
+        predictions: of every prompt.
+        limits: `n_best`, `null_threshold`.
+        may_be_unanswerable: whether "no answer" competes (SQuAD v2.0).
+
+    Returns:
+        One Answer a question, in their order. A score is a mean log-probability of tokens; a probability is that of the
+        whole text, which the model wrote greedily. The candidates are what the windows of the question wrote.
+
+    Raises:
+        UserError: a score is not a finite number.
+    """
+    of_question: list[list[Prediction]] = [[] for _ in questions]
+    for row, prediction in zip(rows.tolist(), predictions, strict=True):
+        of_question[row].append(prediction)
+    answers = []
+    for question, written in zip(questions, of_question, strict=True):
+        if not all(math.isfinite(prediction.written.score) for prediction in written):
+            raise UserError(
+                f"The model's logits for the question with id {question['id']} are not finite numbers: its training "
+                "has diverged. Lower train.learning_rate, or choose hardware.precision=fp32."
+            )
+        answers.append(_choose(question["id"], written, limits, may_be_unanswerable))
+    return answers
+
+
+def _choose(id: str, predictions: Sequence[Prediction], limits: EvaluationConfig, may_be_unanswerable: bool) -> Answer:
+    """The best of what the windows of a question wrote."""
+    texts: dict[str, Candidate] = {}
+    for each in sorted((prediction.written for prediction in predictions), key=lambda written: -written.score):
+        if each.text and not (may_be_unanswerable and each.text.lower().strip(".") == NO_ANSWER):
+            texts.setdefault(each.text, each)
+    spans = [_span(each) for each in texts.values()][: limits.n_best]
+    # As for spans: a window that holds the answer is the one least inclined to say nothing.
+    silences = [prediction.silence for prediction in predictions if prediction.silence is not None]
+    silent = _span(min(silences or [NOTHING], key=lambda silence: silence.score))
+    no_answer = not spans or (may_be_unanswerable and silent.score - spans[0].score > limits.null_threshold)
+    n_best = [*spans, silent] if may_be_unanswerable or not spans else spans
+    best = silent if no_answer else spans[0]
+    return Answer(id, best, tuple(sorted(n_best, key=lambda span: -span.score)), silent.score)
+
+
+def _span(each: Candidate) -> Span:
+    return Span(each.text, NO_PLACE, NO_PLACE, each.score, math.exp(each.log_probability))

@@ -1,0 +1,107 @@
+"""Prompts as batches: the loss at the answers' tokens, and the answers that a model writes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn.functional import cross_entropy
+
+from src.config import EvaluationConfig
+from src.tasks.base import Answer, Batches, Questions, unwrapped
+from src.tasks.generative.answers import answer_questions
+from src.tasks.generative.decode import Prediction, Stops, write_answers
+
+LENGTH_MULTIPLE = 32  # few distinct lengths let a CPU's kernels be reused
+
+
+class PromptBatches(Batches):
+    """The prompts of one data set.
+
+    Args:
+        prompts: in PROMPT_SCHEMA, numpy format.
+        stops: where an answer ends, and how its tokens become text.
+        silence: the tokens of "no answer"; None where every question has an answer.
+    """
+
+    def __init__(self, prompts: Any, stops: Stops, silence: list[int] | None) -> None:
+        self.prompts = prompts
+        self.stops = stops
+        self.silence = silence
+        self.lengths = np.asarray(prompts["length"][:])
+        self.terms = np.array([len(answer) for answer in prompts["answer"][:]], dtype=self.lengths.dtype)
+        self.questions = np.asarray(prompts["question"][:])
+
+    def loss(self, model: Any, rows: Sequence[int], device: torch.device) -> torch.Tensor:
+        """The cross entropy of the answers' tokens, the end token among them.
+
+        Prompts are padded behind their end, where causal attention does not look, so that no mask is needed.
+        """
+        chosen = self.prompts[list(rows)]
+        width = -(-max(chosen["length"]) // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
+        tokens = np.zeros((len(rows), int(width)), dtype=np.int64)
+        places: list[tuple[int, int]] = []  # row and column of the token before each that is learnt
+        for i, (prompt, answer) in enumerate(zip(chosen["prompt"], chosen["answer"], strict=True)):
+            tokens[i, : len(prompt)] = prompt
+            tokens[i, len(prompt) : len(prompt) + len(answer)] = answer
+            places += [(i, len(prompt) - 1 + j) for j in range(len(answer))]
+        at = torch.tensor(places, device=device)
+        learnt = torch.from_numpy(np.concatenate(chosen["answer"]).astype(np.int64)).to(device)
+        with _logits_at(model, at):
+            logits = model(input_ids=torch.from_numpy(tokens).to(device), use_cache=False).logits
+        return cross_entropy(logits.float(), learnt, reduction="sum")
+
+    def predict(
+        self, model: Any, rows: Sequence[int], device: torch.device, limits: EvaluationConfig
+    ) -> list[Prediction]:
+        """What the model writes after some prompts, and how likely it finds their answers."""
+        chosen = self.prompts[list(rows)]
+        prompts = [prompt.tolist() for prompt in chosen["prompt"]]
+        answers = [answer.tolist() for answer in chosen["answer"]]
+        return write_answers(model, prompts, answers, self.silence, self.stops, device, limits.max_answer_length)
+
+    def answers(
+        self,
+        questions: Questions,
+        predictions: Sequence[Prediction],
+        limits: EvaluationConfig,
+        may_be_unanswerable: bool,
+    ) -> list[Answer]:
+        return answer_questions(questions, self.questions, predictions, limits, may_be_unanswerable)
+
+    def mean_loss(self, predictions: Sequence[Prediction]) -> float | None:
+        terms = int(self.terms.sum())
+        return -sum(prediction.gold for prediction in predictions) / terms if terms else None
+
+    def select(self, rows: np.ndarray, questions: np.ndarray) -> PromptBatches:
+        import pyarrow as pa
+        from datasets import Dataset
+
+        table: pa.Table = self.prompts.with_format("arrow").select(rows)[:]
+        place = table.column_names.index("question")
+        table = table.set_column(place, table.schema.field("question"), pa.array(questions, pa.int32()))
+        return PromptBatches(Dataset(table).with_format("numpy"), self.stops, self.silence)
+
+
+@contextmanager
+def _logits_at(model: Any, places: torch.Tensor) -> Iterator[None]:
+    """Have the output matrix compute the logits at some places alone, (places, vocabulary).
+
+    With a small model it is a quarter of all arithmetic, and most of the memory, if it computes all of them.
+
+    Args:
+        model: a decoder, or what peft and DDP have put around one.
+        places: row and column of each, shape (places, 2).
+    """
+
+    def choose(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        return (inputs[0][places[:, 0], places[:, 1]],)
+
+    hook = unwrapped(model).get_output_embeddings().register_forward_pre_hook(choose)
+    try:
+        yield
+    finally:
+        hook.remove()

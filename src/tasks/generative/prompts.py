@@ -1,0 +1,232 @@
+"""Questions in, prompts out: passage and question as the text that the model continues with the answer.
+
+A passage that is too long for one prompt is cut into windows that overlap by `doc_stride` tokens, each in a prompt of
+its own. All of them leave the same room for an answer, so that a window does not tell how long the answer is.
+Tokenising is done once: prompts are cached by the content of everything that they depend on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset, Features, List, Value
+
+from src.config import Config, UserError
+from src.data.answers import training_answer
+from src.data.cache import cached
+from src.data.notes import listed
+from src.data.shorten import shorten_questions
+from src.tasks.generative.answers import NO_ANSWER
+from src.tasks.tokens import content_key, need_fast
+
+PROMPT_SCHEMA = Features(
+    {
+        "question": Value("int32"),  # row of the question in its data set
+        "length": Value("int32"),  # tokens of prompt and answer
+        "prompt": List(Value("int32")),
+        "answer": List(Value("int32")),  # with the end token; empty where there is nothing to learn
+    }
+)
+CACHE_VERSION = 1  # part of the cache key: raise it when the code below makes other prompts
+CHAT = "chat"  # as `model.prompt`: the tokenizer's chat template, with CHAT_MESSAGE as what the user says
+CHAT_MESSAGE = "{context}\n\nQuestion: {question}\nAnswer with words of the passage alone."
+
+
+@dataclass(frozen=True)
+class Writer:
+    """Writes prompts and answers as tokens.
+
+    Args:
+        tokenizer: a fast one.
+        config: of the run.
+
+    Raises:
+        UserError: the tokenizer has no end token, or no chat template where one is asked for.
+    """
+
+    tokenizer: Any
+    config: Config
+
+    def __post_init__(self) -> None:
+        model = self.config.model
+        name = model.tokenizer or model.path
+        need_fast(self.tokenizer, model)
+        if self.tokenizer.eos_token_id is None:
+            raise UserError(
+                f"The tokenizer of {name} has no end token, so a model would not learn where an answer ends; set "
+                "eos_token in its tokenizer_config.json."
+            )
+        if model.prompt == CHAT and not self.tokenizer.chat_template:
+            raise UserError(f"The tokenizer of {name} has no chat template; leave model.prompt=chat out.")
+
+    def text(self, context: str, question: str) -> str:
+        """The prompt as text."""
+        prompt = self.config.model.prompt
+        if prompt != CHAT:
+            return prompt.format(context=context, question=question)
+        message = {"role": "user", "content": CHAT_MESSAGE.format(context=context, question=question)}
+        text: str = self.tokenizer.apply_chat_template(
+            [message], tokenize=False, add_generation_prompt=True, enable_thinking=False
+        )
+        return text
+
+    def prompts(self, texts: Sequence[str]) -> list[list[int]]:
+        """The tokens of prompts, with those that the tokenizer puts before a text."""
+        encoded = self.tokenizer(
+            list(texts), add_special_tokens=self.config.model.prompt != CHAT, return_attention_mask=False, verbose=False
+        )
+        end = self.tokenizer.eos_token_id
+        # Some tokenizers end every text; the model would take the prompt for finished.
+        return [ids[:-1] if ids and ids[-1] == end else ids for ids in encoded["input_ids"]]
+
+    def answer(self, text: str) -> list[int]:
+        """The tokens of an answer, and the end token."""
+        space = "" if self.config.model.prompt == CHAT or self.config.model.prompt[-1:].isspace() else " "
+        words = " ".join(text.split())  # a line break ends an answer
+        ids: list[int] = self.tokenizer(space + words, add_special_tokens=False)["input_ids"]
+        return [*ids, self.tokenizer.eos_token_id]
+
+    @property
+    def room(self) -> int:
+        """Tokens that a prompt may have."""
+        return self.config.model.max_length - self.config.evaluation.max_answer_length
+
+
+def make_prompts(questions: Dataset, writer: Writer) -> tuple[Dataset, list[str]]:
+    """Write questions as prompts, or take these from the cache.
+
+    Args:
+        questions: in the schema of `src.data.sources`.
+        writer: of prompts and answers.
+
+    Returns:
+        Prompts in `PROMPT_SCHEMA`, and notes for the person at the terminal.
+
+    Raises:
+        UserError: the window leaves no room for a passage.
+    """
+    config, tokenizer = writer.config, writer.tokenizer
+    model = config.model
+    [frame] = writer.prompts([writer.text("", "")])
+    # Two more: where texts meet, tokens may become others, and more.
+    reserved = len(frame) + config.evaluation.max_answer_length + 2
+    if model.max_length - model.doc_stride - reserved < 2:
+        raise UserError(
+            f"model.max_length={model.max_length} leaves no room for a passage: the prompt alone takes {len(frame)} "
+            f"tokens, the answer evaluation.max_answer_length={config.evaluation.max_answer_length} and the overlap of "
+            f"windows model.doc_stride={model.doc_stride}."
+        )
+    questions, notes = shorten_questions(questions, tokenizer, model, reserved)
+    facts = (
+        *("prompts", CACHE_VERSION, model.prompt, model.max_length, model.doc_stride, config.dataset.answer),
+        *(
+            bool(config.dataset.unanswerable),
+            config.evaluation.max_answer_length,
+            type(tokenizer).__name__,
+            tokenizer.chat_template,
+        ),
+    )
+    key = content_key(questions, tokenizer, facts)
+
+    def write(file: Path) -> None:
+        questions.map(
+            _write,
+            batched=True,
+            with_indices=True,
+            remove_columns=questions.column_names,
+            features=PROMPT_SCHEMA,
+            fn_kwargs={"writer": writer},
+            cache_file_name=str(file),
+            new_fingerprint=key,
+            desc=None,
+        )
+
+    prompts, cache_notes = cached(f"prompts-{key}.arrow", write)
+    prompts = prompts.with_format("numpy")
+    return prompts, notes + cache_notes + _label_notes(prompts, questions, config)
+
+
+def labelled_prompts(prompts: Dataset) -> Dataset:
+    """The prompts that can be trained on."""
+    labelled = np.flatnonzero([len(answer) > 0 for answer in prompts["answer"][:]])
+    return prompts if len(labelled) == len(prompts) else prompts.select(labelled)
+
+
+def _label_notes(prompts: Dataset, questions: Dataset, config: Config) -> list[str]:
+    """What cannot be learnt: answers that no window has room for."""
+    pairs = zip(prompts["question"][:], prompts["answer"][:], strict=True)
+    labelled = {int(row) for row, answer in pairs if len(answer)}
+    lost = [
+        f"id {questions[row]['id']}"
+        for row in range(len(questions))
+        if row not in labelled and training_answer(questions[row]["answers"], config.dataset.answer) is not None
+    ]
+    if not lost:
+        return []
+    note = (
+        f"{len(lost):,} of {len(questions):,} answers do not fit into a window of model.max_length="
+        f"{config.model.max_length} tokens with their passage ({listed(lost)}); they are scored but not trained on."
+    )
+    return [note]
+
+
+def _write(batch: dict[str, list[Any]], indices: list[int], writer: Writer) -> dict[str, list[Any]]:
+    """One batch of questions to prompts, in PROMPT_SCHEMA."""
+    columns: dict[str, list[Any]] = {name: [] for name in PROMPT_SCHEMA}
+    rows = range(len(indices))
+    asked = writer.prompts([writer.text("", question) for question in batch["question"]])
+    encoded = writer.tokenizer(batch["context"], add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    offsets = encoded["offset_mapping"]
+    for row in rows:
+        context, answers = batch["context"][row], batch["answers"][row]
+        gold = training_answer(answers, writer.config.dataset.answer)
+        tokens = writer.answer(gold[0] if gold else NO_ANSWER)
+
+        def written(parts: list[tuple[int, int]], row: int = row, context: str = context) -> list[list[int]]:
+            return writer.prompts([writer.text(context[a:b], batch["question"][row]) for a, b in parts])
+
+        parts, prompts = _windows(offsets[row], len(context), len(asked[row]), writer, written)
+        for (first, end), prompt in zip(parts, prompts, strict=True):
+            inside = gold is not None and first <= gold[1] and gold[1] + len(gold[0]) <= end
+            silent = bool(writer.config.dataset.unanswerable) and not answers["text"]
+            fits = len(prompt) + len(tokens) <= writer.config.model.max_length
+            label = tokens if fits and (inside or silent) else []
+            columns["question"].append(indices[row])
+            columns["length"].append(len(prompt) + len(label))
+            columns["prompt"].append(prompt)
+            columns["answer"].append(label)
+    return columns
+
+
+def _windows(
+    offsets: list[tuple[int, int]],
+    characters: int,
+    asked: int,
+    writer: Writer,
+    written: Callable[[list[tuple[int, int]]], list[list[int]]],
+) -> tuple[list[tuple[int, int]], list[list[int]]]:
+    """The windows of a passage, as first and end character, and their prompts.
+
+    Args:
+        offsets: characters of each of its tokens.
+        characters: of the passage.
+        asked: tokens of the prompt without a passage.
+        writer: for the room.
+        written: makes the prompts of some windows.
+    """
+    stride, room = writer.config.model.doc_stride, writer.room - asked
+    parts = [(0, characters)]
+    while True:
+        prompts = written(parts)
+        over = max(len(prompt) for prompt in prompts) - writer.room
+        if over <= 0:
+            return parts, prompts
+        if len(parts) > 1:  # the tokens of a part can be more than they were in the whole
+            room -= over
+        step = max(1, room - stride)
+        starts = range(0, max(1, len(offsets) - stride), step)
+        parts = [(offsets[a][0], offsets[min(a + max(room, 1), len(offsets)) - 1][1]) for a in starts]
