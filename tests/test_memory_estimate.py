@@ -18,7 +18,6 @@ from src.runs.tracking import recorded
 
 GIB = 2**30 / 1e6  # MB
 THREE_LAYERS = ["model=bert_base", "++model.config.num_hidden_layers=3"]
-VOCABULARY = 128_256  # of Llama 3
 
 # Parameters of the checkpoints on the hub (safetensors metadata), of encoders with their question-answering head.
 PUBLISHED = {
@@ -119,17 +118,15 @@ def test_the_gpu_formula_lies_near_torchtunes_table(configure):
     """README of meta-pytorch/torchtune, "Memory and training speed": batch 2, packed to 2,048 tokens, compiled.
 
     Its recipes for one GPU of 24 GB (llama3_1/8B_lora_single_device and 8B_qlora_single_device) have rank 8 on all
-    linear layers, activation checkpointing, and a loss in chunks, which never holds the logits of all tokens as the
-    stock loss here does. That is taken off: the logits in bf16, and three times in fp32 (converted, their logarithms,
-    their gradient). The table does not say whether anything else was off-loaded.
+    linear layers, activation checkpointing, and a loss in chunks, which like ours never holds the logits of all
+    tokens. The table does not say whether anything else was off-loaded.
     """
-    logits = 2 * 2048 * VOCABULARY * (2 + 3 * 4) / 1e6
     for method, published, tolerance in (("lora", 16.2, 0.10), ("qlora", 7.4, 0.25)):
         config = configure(
             "model=llama3_1_8b", f"method={method}", "method.peft.r=8", "train.gradient_checkpointing=true"
         )
         of = estimate(config, device="gpu", precision="bf16", batch_windows=2, length=2048)
-        assert of.total_mb - logits == pytest.approx(published * GIB, rel=tolerance), method
+        assert of.total_mb == pytest.approx(published * GIB, rel=tolerance), method
 
 
 def test_the_gpu_formula_lies_near_llama_factorys_table(configure):
@@ -157,7 +154,7 @@ def test_the_cpu_formula_lies_within_15_percent_of_measured_peaks(configure, met
     assert of.total_mb == pytest.approx(MEASURED[method, batch], rel=0.15)
 
 
-@pytest.mark.parametrize("choice", ["model=smollm2_135m", "method=qlora"])
+@pytest.mark.parametrize("choice", ["method=qlora"])
 def test_what_can_only_be_planned_is_refused_for_training(configure, choice):
     config = configure(choice)
     assert problems(config) == []

@@ -21,7 +21,7 @@ class Bare:
     model: nn.Module  # `base`, or what peft has put around it
     base: PreTrainedModel
     counts: ParameterCounts
-    generates: bool  # text, word by word: its loss needs the logits of the whole vocabulary
+    generates: bool  # its answers, token by token
 
     @property
     def trained(self) -> list[nn.Parameter]:

@@ -8,7 +8,6 @@ layer but counted, for any architecture and method.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +19,9 @@ from src.estimate.live import Live
 from src.model import fast
 from src.model.fast.dropout import Factors, buffer_length, dropout
 from src.model.fast.forward import replace_forward
+from src.tasks.generative.batches import logits_at
+
+ANSWER_TOKENS = 8  # of a window that a decoder learns from, the end token among them; SQuAD's answers have 5 to 6
 
 
 @dataclass(frozen=True)
@@ -116,14 +118,15 @@ def _counted(bare: Bare, work: Work, live: Live) -> Footprint:
 
 def _loss(bare: Bare, work: Work) -> Tensor:
     tokens = torch.zeros(work.windows, work.length, dtype=torch.long)
-    inputs: dict[str, Any] = {"input_ids": tokens}
+    autocast = torch.autocast("cpu", work.dtype, enabled=work.dtype != torch.float32)
     if bare.generates:
-        inputs |= {"labels": tokens, "use_cache": False}
-    with torch.autocast("cpu", work.dtype, enabled=work.dtype != torch.float32):
-        outputs = bare.model(**inputs)
-    if bare.generates:
-        loss: Tensor = outputs.loss
-        return loss
+        columns = range(max(0, work.length - ANSWER_TOKENS), work.length)
+        places = torch.tensor([(row, column) for row in range(work.windows) for column in columns])
+        with autocast, logits_at(bare.model, places):
+            logits = bare.model(input_ids=tokens, use_cache=False).logits
+        return cross_entropy(logits.float(), torch.zeros(len(places), dtype=torch.long), reduction="sum")
+    with autocast:
+        outputs = bare.model(input_ids=tokens)
     label = torch.zeros(work.windows, dtype=torch.long)
     start, end = (
         cross_entropy(scores.float(), label, reduction="sum") for scores in (outputs.start_logits, outputs.end_logits)

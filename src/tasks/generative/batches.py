@@ -50,7 +50,7 @@ class PromptBatches(Batches):
             places += [(i, len(prompt) - 1 + j) for j in range(len(answer))]
         at = torch.tensor(places, device=device)
         learnt = torch.from_numpy(np.concatenate(chosen["answer"]).astype(np.int64)).to(device)
-        with _logits_at(model, at):
+        with logits_at(model, at):
             logits = model(input_ids=torch.from_numpy(tokens).to(device), use_cache=False).logits
         return cross_entropy(logits.float(), learnt, reduction="sum")
 
@@ -87,7 +87,7 @@ class PromptBatches(Batches):
 
 
 @contextmanager
-def _logits_at(model: Any, places: torch.Tensor) -> Iterator[None]:
+def logits_at(model: Any, places: torch.Tensor) -> Iterator[None]:
     """Have the output matrix compute the logits at some places alone, (places, vocabulary).
 
     With a small model it is a quarter of all arithmetic, and most of the memory, if it computes all of them.
