@@ -23,6 +23,7 @@ from src.arguments import StoreArguments, read
 from src.compose import MISTAKES, fail
 from src.config import Config, TrackingConfig, UserError
 from src.console import begin
+from src.tasks import task_of
 
 
 class Predict(StoreArguments):
@@ -53,7 +54,6 @@ class StoredRun:
         """Answers (`src.tasks.base.Answer`), one each, to records with `id`, `question` and `context`."""
         from src.data.sources import to_dataset
         from src.evaluator import Evaluator
-        from src.tasks import task_of
 
         records = [{"title": "", "answers": {"text": [], "answer_start": []}, **question} for question in questions]
         task = task_of(self.config.model)
@@ -104,7 +104,8 @@ def load_run(
         model: Any = backbone.load_model(start, hidden_dropout=0.0, attention_dropout=0.0, seed=config.train.seed)
         if not whole:
             model = method.put_on_base(model, folder)
-    runtime = hardware.start(replace(config.hardware, processes=None))
+    hardware_config = replace(config.hardware, processes=None)
+    runtime = hardware.start(hardware_config, cpu_tokens=task_of(config.model).cpu_tokens)
     tracking = replace(tracking, experiment=store.experiment_of(chosen.id))
     ready = runtime.accelerator.prepare_model(model, evaluation_mode=True)
     return StoredRun(config, tokenizer, ready, runtime, tracking)

@@ -36,6 +36,7 @@ from src.runs.keep import model_folder
 from src.runs.naming import run_name
 from src.runs.records import QUESTIONS, TEST, VALIDATION
 from src.runs.tracking import RunLog, recorded
+from src.tasks import task_of
 from src.tasks.base import Batches
 from src.training import hardware
 from src.training.checkpoint import Checkpoints
@@ -104,7 +105,7 @@ def run(config: Config, on_score: OnScore | None = None, progress_file: Path | N
         UserError: anything in the configuration, the data or the surroundings that the user can mend.
     """
     validate(config)
-    runtime = hardware.start(config.hardware, config.train.cache_encoder)
+    runtime = hardware.start(config.hardware, config.train.cache_encoder, task_of(config.model).cpu_tokens)
     terminal = Terminal(quiet=not runtime.is_main_process, progress_file=progress_file)
     log = together(lambda: RunLog(config, runtime.is_main_process, terminal.warning))
     [done] = broadcast_object_list([together(lambda: _done(log))])

@@ -78,6 +78,12 @@ def interrupted_at(step: int, config, monkeypatch):
         ("full", 27, 1e-9, []),
         ("lora", 25, 10.0, ["train.keep=best"]),
         ("pissa", 5, 1e-9, ["hardware.precision=fp32"]),
+        (
+            "lora",
+            11,
+            1e-9,
+            ["model=tiny_llm", "train.keep=best", "dataset.train_size=32", "evaluation.max_answer_length=4"],
+        ),
         ("head", 6, 10.0, ["train.gradient_accumulation_steps=3", "train.early_stopping_patience=1"]),
     ],
 )

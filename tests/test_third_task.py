@@ -60,6 +60,7 @@ class Sentences(Batches):
 
 class WholeSentence:
     auto_model = AutoModelForSequenceClassification
+    cpu_tokens = 1024
 
     def batches(self, questions, tokenizer, config, training):
         examples = []

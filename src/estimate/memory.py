@@ -16,7 +16,8 @@ from src.estimate.bare import Bare, build
 from src.estimate.step import Work, footprint
 from src.model import method
 from src.model.method import ParameterCounts
-from src.training.hardware import CPU_MICRO_BATCH_TOKENS, DTYPES
+from src.tasks import task_of
+from src.training.hardware import DTYPES
 
 MB = 1e6
 FP32 = 4  # bytes; what trains, its gradients and Adam's moments are in fp32
@@ -101,7 +102,7 @@ def _work(
     """The micro-batch that goes through the model at once, as `src.training.step` cuts it."""
     length = length or config.model.max_length
     windows = math.ceil((batch_windows or config.train.batch_size) / processes)
-    tokens = config.hardware.tokens_per_pass or (CPU_MICRO_BATCH_TOKENS if device == "cpu" else None)
+    tokens = config.hardware.tokens_per_pass or (task_of(config.model).cpu_tokens if device == "cpu" else None)
     micro_batches = 1 if tokens is None else math.ceil(windows / max(1, tokens // length))
     return Work(
         on_cpu=device == "cpu",

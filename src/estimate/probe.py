@@ -32,6 +32,7 @@ from src.questions import RunData, load
 from src.run import build, forgotten, make_ready
 from src.runs.isolation import Outcome, call, start_server
 from src.sweep import PRELOADED
+from src.tasks import task_of
 from src.tasks.base import Batches
 from src.training import hardware
 from src.training.checkpoint import Checkpoints
@@ -211,7 +212,7 @@ def _whole(config: Config, start_seconds: float) -> Probe:
 
 def _load(config: Config) -> tuple[_Job, float]:
     """Load what a run loads; the seconds for it, where the windows are in the cache already."""
-    runtime = hardware.start(config.hardware, config.train.cache_encoder)
+    runtime = hardware.start(config.hardware, config.train.cache_encoder, task_of(config.model).cpu_tokens)
     tokenizer = backbone.load_tokenizer(config.model)
     data = load(config, tokenizer)
     began = time.perf_counter()

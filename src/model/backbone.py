@@ -23,6 +23,7 @@ from transformers import (
 from transformers.utils import logging
 
 from src.config import ModelConfig, UserError
+from src.model import byte_tokenizer
 from src.tasks import task_of
 
 # What the architectures call the two kinds of dropout.
@@ -38,6 +39,8 @@ def load_tokenizer(config: ModelConfig) -> Any:
         UserError: it cannot be found.
     """
     name = config.tokenizer or config.path
+    if name == byte_tokenizer.NAME:
+        return byte_tokenizer.byte_tokenizer()
     try:
         return AutoTokenizer.from_pretrained(
             locate(str(name)), revision=config.revision, trust_remote_code=config.trust_remote_code

@@ -21,6 +21,8 @@ from src.config import Config, EvaluationConfig
 
 Questions = Sequence[Mapping[str, Any]]  # in the schema of `src.data.sources`
 NO_PLACE = -1
+# On a CPU more at once is no faster, and what is kept for the backward pass grows with it.
+CPU_MICRO_BATCH_TOKENS = 1536
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,10 @@ class Task(Protocol):
     @property
     def auto_model(self) -> Any:
         """The class of transformers that loads a model with the head that the task needs."""
+
+    @property
+    def cpu_tokens(self) -> int:
+        """Tokens of a micro-batch on a CPU, for most models of the task."""
 
     def batches(self, questions: Any, tokenizer: Any, config: Config, training: bool) -> tuple[Batches, list[str]]:
         """Questions as batches, and notes for the person at the terminal.

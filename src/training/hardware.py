@@ -15,11 +15,10 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
 from src.config import HardwareConfig, UserError
+from src.tasks.base import CPU_MICRO_BATCH_TOKENS
 
 ACCELERATE_NAMES = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-# On a CPU more at once is no faster, and what is kept for the backward pass grows with it.
-CPU_MICRO_BATCH_TOKENS = 1536
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # glibc's malloc.h
 
 
@@ -63,12 +62,13 @@ class Runtime:
         return f"{device}, {self.precision}" + (f", {count} processes" if count > 1 else "")
 
 
-def start(config: HardwareConfig, encoder_runs_once: bool = False) -> Runtime:
+def start(config: HardwareConfig, encoder_runs_once: bool = False, cpu_tokens: int = CPU_MICRO_BATCH_TOKENS) -> Runtime:
     """Choose device and precision, set the threads, join the other processes of a launcher.
 
     Args:
         config: what was asked for.
         encoder_runs_once: its output is kept (`train.cache_encoder`), which our kernels for a GPU do not serve.
+        cpu_tokens: of a micro-batch on a CPU, where `hardware.tokens_per_pass` does not say.
 
     Raises:
         UserError: a GPU that is not there, a precision the device lacks, or another number of processes than started.
@@ -100,7 +100,7 @@ def start(config: HardwareConfig, encoder_runs_once: bool = False) -> Runtime:
         accelerator,
         precision,
         threads=torch.get_num_threads(),
-        micro_batch_tokens=config.tokens_per_pass or (CPU_MICRO_BATCH_TOKENS if on_cpu else None),
+        micro_batch_tokens=config.tokens_per_pass or (cpu_tokens if on_cpu else None),
         fast_kernels=config.fast_kernels and not config.compile and (on_cpu or not encoder_runs_once),
         compile=config.compile,
     )

@@ -1,10 +1,10 @@
-"""Linear layers, LoRA layers, layer normalisation and GELU.
+"""Linear layers, LoRA layers, normalisation, GELU and the gated feed-forward of decoders.
 
 - Everything between the layers is in the precision of the run. Weights are cast to it once a step, not once a use;
   those under a LoRA adapter are held in it alone.
 - LoRA is one product with W + s B A, and thin products for the gradients of A and B. peft reads and writes every
   activation several times more.
-- What is cheap to make again from what is kept anyway (GELU, layer normalisation) is not kept for the backward pass.
+- What is cheap to make again from what is kept anyway (GELU, SwiGLU, normalisation) is not kept for the backward pass.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ import torch
 from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers.activations import GELUActivation
+from transformers.activations import ACT2FN, GELUActivation
 
 from src.model.fast.remade import Mark, Remade, marked
+
+SILU = (nn.SiLU, type(ACT2FN["silu"]))
 
 
 class Cast:
@@ -168,6 +170,78 @@ def layer_norm(module: nn.LayerNorm, dtype: torch.dtype, mark: Mark, x: Tensor) 
 
     x = x.to(dtype)
     return mark(normalise(x), torch.no_grad()(normalise), x)
+
+
+class _RmsNorm(torch.autograd.Function):
+    """x / sqrt(mean(x^2) + eps) * w in fp32, returned in the precision of x. Zhang & Sennrich 2019, equation 4.
+
+    x alone is kept for the backward pass; written in single operations it would be kept three times.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.eps = eps
+        return _rms_normalised(x, weight, eps)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        x, weight = ctx.saved_tensors
+        g, wide = gradients[0].float(), x.float()
+        scale = torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + ctx.eps)
+        normalised = wide * scale
+        dweight = (g * normalised).flatten(0, -2).sum(0).to(weight.dtype) if ctx.needs_input_grad[1] else None
+        if not ctx.needs_input_grad[0]:
+            return None, dweight, None
+        g = g * weight
+        dx = (g - normalised * (g * normalised).mean(-1, keepdim=True)) * scale
+        return dx.to(x.dtype), dweight, None
+
+
+def _rms_normalised(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    return functional.rms_norm(x.float(), weight.shape, weight.float(), eps).to(x.dtype)
+
+
+def rms_norm(module: Any, mark: Mark, x: Tensor) -> Tensor:
+    """`x` over its root mean square; the layers that take it make it again."""
+    weight, eps = module.weight, module.variance_epsilon
+    out: Tensor = _RmsNorm.apply(x, weight, eps)
+    return mark(out, lambda source: _rms_normalised(source, weight.detach(), eps), x)
+
+
+def is_rms_norm(module: nn.Module) -> bool:
+    """Whether `module` normalises as Llama does; Gemma's norm, which adds 1 to its weight, calls its epsilon `eps`."""
+    return type(module).__name__.endswith("RMSNorm") and hasattr(module, "variance_epsilon")
+
+
+class _SwiGlu(torch.autograd.Function):
+    """silu(gate) * up. Shazeer 2020, equation 6, without its matrices."""
+
+    @staticmethod
+    def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
+        ctx.save_for_backward(gate, up)
+        return functional.silu(gate) * up
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        gate, up = ctx.saved_tensors
+        g = gradients[0]
+        return torch.ops.aten.silu_backward(g * up, gate), g * functional.silu(gate)
+
+
+def swiglu(module: Any, mark: Mark, x: Tensor) -> Tensor:
+    """`x` through a gated feed-forward layer, whose last linear layer makes its input again."""
+    gate, up = module.gate_proj(x), module.up_proj(x)
+    out: Tensor = _SwiGlu.apply(gate, up)
+    kept = up.detach()
+    down: Tensor = module.down_proj(mark(out, lambda source: functional.silu(source) * kept, gate))
+    return down
+
+
+def is_swiglu(module: nn.Module) -> bool:
+    """Whether `module` computes down(silu(gate(x)) * up(x)) and nothing else."""
+    parts = dict(module.named_children())
+    return parts.keys() == {"gate_proj", "up_proj", "down_proj", "act_fn"} and type(parts["act_fn"]) in SILU
 
 
 def gelu(module: nn.Module, mark: Mark, x: Tensor) -> Tensor:

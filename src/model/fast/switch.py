@@ -98,6 +98,10 @@ def _fast_forward(module: Any, dtype: torch.dtype, factors: Factors, remember: M
         return layers.linear, layers.Cast(dtype)
     if type(module) is nn.LayerNorm and module.elementwise_affine:
         return layers.layer_norm, dtype, remember
+    if layers.is_rms_norm(module):
+        return layers.rms_norm, remember
+    if layers.is_swiglu(module):
+        return layers.swiglu, remember
     if layers.is_exact_gelu(module):
         return layers.gelu, remember
     if type(module) is nn.Dropout and module.p:

@@ -7,6 +7,7 @@ from typing import Any
 from transformers import AutoModelForQuestionAnswering
 
 from src.config import Config
+from src.tasks.base import CPU_MICRO_BATCH_TOKENS
 from src.tasks.extractive.batches import SpanBatches
 
 
@@ -14,6 +15,7 @@ class Extractive:
     """A `src.tasks.base.Task`."""
 
     auto_model = AutoModelForQuestionAnswering
+    cpu_tokens = CPU_MICRO_BATCH_TOKENS
 
     def batches(self, questions: Any, tokenizer: Any, config: Config, training: bool) -> tuple[SpanBatches, list[str]]:
         from src.tasks.extractive.windows import (  # needs datasets, which a model does not

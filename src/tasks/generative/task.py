@@ -16,6 +16,7 @@ class Generative:
     """A `src.tasks.base.Task`."""
 
     auto_model = AutoModelForCausalLM
+    cpu_tokens = 512  # a decoder keeps several times as much of each token for the backward pass as a small encoder
 
     def batches(
         self, questions: Any, tokenizer: Any, config: Config, training: bool
