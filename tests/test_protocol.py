@@ -156,7 +156,7 @@ def test_a_budget_of_time_pays_for_the_probes():
 
 
 def test_too_few_runs_are_refused_with_the_number_that_suffices():
-    with pytest.raises(UserError, match=r"budget='12 runs' suffices\. Fewer methods need fewer\."):
+    with pytest.raises(UserError, match=r"budget='12 runs' suffices\. Fewer variants need fewer\."):
         plan_with(budget="11 runs")
     assert plan_with(budget="12 runs").most_runs == 12
 
