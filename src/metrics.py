@@ -27,7 +27,7 @@ BEGIN, END = (
 UNANSWERABLE = "with unanswerable questions"
 TESTED = "with a test set"
 MASKED_LM = "with a checkpoint that holds a masked-language-model head"
-DECODER = "with a model that generates its answers"
+EXTRACTIVE, GENERATIVE = "with an extractive model", "with a generative model"
 GPU, LINUX = "on a GPU", "on Linux"
 
 
@@ -47,6 +47,8 @@ class Place(Flag):
 
 
 NOWHERE = Place(0)
+# Units of what is counted in tokens or examples, which each model makes of the same text in its own way.
+OF_ITS_TOKENS = ("nats", "examples/s", "tokens/s")
 RESULT, SIDE_BY_SIDE, CHARTS = Place.RESULT, Place.SIDE_BY_SIDE, Place.CHARTS
 TABLES = Place.RESULT | Place.SIDE_BY_SIDE | Place.ALL_RUNS | Place.CSV
 SCORES = TABLES | Place.SUMMARY | Place.COLUMNS | Place.CARD
@@ -94,6 +96,11 @@ class Metric:
     def group(self) -> str:
         """`time` of `time/train_seconds`."""
         return self.key.partition("/")[0]
+
+    @property
+    def within_model(self) -> bool:
+        """Whether values compare within one model alone, as losses and speeds do."""
+        return self.unit in OF_ITS_TOKENS
 
     @property
     def noun(self) -> str:
@@ -193,6 +200,8 @@ TRAIN_SECONDS, TRAINED_SECONDS, WAITED_SECONDS = "time/train_seconds", "time/tra
 EXAMPLES_PER_SECOND = "speed/examples_per_second"
 CKA = "forgetting/cka"
 
+OF_ANSWER = "of the answer: the mean of its start and its end, or over its tokens where it is generated"
+
 _score = partial(Metric, unit="%", form=",.1f", better="higher", score=True)
 _quality = partial(_score, extra=True)
 _loss = partial(Metric, unit="nats", form=",.3f", better="lower")
@@ -209,8 +218,14 @@ METRICS: tuple[Metric, ...] = (
         places=SCORES
     ),
     _quality(F1, "F1", "words shared with the closest human answer, by SQuAD's rules", places=SCORES | CHARTS),
-    _quality("quality/start_accuracy", "start accuracy", "predictions that begin where an answer does", places=RESULT),
-    _quality("quality/end_accuracy", "end accuracy", "predictions that end where an answer does", places=RESULT),
+    _quality(
+        "quality/start_accuracy", "start accuracy", "predictions that begin where an answer does", only=EXTRACTIVE,
+        places=RESULT
+    ),
+    _quality(
+        "quality/end_accuracy", "end accuracy", "predictions that end where an answer does", only=EXTRACTIVE,
+        places=RESULT
+    ),
     _quality("quality/has_answer_f1", "F1, answerable", "F1 over the questions with an answer", only=UNANSWERABLE),
     _quality("quality/no_answer_f1", "F1, unanswerable", "questions rightly left unanswered", only=UNANSWERABLE),
     _quality("quality/best_f1", "F1, best threshold", "F1 at `best_null_threshold`", only=UNANSWERABLE),
@@ -237,16 +252,14 @@ METRICS: tuple[Metric, ...] = (
         places=CHARTS
     ),
     _loss(
-        EVAL_LOSS, "validation loss", "cross entropy of the start and the end of the answer", short="loss",
-        logged="epoch", extra=True
+        EVAL_LOSS, "validation loss", f"cross entropy {OF_ANSWER}", short="loss", logged="epoch", extra=True
     ),
     _loss(
         EVAL_LM_LOSS, "language-model loss", "loss of a token of up to 48 passages that no training question is about",
-        short="LM loss", logged="epoch", only=DECODER
+        short="LM loss", logged="epoch", only=GENERATIVE
     ),
     _loss(
-        TRAIN_LOSS, "training loss", "cross entropy of the start and the end of the answer", short="loss",
-        logged="step", places=CHARTS
+        TRAIN_LOSS, "training loss", f"cross entropy {OF_ANSWER}", short="loss", logged="step", places=CHARTS
     ),
     Metric("train/learning_rate", "learning rate", "learning rate of the step", form="g", logged="step"),
     Metric("train/grad_norm", "gradient norm", "norm of the gradient before clipping", form=",.3f", logged="step"),
@@ -283,19 +296,20 @@ METRICS: tuple[Metric, ...] = (
         logged="step"
     ),
     _speed(
-        EXAMPLES_PER_SECOND, "training speed", "windows per second, after up to three warm-up steps", short="speed",
+        EXAMPLES_PER_SECOND, "training speed",
+        "examples (windows of passages, or prompts) per second, after up to three warm-up steps", short="speed",
         places=RESULT | SIDE_BY_SIDE | Place.ALL_RUNS
     ),
     _speed("speed/tokens_per_second", "training speed, tokens", "the same in tokens, without padding", unit="tokens/s"),
     _speed(
         "speed/eval_examples_per_second", "evaluation speed",
-        "windows per second of prediction, choice of the answers and scores, over all evaluations",
+        "examples per second of prediction, choice of the answers and scores, over all evaluations",
         places=SIDE_BY_SIDE
     ),
     _megabytes(
         "memory/peak_train_mb", "peak memory, training",
         "GPU: what torch allocated, from just before the first step on. CPU: peak resident size over that before the "
-        "model was loaded, without the code of libraries and the mapped file of windows",
+        "model was loaded, without the code of libraries and the mapped file of examples",
         short="memory", places=MAIN_COSTS | Place.COLUMNS
     ),
     _megabytes("memory/peak_eval_mb", "peak memory, evaluation", "the same during evaluation", places=SIDE_BY_SIDE),
@@ -307,13 +321,13 @@ METRICS: tuple[Metric, ...] = (
     _loss("train/initial_loss", "initial training loss", "that of the first step", places=RESULT | SIDE_BY_SIDE),
     _loss("train/final_loss", "final training loss", "mean over the last ten steps", places=RESULT | SIDE_BY_SIDE),
     Metric(
-        CKA, "encoder similarity, CKA",
-        "similarity of the encoder's output to that before training (1: unmoved), on up to 48 validation passages "
+        CKA, "hidden-state similarity, CKA",
+        "similarity of the last hidden states to those before training (1: unmoved), on up to 48 validation passages "
         "that no training question is about",
         form=",.3f", short="CKA", places=SIDE_BY_SIDE | Place.ALL_RUNS
     ),
     Metric(
-        "forgetting/cosine", "encoder similarity, cosine", "the same as mean cosine similarity", form=",.3f",
+        "forgetting/cosine", "hidden-state similarity, cosine", "the same as mean cosine similarity", form=",.3f",
         places=SIDE_BY_SIDE
     ),
     _loss(
@@ -322,6 +336,14 @@ METRICS: tuple[Metric, ...] = (
     ),
     _loss(
         "forgetting/mlm_loss", "masked-LM loss, after", "loss on these passages after training", only=MASKED_LM,
+        places=SIDE_BY_SIDE
+    ),
+    _loss(
+        "forgetting/lm_loss_before", "LM loss, before", "mean loss a token of these passages before training",
+        only=GENERATIVE, places=SIDE_BY_SIDE
+    ),
+    _loss(
+        "forgetting/lm_loss", "LM loss, after", "mean loss a token of these passages after training", only=GENERATIVE,
         places=SIDE_BY_SIDE
     ),
     Metric("data/realigned", "realigned answers", "answers whose place was corrected, in all files that were read"),

@@ -369,7 +369,8 @@ def margin_line(margin: float | None, configs: Sequence[Config], plan: Plan | No
     if plan is not None:
         fresh = f"{len(plan.verdict_seeds)} fresh seeds"
         return f"{named}; the test set and {fresh} can show a margin of about {plan.reachable or math.nan:.1f} F1"
-    methods = Counter(config.method.name for config in configs)
+    kinds = Counter((config.model.name, config.method.name) for config in configs)
+    models, methods = ({kind[part] for kind in kinds} for part in (0, 1))
     if len(methods) < 2:
         return named
     from src.data.sources import load
@@ -383,10 +384,13 @@ def margin_line(margin: float | None, configs: Sequence[Config], plan: Plan | No
         return named
     split = "validation" if sets.test is None else "test"
     questions = getattr(sets, split)
-    seeds = min(len({config.train.seed for config in configs if config.method.name == name}) for name in methods)
+    seeds = min(
+        len({config.train.seed for config in configs if (config.model.name, config.method.name) == kind})
+        for kind in kinds
+    )
     articles = len(set(questions["title"])) if dataset.split == "article" else None
     reachable = reachable_margin(
-        len(questions), len(set(questions["context"])), articles, seeds, comparisons=len(methods) - 1
+        len(questions), len(set(questions["context"])), articles, seeds, comparisons=len(kinds) - len(models)
     )
     on = f"this {split} set ({count(len(questions), 'question')}) and {count(seeds, 'seed')}"
     return f"{named}; {on} can show a margin of about {reachable:.1f} F1"
@@ -499,14 +503,15 @@ def _run_isolated(config: Config, number: int, launcher: str) -> float | None:
     drop_worse_models(parent.store, parent.run_id, members)
     ending = run_line(own.metrics) if outcome.reason is None else f"{own.status.in_mlflow}: {outcome.reason}"
     terminal.line(f"{title}  {ending}")
-    terminal.line(_progress(parent, members))
+    terminal.line(_progress(parent, members, config.sweep.varied))
     return outcome.value
 
 
-def _progress(parent: ParentRun, members: Sequence[Record]) -> str:
-    """Where the sweep stands, whoever runs its runs."""
+def _progress(parent: ParentRun, members: Sequence[Record], varied: Sequence[str] = ()) -> str:
+    """Where the sweep stands, whoever runs its runs; `varied` are the keys that it varies."""
     from src.report.comparison import arm_keys, make_arms
     from src.report.terminal import progress_line
+    from src.runs.naming import MODELS
     from src.runs.plans import read_plan
     from src.runs.records import Status
 
@@ -518,10 +523,12 @@ def _progress(parent: ParentRun, members: Sequence[Record]) -> str:
     ended = finished + failed + pruned
     elapsed = time.time() - float(tags["attempt_started"])
     left = elapsed / (ended - before) * (planned - ended) if ended > before else None
-    arms, _ = make_arms(members, arm_keys(members))
+    stored = read_plan(record)
+    by = [*(["model.name"] if {*varied} & {*MODELS} else []), *([] if stored is None else stored.plan.by)]
+    arms, _ = make_arms(members, arm_keys(members, by))
     best = {arm.name: (arm.best.f1(), arm.best.rate, len(arm.best.runs)) for arm in arms}
     spent = ""
-    if (stored := read_plan(record)) is not None:
+    if stored is not None:
         from src.settling.runs import spent_so_far
 
         spent = spent_so_far(stored.plan, parent.run_id, members)

@@ -71,7 +71,7 @@ def test_a_fair_comparison_warns_of_nothing(fair):
     share = "6.9 % of the trained parameters, 70 % of the training time, 54 % of the peak memory and 3 % of the stored"
     assert costs == f"Compared with full, lora needs {share} size."
     assert rates == "Its best learning rate is 10 times that of full."
-    assert forgetting == "Its encoder has moved less from what it was before training: CKA 0.900, full 0.800."
+    assert forgetting == "Its hidden states have moved less from what they were before training: CKA 0.900, full 0.800."
 
 
 def test_what_the_runs_were_made_with_is_told(fair):
@@ -292,14 +292,14 @@ def test_what_counts_as_learning_depends_on_what_was_missing(before, after, enou
 def test_encoders_that_moved_equally_far_are_not_told_apart(store, other, told):
     store.run("full", 1e-4, 0.6, metrics={"forgetting/cka": other})
     store.run("lora", 1e-3, 0.5, metrics={"forgetting/cka": 0.897})
-    assert any("Its encoder has moved less" in sentence for sentence in verdict(compared(store))[0]) is told
+    assert any("Its hidden states have moved less" in sentence for sentence in verdict(compared(store))[0]) is told
 
 
 def test_what_seeds_differ_by_is_no_difference_in_how_far_encoders_moved(store):
     for seed, cka in enumerate((0.80, 0.90)):
         store.run("full", 1e-4, 0.6, seed, metrics={"forgetting/cka": 0.90})
         store.run("lora", 1e-3, 0.5, seed, metrics={"forgetting/cka": cka})
-    assert not any("encoder" in sentence for sentence in verdict(compared(store))[0])
+    assert not any("hidden states" in sentence for sentence in verdict(compared(store))[0])
 
 
 def scored(store, method, exact, f1):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from src.evaluation.squad_metric import SquadMetric, exact_match, f1
-from src.tasks.base import Answer
+from src.tasks.base import NO_PLACE, Answer
 
 
 def score(questions: Sequence[Mapping[str, Any]], answers: Sequence[Answer]) -> dict[str, float]:
@@ -19,9 +19,9 @@ def score(questions: Sequence[Mapping[str, Any]], answers: Sequence[Answer]) -> 
         answers: one each, in the same order.
 
     Returns:
-        `exact_match`, `f1`; `start_accuracy`, `end_accuracy`: how often the predicted span begins or ends at the
-        character where a human answer does, over the questions with an answer whose place is known, where
-        predicted answers have one; and where some
+        `exact_match`, `f1`; where predictions have places `start_accuracy`, `end_accuracy`: how often the predicted
+        span begins or ends at the character where a human answer does, over the questions with an answer whose place is
+        known; and where some
         questions are unanswerable `has_answer_f1`, `no_answer_f1` (the share rightly left unanswered), and
         `best_f1` with `best_null_threshold`, the threshold that would have scored best on this very set.
     """
@@ -30,14 +30,14 @@ def score(questions: Sequence[Mapping[str, Any]], answers: Sequence[Answer]) -> 
         references=[{"id": question["id"], "answers": question["answers"]} for question in questions],
     )
     starts, ends = [], []
-    placed = any(span.start >= 0 for answer in answers for span in answer.n_best)
-    for question, answer in zip(questions, answers, strict=True) if placed else ():
+    for question, answer in zip(questions, answers, strict=True):
         gold = question["answers"]
         places = [(s, s + len(t)) for t, s in zip(gold["text"], gold["answer_start"], strict=True) if s >= 0]
         if places:
             starts.append(answer.best.start in {start for start, _ in places})
             ends.append(answer.best.end in {end for _, end in places})
-    if starts:
+    pointed = any(span.start != NO_PLACE for answer in answers for span in (answer.best, *answer.n_best))
+    if starts and pointed:
         figures |= {"start_accuracy": 100 * float(np.mean(starts)), "end_accuracy": 100 * float(np.mean(ends))}
     if any(not question["answers"]["text"] for question in questions):
         figures |= _unanswerable_figures(questions, answers)

@@ -139,7 +139,7 @@ class _Protocol:
     def bracket(self) -> None:
         """Rates half a decade apart round each method's own, and more of them while a best one lies at an edge."""
         plan, first, arms = self.plan, self.plan.choosing_seeds[0], range(len(self.plan.arms))
-        self.tell(f"Bracket: each method at its own learning rate and half a decade to each side, on seed {first}.")
+        self.tell(f"Bracket: each variant at its own learning rate and half a decade to each side, on seed {first}.")
         self._make([Job(arm, 0, first, Phase.BRACKET) for arm in arms])
         self._make([self._bracket_job(arm, step) for arm in arms for step in (-1, 1)])
         self._tell_rates()
@@ -151,7 +151,7 @@ class _Protocol:
                 self.tell("The time that is left is needed for the fresh seeds: no more rates are tried.")
                 break
             names = ", ".join(plan.arms[arm].name for arm in waiting)
-            self.tell(f"The best rate of {names} lies at an edge: every method gets one more rate on its open side.")
+            self.tell(f"The best rate of {names} lies at an edge: every variant gets one more rate on its open side.")
             self._make([self._bracket_job(arm, self._open_step(arm)) for arm in arms])
             self._tell_rates()
 

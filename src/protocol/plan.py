@@ -73,7 +73,7 @@ class ArmPlan:
 
     name: str
     overrides: list[str]  # that make its configuration, without those that all share
-    rate: float  # its method's own, which the bracket starts from
+    rate: float  # its own, which the bracket starts from: its method's, as its model scales it
     base: int | None = None  # the index of the arm that it is compared with; None for a baseline
     seconds: float = 0.0  # of one of its runs, as the probe estimates
     hash: str = ""  # of its run at that rate, by which it is known when the same command is typed again
@@ -215,15 +215,15 @@ def too_small(arms: Sequence[ArmPlan], budget: Budget, needed: float) -> str:
     runs = LEAST_ROUNDS * len(arms)
     if budget.unit == RUNS:
         enough = f"budget='{runs} runs'"
-        smaller = "Fewer methods need fewer"
+        smaller = "Fewer variants need fewer"
     else:
         needed *= 1 + SLACK
         enough = _typed(needed)
         if budget.is_money:
             enough = f"budget={math.ceil(100 * float(budget.given) * needed / budget.limit) / 100:g}"
-        smaller = "A smaller dataset.train_size or train.epochs, fewer methods or a smaller model need less"
+        smaller = "A smaller dataset.train_size or train.epochs, fewer variants or a smaller model need less"
     return (
-        f"budget={budget.given} is too small: {len(arms)} methods take {runs} runs at least ({FIRST_RATES} learning "
+        f"budget={budget.given} is too small: {len(arms)} variants take {runs} runs at least ({FIRST_RATES} learning "
         f"rates on one seed, then {FEWEST_SEEDS} fresh seeds each). {enough} suffices. {smaller}."
     )
 

@@ -207,6 +207,16 @@ class Arm:
         """What an arm shares with those it is compared with: its data set, model, and the like."""
         return tuple(label for key, label in self.labels.items() if not key.startswith("method."))
 
+    @property
+    def model(self) -> tuple[str, ...]:
+        """What is said of the model; empty where all arms have the same one."""
+        return tuple(label for key, label in self.labels.items() if key.startswith("model."))
+
+    @property
+    def data(self) -> tuple[str, ...]:
+        """What is said of the data: all that tells neither models nor methods apart."""
+        return tuple(label for key, label in self.labels.items() if not key.startswith(("model.", "method.")))
+
     @cached_property
     def best(self) -> Trial:
         """The setting that beats most others in mean F1, two at a time over the seeds that both have (over all their

@@ -9,6 +9,7 @@ import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from src.report.schedule import Look, Schedule
 from src.report.scored import Footing, Scored, footing, scored
 from src.report.spending import Spent, spending
 from src.report.statistics import Difference, compare
-from src.report.words import count
+from src.report.words import count, listed
 
 # What tells arms apart wherever it varies. Scores on different questions do not compare, so what draws the questions
 # is among it.
@@ -73,8 +74,23 @@ class Comparison:
     @property
     def baselines(self) -> str:
         """What they are called together."""
-        names = {contrast.base.name for contrast in self.contrasts}
-        return names.pop() if len(names) == 1 else f"{self.baseline.method} of the same group"
+        bases = {contrast.base.name: contrast.base for contrast in self.contrasts}
+        if len(bases) == 1:
+            return next(iter(bases))
+        methods = {base.method for base in bases.values()}
+        one_place = len({base.data for base in bases.values()}) == 1
+        method = methods.pop() if len(methods) == 1 else "the baseline"
+        return f"{method} of the same {'model' if one_place else 'group'}"
+
+    @property
+    def groups(self) -> list[tuple[str, ...]]:
+        """What arms share with those they are compared with, in the order of the arms; one alone if all compare."""
+        return list(dict.fromkeys(arm.group for arm in self.arms))
+
+    @property
+    def models(self) -> list[tuple[str, ...]]:
+        """What is said of each model, in the order of the arms."""
+        return list(dict.fromkeys(arm.model for arm in self.arms))
 
 
 def compare_runs(
@@ -106,7 +122,10 @@ def compare_runs(
     arms, empty = make_arms(results, keys, schedule.verdict_seeds if schedule else ())
     pairs = pair_up(arms, baseline)
     alone = [arm for arm in arms if len(arms) > 1 and arm.method != baseline and not any(arm in pair for pair in pairs)]
-    lacking = [Caveat("no_baseline", f"There is no {baseline} to compare {arm.name} with.") for arm in alone]
+    lacking = [
+        Caveat("no_baseline", f"There is no {baseline} to compare {listed([arm.name for arm in members])} with.")
+        for _, members in groupby(alone, key=lambda arm: arm.group)
+    ]
     varied = _varied(arms, [*keys, RATE, "train.epochs", "method.learning_rate"])
     scores = {arm.name: scored(arm) for arm in arms}
     empty = {**(schedule.out if schedule else {}), **empty}
@@ -129,7 +148,7 @@ def compare_runs(
 
 def arm_keys(results: Sequence[Result], by: Sequence[str] = ()) -> list[str]:
     """The parameters that tell arms apart: the method and those of `by`; model, data set and so on where they vary."""
-    return [key for key in (*ARMS_BY, *by) if key in ("method.name", *by) or _varies(results, key)]
+    return [key for key in dict.fromkeys((*ARMS_BY, *by)) if key in ("method.name", *by) or _varies(results, key)]
 
 
 def make_arms(

@@ -21,6 +21,7 @@ MACHINE_BOUND = ("time/", "speed/", "memory/")  # metrics that compare on one ki
 # The codes of all caveats, the most important first; docs/verdict.md says what each means.
 CODES = (
     *("scores_damaged", "test_data_differ", "validation_data_differ", "training_data_differ", "no_baseline"),
+    "models_scored_apart",
     *("arm_without_result", "learned_nothing", "generated_questions", "chosen_on_scored_questions"),
     *("scored_on_choosing_seed", "no_test_set", "margin_afterwards", "best_rate_at_edge", "runs_failed"),
     *("runs_unfinished", "fewer_seeds_may_be_better", "unequal_learning_rates", "unequal_settings", "unequal_seeds"),
@@ -83,6 +84,8 @@ def caveats(
             )
             result.append(Caveat("learned_nothing", sentence))
     result += _of_choices(arms, scores, settled) + _of_questions(arms, scores) + _of_code(arms) + _of_machines(arms)
+    if all(arm.model == base.model for arm, base in pairs):  # others are compared below
+        result += _between_models(arms)
     for base in dict.fromkeys(base.name for _, base in pairs):
         compared = [other for other in arms if other.name == base]
         unequal = _unequal([*compared, *(arm for arm, other in pairs if other.name == base)])
@@ -204,7 +207,12 @@ def _of_machines(arms: Sequence[Arm]) -> list[Caveat]:
 
 
 def comparable(key: str, arm: Arm, base: Arm) -> bool:
-    """Whether a metric of two arms compares: memory does on the same hardware, time and speed on the same machine."""
+    """Whether a metric of two arms compares.
+
+    Memory does on the same hardware, time on the same machine, speed there and with the same model.
+    """
+    if metric(key).within_model and arm.model != base.model:
+        return False
     if not key.startswith(MACHINE_BOUND):
         return True
     tags = ("hardware",) if key.startswith("memory/") else ("hardware", "host")
@@ -260,7 +268,11 @@ def _fewer_seeds(arm: Arm) -> list[Caveat]:
 
 
 def _unequal(arms: Sequence[Arm]) -> list[Caveat]:
-    """Data, budgets and machines that differ between a baseline and what is compared with it."""
+    """Data, budgets and machines that differ between a baseline and what is compared with it.
+
+    Args:
+        arms: the baseline first.
+    """
     result = []
     scored_on = arms[0].best.scored_on
     for context, code in (("train", "training"), ("validation", "validation"), ("test", "test")):
@@ -273,7 +285,9 @@ def _unequal(arms: Sequence[Arm]) -> list[Caveat]:
             sentence = f"The {code} data differ ({_by_value(digests)}): {subject} {done} on other questions{refused}."
             result.append(Caveat(f"{code}_data_differ", sentence))
     for code, what, value in BUDGETS:
-        values = {arm.name: value(arm) for arm in arms}
+        # A model cuts the same passages into examples of its own number.
+        members = [arm for arm in arms if code != "unequal_steps" or arm.model == arms[0].model]
+        values = {arm.name: value(arm) for arm in members}
         if len(set(values.values())) > 1:
             numbers = ", ".join(f"{name} {number:,}" for name, number in values.items())
             result.append(Caveat(code, f"The methods had different numbers of {what}: {numbers}."))
@@ -285,6 +299,24 @@ def _unequal(arms: Sequence[Arm]) -> list[Caveat]:
         if len(set.union(*places.values())) > 1:
             sentence = f"The runs were made on different {what} ({_by_value(places)}): {spoilt} not comparable."
             result.append(Caveat(code, sentence))
+    return result
+
+
+def _between_models(arms: Sequence[Arm]) -> list[Caveat]:
+    """Models that are scored on different questions of the same data, so that their F1 do not compare."""
+    result = []
+    for place in dict.fromkeys(arm.data for arm in arms):
+        digests: dict[str, set[str]] = {}
+        for arm in arms:
+            if arm.data == place:
+                split = arm.best.scored_on
+                digests.setdefault(" ".join(arm.model), set()).add(f"{split} {arm.best.digest(split)}")
+        if len(set.union(*digests.values())) > 1 and len(digests) > 1:
+            sentence = (
+                f"The models were scored on different questions ({_by_value(digests)}): the F1 of one does not compare "
+                "with that of another."
+            )
+            result.append(Caveat("models_scored_apart", sentence))
     return result
 
 

@@ -17,7 +17,7 @@ from src.report.scored import Footing
 from src.report.statistics import Difference
 from src.report.words import count, listed, share
 
-CKA_APART = 0.01  # encoders whose similarity to before differs by less have moved equally far
+CKA_APART = 0.01  # hidden states whose similarity to before differs by less have moved equally far
 MOST_DECIMALS = 3
 GOES_ON = "the sweep has not ended, and the same command goes on with it"
 TRY = (
@@ -250,7 +250,7 @@ def costs(arm: Arm, base: Arm) -> list[str]:
 
 
 def _rates(arm: Arm, base: Arm) -> list[str]:
-    if min(len(arm.rates), len(base.rates)) == 1:
+    if min(len(arm.rates), len(base.rates)) == 1 or arm.model != base.model:
         return []
     factor = arm.best.rate / base.best.rate
     apart = "that" if factor == 1 else f"{float(f'{factor:.2g}'):g} times that"
@@ -259,14 +259,14 @@ def _rates(arm: Arm, base: Arm) -> list[str]:
 
 def _forgetting(arm: Arm, base: Arm) -> list[str]:
     value, other = arm.best.average(CKA), base.best.average(CKA)
-    if value is None or other is None:
+    if value is None or other is None or arm.model != base.model:
         return []
     spread = [each.best.deviation(CKA) or 0.0 for each in (arm, base)]
     if abs(value - other) <= max(CKA_APART, *spread):
         return []
     moved = "less" if value > other else "more"
     both = f"{metric(CKA).named(value)}, {base.name} {metric(CKA).text(other)}"
-    return [f"Its encoder has moved {moved} from what it was before training: {both}."]
+    return [f"Its hidden states have moved {moved} from what they were before training: {both}."]
 
 
 def f1_of(arm: Arm, comparison: Comparison) -> float:

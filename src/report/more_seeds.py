@@ -15,21 +15,24 @@ STORE = ("tracking.", "folder=", "uri=", "experiment=")
 def more_seeds(comparison: Comparison, arms: Sequence[Arm], number: int) -> str:
     """A command a line: the best setting of each arm with `number` new seeds, then a comparison of all.
 
-    Empty where the command that made the runs is not known to be one sweep, or has swept over data or models.
+    Empty where the command that made the runs is not known to be one sweep, or has swept over data, or over models
+    that it does not list by name.
     """
     commands = {command for command in comparison.commands if command}
-    if len(commands) != 1 or any({"dataset.name", "model.name"} & arm.labels.keys() for arm in arms):
+    if len(commands) != 1 or any("dataset.name" in arm.labels for arm in arms):
         return ""
     words = shlex.split(commands.pop())
     start = next((index + 1 for index, word in enumerate(words) if word in ("train", "src.train")), None)
     if start is None:
+        return ""
+    if any(_model(arm, words) is None for arm in arms):
         return ""
     known = [int(seed) for arm in comparison.arms for trial in arm.trials for seed in trial.seeds if seed.isdigit()]
     first = max(known, default=-1) + 1
     seeds = f"train.seed={','.join(str(first + index) for index in range(number))}"
     lines, names = [], []
     for arm in arms:
-        chosen = _chosen(arm, comparison)
+        chosen = [*(_model(arm, words) or []), *_chosen(arm, comparison)]
         names.append(re.sub(r"[^\w.]+", "-", f"more {arm.name}"))
         replaced = {*(setting.partition("=")[0] for setting in chosen), "train.seed", "sweep.name", "sweep.margin"}
         kept = [word for word in words[start:] if _key(word) not in replaced and not _of_sweeper(word)]
@@ -43,10 +46,19 @@ def more_seeds(comparison: Comparison, arms: Sequence[Arm], number: int) -> str:
     return "\n".join([*lines, shlex.join([*compare, f"sweep=[{listed}]", *store])])
 
 
+def _model(arm: Arm, words: Sequence[str]) -> list[str] | None:
+    """The override that chooses the model of an arm, where a command has several; None where the command lists none."""
+    name = arm.labels.get("model.name")
+    if name is None:
+        return []
+    listed = {_key(word): word.partition("=")[2].split(",") for word in words}
+    return next(([f"{key}={name}"] for key in ("model", "model.name") if name in listed.get(key, [])), None)
+
+
 def _chosen(arm: Arm, comparison: Comparison) -> list[str]:
     """The overrides that make the best setting of an arm."""
     params = arm.best.runs[0].params
-    varied = [key for key in arm.labels if key != "method.name"]
+    varied = [key for key in arm.labels if key not in ("method.name", "model.name")]
     epochs = ["train.epochs"] if len({trial.epochs for trial in arm.trials}) > 1 else []
     keys = dict.fromkeys([RATE, *varied, *comparison.varied, *epochs])
     return [f"method={params['method.name']}", *(f"{key}={_value(params[key])}" for key in keys if key in params)]

@@ -40,7 +40,7 @@ def plots(comparison: Comparison) -> list[Plot]:
     made = [differences(comparison), f1_by_rate(comparison), f1_by_size(comparison)]
     made += [f1_by_cost(comparison, cost) for cost in at(Place.PARETO)]
     made += [agreement(comparison), *by_kind(comparison)]
-    made += [score_by_epoch(comparison), loss_by_step(comparison), loss_by_second(comparison)]
+    made += [score_by_epoch(comparison), *loss_by_step(comparison), *loss_by_second(comparison)]
     return [plot for plot in made if plot is not None]
 
 
@@ -254,9 +254,20 @@ def score_by_epoch(comparison: Comparison) -> Plot | None:
     return Plot("score_by_epoch", "F1 and exact match by epoch", about, figure, Part.TRAINING)
 
 
-def _loss(comparison: Comparison, column: str, unit: str, name: str, where: str) -> Plot | None:
+def _losses(comparison: Comparison, column: str, unit: str, name: str, where: str) -> list[Plot]:
+    """A figure a model, since losses of two models do not compare."""
+    made = []
+    for number, model in enumerate(comparison.models):
+        of = f", {' '.join(model)}" if len(comparison.models) > 1 else ""
+        made.append(_loss(comparison, model, column, unit, name + (f"_{number}" if number else ""), where + of))
+    return [plot for plot in made if plot is not None]
+
+
+def _loss(comparison: Comparison, model: tuple[str, ...], column: str, unit: str, name: str, where: str) -> Plot | None:
     figure = new_figure(unit, f"{metric(TRAIN_LOSS).axis}, smoothed", hovermode="x")
     for number, arm in enumerate(comparison.arms):
+        if arm.model != model:
+            continue
         for i, run in enumerate(arm.best.runs):
             curve = run.history(TRAIN_LOSS)
             if column == "trained":
@@ -285,12 +296,12 @@ def _loss(comparison: Comparison, column: str, unit: str, name: str, where: str)
     return Plot(name, f"Training loss over {where}", about, figure, Part.TRAINING)
 
 
-def loss_by_step(comparison: Comparison) -> Plot | None:
-    return _loss(comparison, "step", "optimizer steps", "loss_by_step", "steps")
+def loss_by_step(comparison: Comparison) -> list[Plot]:
+    return _losses(comparison, "step", "optimizer steps", "loss_by_step", "steps")
 
 
-def loss_by_second(comparison: Comparison) -> Plot | None:
+def loss_by_second(comparison: Comparison) -> list[Plot]:
     """Over the seconds of training; of runs that have not logged them over the clock, with all interruptions."""
     if all(TRAINED_SECONDS in run.metrics for arm in comparison.arms for run in arm.best.runs):
-        return _loss(comparison, "trained", "seconds", "loss_by_second", "training time")
-    return _loss(comparison, "seconds", "seconds", "loss_by_second", "wall time, evaluations included")
+        return _losses(comparison, "trained", "seconds", "loss_by_second", "training time")
+    return _losses(comparison, "seconds", "seconds", "loss_by_second", "wall time, evaluations included")

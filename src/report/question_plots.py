@@ -95,7 +95,8 @@ def by_kind(comparison: Comparison) -> list[Plot]:
     groups = scored_alike(comparison)
     made = []
     for number, arms in enumerate(groups):
-        of = f", {' '.join(arms[0].group)}" if len(groups) > 1 else ""
+        shared = [label for label in arms[0].group if all(label in arm.group for arm in arms)]
+        of = f", {' '.join(shared)}" if len(groups) > 1 else ""
         looks = [marker_style(comparison.arms.index(arm)) for arm in arms]
         made += _by_kind(arms, looks, f"_{number}" if number else "", of)
     return made

@@ -83,7 +83,11 @@ def side_by_side(comparison: Comparison) -> Table:
     scores = sorted((entry for entry in entries if entry.score), key=_first_scores)
     made = [_row(entry, comparison) for entry in scores]
     made += [(label, [cell(arm) for arm in arms]) for label, cell in FACTS]
-    made += [_row(entry, comparison) for entry in entries if not entry.score]
+    for entry in entries:
+        if entry.within_model and len(comparison.models) > 1:
+            made += [_row(entry, comparison, model) for model in comparison.models]
+        elif not entry.score:
+            made.append(_row(entry, comparison))
     rows = [(label, cells) for label, cells in made if any(cell.value is not None for cell in cells)]
     if comparison.varied:
         settings = [Cell(" ".join(arm.best.setting(comparison.varied)) or NOTHING) for arm in arms]
@@ -96,10 +100,14 @@ def _first_scores(entry: Metric) -> tuple[bool, bool]:
     return entry.group != "test", not entry.key.endswith("/f1")
 
 
-def _row(entry: Metric, comparison: Comparison) -> tuple[str, list[Cell]]:
-    """Label and cells of a metric."""
+def _row(entry: Metric, comparison: Comparison, model: tuple[str, ...] | None = None) -> tuple[str, list[Cell]]:
+    """Label and cells of a metric, those of a model alone where one is given."""
     bases = {contrast.arm.name: contrast.base for contrast in comparison.contrasts}
-    return entry.heading, [_cell(entry, arm, bases.get(arm.name)) for arm in comparison.arms]
+    cells = [
+        _cell(entry, arm, bases.get(arm.name)) if model in (None, arm.model) else Cell(NOTHING)
+        for arm in comparison.arms
+    ]
+    return entry.heading + (f", {' '.join(model)}" if model else ""), cells
 
 
 def _cell(entry: Metric, arm: Arm, base: Arm | None) -> Cell:

@@ -49,10 +49,28 @@ def recommendation(comparison: Comparison) -> Recommendation:
     for contrast in comparison.contrasts:
         groups[contrast.base.name].append(contrast)
     headlines = [_of_group(group, comparison) for group in groups.values()]
-    if len(groups) > 1:
+    if len(comparison.groups) > 1 and not _crosses(comparison):
         names = [" ".join(group[0].base.group) for group in groups.values()]
         headlines = [f"{name}: {line[0].lower()}{line[1:]}" for name, line in zip(names, headlines, strict=True)]
+        headlines += _not_decided(comparison)
     return Recommendation(" ".join([*headlines, *(f"{each}." for each in too_large)]), _next_command(comparison))
+
+
+def _crosses(comparison: Comparison) -> bool:
+    """Whether an arm is compared with one of another model or other data."""
+    return any(contrast.arm.group != contrast.base.group for contrast in comparison.contrasts)
+
+
+def _not_decided(comparison: Comparison) -> list[str]:
+    """A sentence for each model (or data set) in which no two methods are compared."""
+    base, compared = comparison.baseline.method, {contrast.base.group for contrast in comparison.contrasts}
+    sentences = []
+    for group in comparison.groups:
+        methods = [arm.method for arm in comparison.arms if arm.group == group]
+        if group not in compared:
+            why = f"only {base} has a result" if base in methods else f"there is no {base} to compare with"
+            sentences.append(f"{' '.join(group)}: no decision yet: {why}.")
+    return sentences
 
 
 def _of_group(contrasts: Sequence[Contrast], comparison: Comparison) -> str:
@@ -134,10 +152,11 @@ def _missing_seeds(contrast: Contrast, comparison: Comparison) -> int | None:
 
 
 def displayed(arm: Arm, comparison: Comparison) -> str:
-    """`LoRA (r=16, rate 0.001)`."""
+    """`LoRA (r=16, rate 0.001)`; with the model, or the data, where methods of several are compared with each other."""
     keys = [key for key in arm.labels if key.startswith("method.") and key != "method.name"]
     settings = arm.best.setting(dict.fromkeys([*keys, *comparison.varied, RANK]))
-    return f"{_name(arm)} ({', '.join([*settings, f'rate {arm.best.rate:g}'])})"
+    name = " ".join([*(arm.group if _crosses(comparison) else ()), _name(arm)])
+    return f"{name} ({', '.join([*settings, f'rate {arm.best.rate:g}'])})"
 
 
 def method_name(arm: Arm) -> str:
@@ -173,12 +192,15 @@ def _nobody(comparison: Comparison) -> str:
 
 def _too_large(comparison: Comparison) -> list[list[str]]:
     """Methods that ran out of GPU memory, each with what fits."""
-    best = max(comparison.arms, key=lambda arm: f1_of(arm, comparison))
-    use = f"use {best.name}, {metric(F1).named(f1_of(best, comparison))}"
     less = "train.gradient_checkpointing=true or a lower train.batch_size needs less memory."
-    return [
-        [f"{name} {why}; {use}.", less] for name, reason in comparison.empty.items() if (why := does_not_fit(reason))
-    ]
+    found = []
+    for name, reason in comparison.empty.items():
+        if not (why := does_not_fit(reason)):
+            continue
+        alike = [arm for arm in comparison.arms if all(label in name.split() for label in arm.group)]
+        best = max(alike or comparison.arms, key=lambda arm: f1_of(arm, comparison))
+        found.append([f"{name} {why}; use {best.name}, {metric(F1).named(f1_of(best, comparison))}.", less])
+    return found
 
 
 def _findings(comparison: Comparison) -> list[list[str]]:
@@ -187,7 +209,7 @@ def _findings(comparison: Comparison) -> list[list[str]]:
         f1 = metric(F1).named(f1_of(arm, comparison))
         return [[f"One method alone, {arm.name}: {f1} at rate {arm.best.rate:g}.", "There is nothing to compare."]]
     if not comparison.contrasts:
-        return [["No two of these methods were run in the same place: there is nothing to compare."]]
+        return [["No two of these methods share data and model: there is nothing to compare."]]
     return [sentences(contrast, comparison) for contrast in comparison.contrasts]
 
 

@@ -28,7 +28,7 @@ class Arm:
 
     name: str
     overrides: Overrides  # that make its configuration
-    config: Config  # at its method's own rate
+    config: Config  # at its own rate: its method's, as its model scales it
     hash: str  # of that run
     by: tuple[str, ...] = ()  # parameters that tell variants of a method apart
     test: str = ""  # digest of its test questions

@@ -45,7 +45,7 @@ def make(arms: Sequence[Arm], settings: Config, terminal: Terminal, remote: bool
     out: dict[str, str] = {}
     begun = time.monotonic()
     if not (remote and budget.unit == RUNS):
-        terminal.line(f"Probe: a few steps of each of {count(len(arms), 'method')}.")
+        terminal.line(f"Probe: a few steps of each of {count(len(arms), 'variant')}.")
         for arm in arms:
             probed, reason = _probe(arm, needed=budget.unit != RUNS)
             if reason is not None:
@@ -56,7 +56,7 @@ def make(arms: Sequence[Arm], settings: Config, terminal: Terminal, remote: bool
     left = [arm for arm in arms if arm.name not in out]
     if len(left) < 2:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in out.items())
-        raise UserError(f"Fewer than two methods can run here, so there is nothing to compare. {reasons}")
+        raise UserError(f"Fewer than two variants can run here, so there is nothing to compare. {reasons}")
     left = named(left)
     check_pairs(left)
     sizes = [_sizes(dataset) for dataset in {str(arm.config.dataset): arm.config.dataset for arm in left}.values()]
@@ -77,7 +77,7 @@ def make(arms: Sequence[Arm], settings: Config, terminal: Terminal, remote: bool
     )
     plan = replace(plan, reachable=reachable, tests=sorted({arm.test for arm in left}))
     if len(plan.as_json()) > LONGEST_TAG:
-        raise UserError(f"{count(len(arms), 'method')} are too many for one plan; compare fewer at a time.")
+        raise UserError(f"{count(len(arms), 'variant')} are too many for one plan; compare fewer at a time.")
     return plan
 
 
@@ -130,7 +130,7 @@ def _planned(arms: Sequence[Arm], probes: Mapping[str, Probe | None]) -> list[Ar
         ArmPlan(
             arm.name,
             [override for override in arm.overrides if override not in shared],
-            arm.config.method.learning_rate,
+            arm.config.train.learning_rate,
             base.get(arm.name),
             known[arm.name].run_seconds if arm.name in known else 0.0,
             arm.hash,
@@ -160,6 +160,6 @@ def plan_line(plan: Plan) -> str:
     looks = " and ".join(str(number) for number in plan.looks)
     second = ", a second choosing seed where two are close" if plan.second_seed else ""
     return (
-        f"budget {plan.budget.given}: 3 learning rates for each of {len(plan.arms)} methods, up to {plan.extra_rates} "
+        f"budget {plan.budget.given}: 3 learning rates for each of {len(plan.arms)} variants, up to {plan.extra_rates} "
         f"more at an edge{second}; then {len(plan.verdict_seeds)} fresh seeds, with looks at {looks}"
     )
