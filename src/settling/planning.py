@@ -130,7 +130,7 @@ def _planned(arms: Sequence[Arm], probes: Mapping[str, Probe | None]) -> list[Ar
         ArmPlan(
             arm.name,
             [override for override in arm.overrides if override not in shared],
-            arm.config.method.learning_rate,
+            arm.config.method.learning_rate * arm.config.model.rate_scale,
             base.get(arm.name),
             known[arm.name].run_seconds if arm.name in known else 0.0,
             arm.hash,
