@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from src import predict
 from src.config import TrackingConfig, UserError
 from src.data import sources
-from src.model import backbone
+from src.model import backbone, place
 from src.run import run
 from tests.conftest import TINY
 

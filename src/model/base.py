@@ -25,7 +25,9 @@ class Base:
 
     name: str  # on the hub, of the package, or of the folder
     revision: str | None  # commit on the hub
-    weights: dict[str, str]  # sha256 of each file of weights (of a GGUF, not of what it becomes); empty where they are random
+    weights: dict[
+        str, str
+    ]  # sha256 of each file of weights (of a GGUF, not of what it becomes); empty where they are random
     model_type: str  # architecture, as transformers calls it
     seed: int  # of the weights that no file holds: the new head, or all of them
 
