@@ -50,6 +50,9 @@ def register() -> None:
     ConfigStore.instance().store(name="schema", node=Config)
     # Named after what they point at, so that a table says which file or model a number is about.
     OmegaConf.register_new_resolver("stem", lambda path: Path(str(path)).stem if path else "file", replace=True)
+    OmegaConf.register_new_resolver("product", lambda one, other: one * other, replace=True)
+    # Without it an encoder overfits within three epochs; decoders are fine-tuned without, as is usual.
+    OmegaConf.register_new_resolver("dropout_of", lambda task: 0.0 if task == "generative" else 0.1, replace=True)
     OmegaConf.register_new_resolver("tuneoff_root", lambda: str(SETTINGS), replace=True)
 
 
@@ -165,7 +168,7 @@ def from_hydra(composed: DictConfig, overrides: Sequence[str]) -> Config:
     if "model.path" in given and config.model.path is not None:
         if not given & {"model.name", "model"}:
             config.model.name = Path(str(config.model.path)).name
-        own: dict[str, Any] = {"sha256": None, "pretrained": True, "tokenizer": None, "config": {}}
+        own: dict[str, Any] = {"gguf": None, "sha256": None, "pretrained": True, "tokenizer": None, "config": {}}
         for key, value in own.items():
             if not any(override.startswith(f"model.{key}") for override in given):
                 setattr(config.model, key, value)

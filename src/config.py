@@ -30,11 +30,13 @@ class ModelConfig:
     name: str = MISSING
     path: str | None = None  # hub name, folder, or pkg://PACKAGE/FOLDER; null: random weights
     revision: str | None = None  # branch, tag or commit on the hub
-    sha256: str | None = None  # of model.safetensors, checked before it is loaded
+    gguf: str | None = None  # file in the folder `path` that the model is converted from, once, into a cache
+    sha256: str | None = None  # of model.safetensors, or of the GGUF; checked before it is loaded
     pretrained: bool = True  # false: random weights in the shape of `model_type` and `config`
     model_type: str | None = None  # the architecture's name in transformers, for random weights
     config: dict[str, Any] = field(default_factory=dict)  # overrides of the model's own configuration
-    tokenizer: str | None = None  # where it differs from `path`
+    tokenizer: str | None = None  # where it differs from `path`; bytes://: one token a byte, made on the spot
+    rate_scale: float = 1.0  # what the methods' learning rates are multiplied by for this model
     task: str = "extractive"  # extractive: answers are spans of the passage | generative: the model writes them
     # The model's own configuration as far as `src.plan` needs it to reckon without weights and without a hub.
     shape: dict[str, Any] = field(default_factory=dict)
@@ -190,6 +192,7 @@ CHANGES_NO_RESULT = (
     "hardware.price_per_hour",
     "hardware.memory",
     "model.shape",
+    "model.rate_scale",  # train.learning_rate holds the product
     "train.checkpoint_minutes",
     "train.keep_checkpoints",
     "dataset.root",

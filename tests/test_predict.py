@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from src import predict
 from src.config import TrackingConfig, UserError
 from src.data import sources
-from src.model import backbone
+from src.model import backbone, place
 from src.run import run
 from tests.conftest import TINY
 
@@ -112,7 +112,7 @@ def test_what_is_stored_names_no_path_of_this_machine(store, base_folder, method
     assert json.loads(found["base.json"]) == {
         "name": "my_base",
         "revision": None,
-        "weights": {"model.safetensors": backbone.sha256_of(base_folder / "model.safetensors")},
+        "weights": {"model.safetensors": place.sha256_of(base_folder / "model.safetensors")},
         "model_type": "bert",
         "seed": 0,
     }

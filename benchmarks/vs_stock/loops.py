@@ -75,7 +75,7 @@ def stock(job: Any, rows: Any, variant: str, clock: Clock | None, epochs: int) -
     best = variant == "trainer"
     torch.manual_seed(job.config.train.seed)
     meter = Meter(torch.device("cpu"))
-    model: Any = AutoModelForQuestionAnswering.from_pretrained(locate(job.config.model.path))
+    model: Any = AutoModelForQuestionAnswering.from_pretrained(locate(job.config.model))
     model.config.hidden_dropout_prob = model.config.attention_probs_dropout_prob = 0.1
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(

@@ -90,11 +90,12 @@ def weights_at_hand(model: ModelConfig) -> bool:
     """Whether a model can be loaded without a download."""
     from huggingface_hub import try_to_load_from_cache
 
-    from src.model.backbone import locate
+    from src.model.byte_tokenizer import NAME
+    from src.model.place import place_of
 
-    for name in {model.path if model.pretrained else None, model.tokenizer or model.path} - {None}:
+    for name in {model.path if model.pretrained else None, model.tokenizer or model.path} - {None, NAME}:
         try:
-            place = locate(str(name))
+            place = place_of(str(name))
         except UserError:  # a package that is not installed
             return False
         if not Path(place).is_dir():

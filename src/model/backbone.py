@@ -1,20 +1,21 @@
-"""Weights in: the encoder with its question-answering head, and its tokenizer.
+"""Loads a model, an encoder with its question-answering head or a decoder, and its tokenizer.
 
 From the hub, a folder, a Python package that carries weights, or random. safetensors alone is read, because
-loading a pickle runs whatever is in it.
+loading a pickle runs whatever is in it; a GGUF is converted to safetensors first (`src.model.gguf`).
 """
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import constants
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
+    AutoModelForCausalLM,
     AutoModelForMaskedLM,
     AutoTokenizer,
     PretrainedConfig,
@@ -24,12 +25,16 @@ from transformers.utils import logging
 
 from src.config import ModelConfig, UserError
 from src.model import byte_tokenizer
+from src.model.gguf import converted
+from src.model.place import check_hash, place_of
 from src.tasks import task_of
 
 # What the architectures call the two kinds of dropout.
-ATTENTION_DROPOUT = ("attention_probs_dropout_prob", "attention_dropout")
-HIDDEN_DROPOUT = ("hidden_dropout_prob", "dropout", "embedding_dropout", "mlp_dropout", "qa_dropout")
-PACKAGE = "pkg://"
+ATTENTION_DROPOUT = ("attention_probs_dropout_prob", "attention_dropout", "attn_pdrop")
+HIDDEN_DROPOUT = (
+    *("hidden_dropout_prob", "dropout", "embedding_dropout", "mlp_dropout", "qa_dropout"),
+    *("hidden_dropout", "resid_pdrop", "embd_pdrop", "resid_dropout", "embed_dropout"),  # of decoders
+)
 
 
 def load_tokenizer(config: ModelConfig) -> Any:
@@ -38,12 +43,13 @@ def load_tokenizer(config: ModelConfig) -> Any:
     Raises:
         UserError: it cannot be found.
     """
-    name = config.tokenizer or config.path
-    if name == byte_tokenizer.NAME:
+    if config.tokenizer == byte_tokenizer.NAME:
         return byte_tokenizer.byte_tokenizer()
+    name = config.tokenizer or config.path
+    place = place_of(config.tokenizer) if config.tokenizer else locate(config)
     try:
         return AutoTokenizer.from_pretrained(
-            locate(str(name)), revision=config.revision, trust_remote_code=config.trust_remote_code
+            place, revision=config.revision, trust_remote_code=config.trust_remote_code
         )
     except (OSError, ValueError, ImportError) as error:
         raise unreachable(f"The tokenizer of {name}", error) from error
@@ -58,11 +64,12 @@ def load_model(config: ModelConfig, hidden_dropout: float, attention_dropout: fl
         seed: for the weights that no checkpoint holds (the new head; everything where `pretrained` is false).
 
     Raises:
-        UserError: weights that are missing, not safetensors, of another architecture, or with another hash.
+        UserError: weights that are missing, not safetensors, of another architecture or task, or with another hash.
     """
     logging.set_verbosity_error()  # its load report is replaced by the check of the missing keys below
     logging.disable_progress_bar()
     architecture = _architecture(config)
+    _check_task(architecture, config)
     _set_dropout(architecture, hidden_dropout, attention_dropout)
     longest = getattr(architecture, "max_position_embeddings", None)
     if longest is not None:
@@ -77,9 +84,9 @@ def load_model(config: ModelConfig, hidden_dropout: float, attention_dropout: fl
     torch.manual_seed(seed)
     if not config.pretrained:
         return auto_model.from_config(architecture, trust_remote_code=config.trust_remote_code)
-    path = locate(str(config.path))
-    if config.sha256 is not None:
-        _check_hash(Path(path) / "model.safetensors", config.sha256)
+    path = locate(config)
+    if config.sha256 is not None and config.gguf is None:
+        check_hash(Path(path) / "model.safetensors", config.sha256)
     try:
         model, loading = auto_model.from_pretrained(
             path,
@@ -92,13 +99,55 @@ def load_model(config: ModelConfig, hidden_dropout: float, attention_dropout: fl
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise unreachable(f"The weights of {config.path}", error) from error
-    missing = [name for name in loading["missing_keys"] if name.startswith(model.base_model_prefix + ".")]
+    missing = [name for name in loading["missing_keys"] if name.startswith(pretrained_prefixes(model))]
     if missing:
+        kind = "decoder" if reads_forwards(architecture) else "encoder"
         raise UserError(
-            f"The weights of {config.path} lack {len(missing)} parameters of the {architecture.model_type} encoder "
+            f"The weights of {config.path} lack {len(missing)} parameters of the {architecture.model_type} {kind} "
             f"({missing[0]}, ...); they are of another architecture."
         )
     return model
+
+
+def pretrained_prefixes(model: PreTrainedModel) -> tuple[str, ...]:
+    """What the names of the parameters begin with that a checkpoint brings; a decoder's output matrix is among them."""
+    output = model.get_output_embeddings()
+    matrices = [name for name, module in model.named_modules() if output is not None and module is output]
+    return tuple(f"{name}." for name in (model.base_model_prefix, *matrices))
+
+
+def reads_forwards(architecture: PretrainedConfig) -> bool:
+    """Whether a token sees those before it alone, as in a decoder: such a model can write, and cannot mark a span.
+
+    An encoder like BERT also has a class for writing in transformers, whose attention is that of an encoder unless its
+    configuration says `is_decoder`; and it has one for filling gaps, as no decoder has.
+    """
+    kind = type(architecture)
+    writes = kind in AutoModelForCausalLM._model_mapping and not architecture.is_encoder_decoder
+    fills_gaps = kind in AutoModelForMaskedLM._model_mapping or architecture.model_type == "xlnet"
+    return writes and (not fills_gaps or bool(getattr(architecture, "is_decoder", False)))
+
+
+def _check_task(architecture: PretrainedConfig, config: ModelConfig) -> None:
+    """Refuse a model of the other task, or one that transformers has no class for.
+
+    A decoder with random weights may have a span head: nothing is claimed of its answers.
+    """
+    kind, auto_model = architecture.model_type, task_of(config).auto_model
+    if auto_model.__name__ in (getattr(architecture, "auto_map", None) or {}):
+        return  # its code says how it is done
+    if config.task == "generative" and not reads_forwards(architecture):
+        raise UserError(
+            f"model={config.name}: {kind} is not a decoder, and model.task=generative needs one, such as "
+            "model=smollm2_135m; or leave model.task=extractive."
+        )
+    if config.task == "extractive" and config.pretrained and reads_forwards(architecture):
+        raise UserError(
+            f"model={config.name}: {kind} is a decoder, in which no token sees what follows it, so it cannot mark "
+            "where an answer starts; add model.task=generative, with which it writes the answer."
+        )
+    if type(architecture) not in auto_model._model_mapping:
+        raise UserError(f"model={config.name}: transformers has no {kind} model for model.task={config.task}.")
 
 
 def _set_dropout(architecture: PretrainedConfig, hidden: float, attention: float) -> None:
@@ -122,14 +171,14 @@ def shape_only(config: ModelConfig, hidden_dropout: float, attention_dropout: fl
         UserError: none of them says what shape the model has.
     """
     architecture = _shape(config)
+    _check_task(architecture, config)
     _set_dropout(architecture, hidden_dropout, attention_dropout)
     return task_of(config).auto_model.from_config(architecture, trust_remote_code=config.trust_remote_code)
 
 
 def _shape(config: ModelConfig) -> PretrainedConfig:
-    local = config.path is not None and (Path(locate(config.path)) / "config.json").exists()
     try:
-        if config.shape and config.pretrained and not local:
+        if config.shape and config.pretrained and not _is_local(config):
             return AutoConfig.for_model(str(config.model_type), **{**config.shape, **config.config})
         return _architecture(config, local_files_only=True)
     except UserError as error:
@@ -139,13 +188,18 @@ def _shape(config: ModelConfig) -> PretrainedConfig:
         ) from error
 
 
+def _is_local(config: ModelConfig) -> bool:
+    """Whether the folder of a model lies here, as it is: a GGUF is not converted, nor a package asked for, to plan."""
+    return config.path is not None and config.gguf is None and (Path(place_of(config.path)) / "config.json").exists()
+
+
 def load_masked_lm(config: ModelConfig) -> PreTrainedModel | None:
     """The checkpoint with its own masked-language-model head; None where it holds none."""
     if not config.pretrained or type(_architecture(config)) not in AutoModelForMaskedLM._model_mapping:
         return None
     logging.set_verbosity_error()
     model, loading = AutoModelForMaskedLM.from_pretrained(
-        locate(str(config.path)),
+        locate(config),
         config=_architecture(config),
         revision=config.revision,
         trust_remote_code=config.trust_remote_code,
@@ -172,7 +226,7 @@ def _architecture(config: ModelConfig, local_files_only: bool = False) -> Pretra
         if not config.pretrained:
             return AutoConfig.for_model(str(config.model_type), **config.config)
         return AutoConfig.from_pretrained(
-            locate(str(config.path)),
+            locate(config),
             revision=config.revision,
             trust_remote_code=config.trust_remote_code,
             local_files_only=local_files_only,
@@ -182,34 +236,14 @@ def _architecture(config: ModelConfig, local_files_only: bool = False) -> Pretra
         raise unreachable(f"The configuration of {config.path or config.model_type}", error) from error
 
 
-def locate(path: str) -> str:
-    """A hub name or a folder as it is; pkg://PACKAGE/FOLDER as the folder inside the installed package."""
-    if not path.startswith(PACKAGE):
-        return str(Path(path).expanduser()) if path.startswith(("~", ".", "/")) else path
-    package, _, folder = path.removeprefix(PACKAGE).partition("/")
-    spec = importlib.util.find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
-        raise UserError(f"{path}: the Python package {package} is not installed; pip install it, or set model.path.")
-    return str(Path(spec.submodule_search_locations[0]) / folder)
+def locate(config: ModelConfig) -> str:
+    """What transformers loads a model from: its hub name, its folder, or the one that its GGUF is converted into.
 
-
-def _check_hash(file: Path, expected: str) -> None:
-    if not file.exists():
-        raise UserError(f"{file} does not exist, and model.sha256 asks to check it; set model.sha256=null to skip.")
-    if (found := sha256_of(file)) != expected:
-        raise UserError(
-            f"{file} has sha256 {found}, not model.sha256={expected}: these are other weights than the "
-            "configuration means."
-        )
-
-
-def sha256_of(file: Path) -> str:
-    """The sha256 of a file, in hexadecimal digits."""
-    digest = hashlib.sha256()
-    with file.open("rb") as opened:
-        while block := opened.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+    Raises:
+        UserError: a package that is not installed, or a GGUF that cannot be converted.
+    """
+    place = place_of(str(config.path))
+    return place if config.gguf is None else str(converted(Path(place) / config.gguf, config.sha256))
 
 
 def unreachable(what: str, error: Exception) -> UserError:
@@ -220,7 +254,22 @@ def unreachable(what: str, error: Exception) -> UserError:
             f"{what} could not be loaded: they need code that comes with them, which is not run unless you trust it "
             "and say so (model.trust_remote_code=true for src.train, trust_remote_code=true for src.predict)."
         )
+    if refused := _refused(error):
+        return UserError(f"{what} could not be loaded: {refused}, or choose another model.")
     return UserError(
         f"{what} could not be loaded ({type(error).__name__}: {reason[:200]}{'...' if len(reason) > 200 else ''}). "
         "Without a hub: model=minilm, or model.path=FOLDER with config.json, model.safetensors and tokenizer.json."
     )
+
+
+def _refused(error: BaseException | None) -> str | None:
+    """What to do where the hub has refused a model; None for another error."""
+    log_in = "log in with `hf auth login`"
+    while error is not None:
+        status = error.response.status_code if isinstance(error, HfHubHTTPError) and error.response else None
+        if isinstance(error, GatedRepoError) or status == 403:
+            return f"its authors ask for consent; accept the licence on its page at {constants.ENDPOINT} and {log_in}"
+        if status == 401:
+            return f"{constants.ENDPOINT} has no such model, or it is private; check the name, {log_in}"
+        error = error.__cause__ or error.__context__
+    return None

@@ -9,7 +9,8 @@ from pathlib import Path
 from transformers.utils import cached_file
 
 from src.config import ModelConfig, UserError
-from src.model.backbone import PACKAGE, locate, sha256_of, unreachable
+from src.model.backbone import unreachable
+from src.model.place import PACKAGE, place_of, sha256_of
 
 FILE = "base.json"
 # Weights that a package carries under another name than their authors gave them, by their sha256.
@@ -24,7 +25,9 @@ class Base:
 
     name: str  # on the hub, of the package, or of the folder
     revision: str | None  # commit on the hub
-    weights: dict[str, str]  # sha256 of each file of weights; empty where they are random
+    weights: dict[
+        str, str
+    ]  # sha256 of each file of weights (of a GGUF, not of what it becomes); empty where they are random
     model_type: str  # architecture, as transformers calls it
     seed: int  # of the weights that no file holds: the new head, or all of them
 
@@ -51,6 +54,8 @@ def identify(config: ModelConfig, model_type: str, seed: int) -> Base:
     published = [PUBLISHED[sha256] for sha256 in weights.values() if sha256 in PUBLISHED]
     path = str(config.path)
     name = published[0] if published else path if commit or path.startswith(PACKAGE) else folder.name
+    if config.gguf is not None:
+        name = f"{name}/{config.gguf}"
     return Base(name, commit, weights, model_type, seed)
 
 
@@ -76,7 +81,7 @@ def check(config: ModelConfig, folder: Path, run: str) -> ModelConfig:
         raise UserError(f"run={run}: {FILE} of its model is damaged ({error}); train the run again.") from error
     if not expected.weights:
         return config
-    if not Path(locate(str(config.path))).is_dir():
+    if not Path(place_of(str(config.path))).is_dir():
         config = replace(config, revision=expected.revision)
     place, found = _weights(config)
     if found != expected.weights:
@@ -90,12 +95,16 @@ def check(config: ModelConfig, folder: Path, run: str) -> ModelConfig:
 
 def _weights(config: ModelConfig) -> tuple[Path, dict[str, str]]:
     """The folder of the weights on this machine, and the sha256 of its files."""
-    folder = Path(locate(str(config.path)))
+    folder = Path(place_of(str(config.path)))
     if not folder.is_dir():  # a hub name: where its cache has put it
         try:
             folder = Path(str(cached_file(str(config.path), "config.json", revision=config.revision))).parent
         except OSError as error:
             raise unreachable(f"The base model {config.path}", error) from error
+    if config.gguf is not None:
+        if not (folder / config.gguf).is_file():
+            raise UserError(f"The base model {config.gguf} is not in {folder}; check model.path.")
+        return folder, {config.gguf: sha256_of(folder / config.gguf)}
     whole = folder / "model.safetensors"
     files = [whole] if whole.exists() else sorted(folder.glob("model-*-of-*.safetensors"))
     return folder, {file.name: sha256_of(file) for file in files}

@@ -57,6 +57,9 @@ def _text(kind: str, config: Config, base: Base, metrics: Mapping[str, float], r
     trainable, total = (metric(key).text(metrics[key]) for key in (TRAINABLE, TOTAL))
     scores = ", ".join(f"{entry.label} {entry.text(metrics[entry.key])}" for entry in shown(Place.CARD, metrics))
     revision = f", revision={base.revision!r}" if base.revision else ""
+    source = base.name
+    if config.model.gguf is not None:
+        source, revision = "FOLDER_OF_THE_GGUF", f", gguf_file={config.model.gguf!r}"
     return f"""\
 ---
 library_name: {"peft" if kind == ADAPTER else "transformers"}
@@ -82,7 +85,7 @@ For {config.model.task} question answering: {form} {base.name}.
 ## How to load it
 
 ```python
-{LOADING[kind].format(auto=task_of(config.model).auto_model.__name__, base=base.name, revision=revision)}
+{LOADING[kind].format(auto=task_of(config.model).auto_model.__name__, base=source, revision=revision)}
 ```
 
 Or, where the run is in the store:

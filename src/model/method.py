@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
 from src.config import MethodConfig, UserError, nearest
+from src.model.backbone import pretrained_prefixes
 from src.model.base import Base
 
 # Initialisations that take something out of the base weights; see `save`.
@@ -88,15 +89,8 @@ def _match(pattern: str, names: list[str], head: set[str]) -> set[str]:
 
 def head_parameters(model: PreTrainedModel) -> set[str]:
     """Names of the parameters outside the pretrained model; a decoder's output matrix, tied or not, is part of it."""
-    pretrained = _pretrained_prefixes(model)
+    pretrained = pretrained_prefixes(model)
     return {name for name, _ in model.named_parameters() if not name.startswith(pretrained)}
-
-
-def _pretrained_prefixes(model: PreTrainedModel) -> tuple[str, ...]:
-    """What the names of the parameters begin with that the checkpoint has brought."""
-    output = model.get_output_embeddings()
-    matrices = [name for name, module in model.named_modules() if output is not None and module is output]
-    return tuple(f"{name}." for name in (model.base_model_prefix, *matrices))
 
 
 def _apply_peft(model: PreTrainedModel, name: str, block: dict[str, Any]) -> peft.PeftModel:
@@ -174,7 +168,7 @@ def _targets(config: Any, layer: str) -> bool:
 def count(model: torch.nn.Module) -> ParameterCounts:
     """Count parameters by part, each once: peft's frozen copy of a head that trains is left out."""
     base: Any = model.get_base_model() if isinstance(model, peft.PeftModel) else model
-    pretrained = _pretrained_prefixes(base)
+    pretrained = pretrained_prefixes(base)
     total = adapter = head = backbone = 0
     for name, parameter in base.named_parameters():
         if ".original_module." in name:
