@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import sys
 from dataclasses import replace
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from bitsandbytes.functional import dequantize_4bit
 from torch.nn.functional import cross_entropy
 
 from src.config import ModelConfig, UserError
@@ -36,11 +38,20 @@ LLAMA = {
 DECODERS = {
     "llama": LLAMA,
     "qwen3": {**LLAMA, "head_dim": 8},
-    "gemma3_text": {**LLAMA, "head_dim": 8, "sliding_window": 4, "layer_types": ["sliding_attention", "full_attention"]},
+    "gemma3_text": {
+        **LLAMA,
+        "head_dim": 8,
+        "sliding_window": 4,
+        "layer_types": ["sliding_attention", "full_attention"],
+    },
     "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "vocab_size": WORDS},
     "opt": {
-        **{"hidden_size": 32, "ffn_dim": 64, "num_hidden_layers": 2, "num_attention_heads": 4},
-        **{"vocab_size": WORDS, "word_embed_proj_dim": 32},
+        "hidden_size": 32,
+        "ffn_dim": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "vocab_size": WORDS,
+        "word_embed_proj_dim": 32,
     },
 }
 PEFT = ["lora", "lora_attention", "rslora", "dora", "pissa", "ia3"]
@@ -94,7 +105,7 @@ def gradients(model, values):
 
 
 def trained(model, steps=3):
-    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.5)
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=0.05)
     for _ in range(steps):
         loss_of(model, batch()).backward()
         optimizer.step()
@@ -159,7 +170,9 @@ def test_methods_on_every_architecture(named, model_type, chosen):
     if chosen == "bitfit":
         wanted = replace(wanted, trainable=["*.bias"])  # the head is refused before, see below
         if model_type not in layers:
-            with pytest.raises(UserError, match=r"^method=bitfit trains biases, and \w+ has none; choose [^\n]*full\.$"):
+            with pytest.raises(
+                UserError, match=r"^method=bitfit trains biases, and \w+ has none; choose [^\n]*full\.$"
+            ):
                 method.apply(bare, wanted)
             return
     model = method.apply(bare, wanted)
@@ -180,11 +193,6 @@ def test_methods_on_every_architecture(named, model_type, chosen):
 )
 def test_a_head_that_a_decoder_has_not_is_one_sentence(configure, chosen, more):
     [sentence] = problems(configure("model=smollm2_135m", *chosen))
-    assert sentence.count("\n") == 0
-    with pytest.raises(UserError, match="has none; choose method=lora or full"):
-        validate(configure("model=smollm2_135m", *chosen))
-    import re
-
     assert re.fullmatch(
         r"method=\w+ trains the question-answering head, and a generative model has none; choose method=lora or full"
         + more
@@ -197,6 +205,12 @@ def test_a_head_that_a_decoder_has_not_is_one_sentence(configure, chosen, more):
 def test_a_head_asked_of_the_model_itself(named):
     with pytest.raises(UserError, match="method=head trains the head, and LlamaForCausalLM has none; choose"):
         method.apply(decoder(), named("head"))
+
+
+def test_dropout_is_off_in_every_architecture():
+    for model_type in DECODERS:
+        modules = decoder(model_type).modules()
+        assert {module.p for module in modules if isinstance(module, torch.nn.Dropout)} <= {0.0}, model_type
 
 
 # What is stored
@@ -337,10 +351,6 @@ def test_decoders_are_not_packed_on_a_gpu():
 # A base in 4 bits
 
 
-def nbytes(model):
-    return sum(p.nbytes for p in model.parameters())
-
-
 def test_a_base_in_4_bits_counts_its_parameters_and_takes_half_a_byte_of_each(named):
     big = {"hidden_size": 256, "intermediate_size": 512}
     whole = method.count(method.apply(decoder(**big), named("lora")))
@@ -371,8 +381,6 @@ def test_the_plan_reckons_with_the_layers_that_are_packed(configure):
 @pytest.mark.parametrize("model_type", ["llama", "opt"])
 def test_gradients_go_through_a_base_in_4_bits(named, model_type):
     """They are those of plain LoRA on the unpacked weights, and they remain so after a prediction."""
-    import bitsandbytes
-
     values = batch()
     if model_type == "opt":
         values.pop("position_ids")
@@ -383,7 +391,7 @@ def test_gradients_go_through_a_base_in_4_bits(named, model_type):
     far = 0.0
     for name, layer in quantize.packable(bare).items():
         weight = layers[name].base_layer.weight
-        unpacked = bitsandbytes.functional.dequantize_4bit(weight.data, weight.quant_state)
+        unpacked = dequantize_4bit(weight.data, weight.quant_state)
         far = max(far, (unpacked - layer.weight).abs().max().item())
         layer.weight.data = unpacked
     assert far > 1e-3
@@ -405,8 +413,6 @@ def test_packed_layers_compute_in_the_precision_of_the_run(named, dtype):
     layer = model.get_base_model().model.layers[0].mlp.up_proj.base_layer
     x = torch.randn(2, 3, 32)
     out = layer(x)
-    from bitsandbytes.functional import dequantize_4bit
-
     weight = dequantize_4bit(layer.weight.data, layer.weight.quant_state)
     assert out.dtype == x.dtype
     torch.testing.assert_close(out, (x.to(dtype) @ weight.to(dtype).t()).to(x.dtype), rtol=1e-5, atol=1e-5)
@@ -485,5 +491,5 @@ def test_what_cannot_stand_on_4_bits(configure, more, expected):
 
 
 def test_a_backbone_without_linear_layers_cannot_be_packed(named):
-    with pytest.raises(UserError, match="GPT2LMHeadModel has no torch.nn.Linear layer in its backbone"):
+    with pytest.raises(UserError, match=r"GPT2LMHeadModel has no torch\.nn\.Linear layer in its backbone"):
         method.apply(decoder("gpt2"), named("qlora"))

@@ -26,8 +26,11 @@ from src.config import ModelConfig, UserError
 from src.tasks import task_of
 
 # What the architectures call the two kinds of dropout.
-ATTENTION_DROPOUT = ("attention_probs_dropout_prob", "attention_dropout")
-HIDDEN_DROPOUT = ("hidden_dropout_prob", "dropout", "embedding_dropout", "mlp_dropout", "qa_dropout")
+ATTENTION_DROPOUT = ("attention_probs_dropout_prob", "attention_dropout", "attn_pdrop")
+HIDDEN_DROPOUT = (
+    *("hidden_dropout_prob", "dropout", "embedding_dropout", "mlp_dropout", "qa_dropout"),
+    *("embd_pdrop", "resid_pdrop"),  # of GPT-2
+)
 PACKAGE = "pkg://"
 
 

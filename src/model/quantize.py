@@ -39,7 +39,7 @@ def hold_in_4_bits(model: PreTrainedModel) -> None:
         )
     for name, layer in layers.items():
         model.set_submodule(name, _packed(layer))
-    model.is_loaded_in_4bit = True  # by which peft chooses adapters for such layers
+    vars(model)["is_loaded_in_4bit"] = True  # by which peft chooses adapters for such layers
 
 
 def packable(model: PreTrainedModel) -> dict[str, nn.Linear]:
@@ -53,7 +53,7 @@ def packable(model: PreTrainedModel) -> dict[str, nn.Linear]:
     }
 
 
-def _packed(layer: nn.Linear) -> nn.Module:
+def _packed(layer: nn.Linear) -> Any:
     bitsandbytes = _bitsandbytes()
     packed: Any = bitsandbytes.Linear4bit(
         layer.in_features, layer.out_features, bias=False, quant_type="nf4", compress_statistics=True, device="meta"
@@ -67,7 +67,7 @@ def _packed(layer: nn.Linear) -> nn.Module:
     # goes through.
     packed.support_avx512bf16_for_cpu = False
     packed.train(layer.training)
-    return packed  # type: ignore[no-any-return]
+    return packed
 
 
 def compute_in(model: nn.Module, dtype: torch.dtype) -> None:
