@@ -237,10 +237,8 @@ def cannot_be_trained(config: Config) -> list[str]:
     method = config.method
     if method.quantize is None or importlib.util.find_spec("bitsandbytes") is not None:
         return []
-    return [
-        f"method={method.name} holds the base in 4 bits (method.quantize={method.quantize}) by bitsandbytes, which is "
-        "not installed: pip install -e '.[qlora]'."
-    ]
+    held = f"method={method.name} holds the base in 4 bits (method.quantize={method.quantize}) by bitsandbytes"
+    return [f"{held}, which is not installed: pip install -e '.[qlora]'."]
 
 
 def validate(config: Config) -> None:
