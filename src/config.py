@@ -84,7 +84,7 @@ class MethodConfig:
     learning_rate: float = MISSING
     trainable: list[str] | None = None  # globs over parameter names, or the words `head`, `backbone`
     peft: dict[str, Any] | None = None  # a peft config, in peft's own words
-    quantize: str | None = None  # nf4: frozen linear layers in 4 bits, which `src.plan` reckons with
+    quantize: str | None = None  # nf4: the backbone's linear layers in 4 bits, under adapters
 
 
 @dataclass

@@ -76,7 +76,7 @@ def load_run(
     Raises:
         UserError: no such run, one that stored no model, a model that needs code or another base.
     """
-    from src.model import backbone, base, method
+    from src.model import backbone, base, method, quantize
     from src.runs.results import resolve_run
     from src.runs.store import connect
     from src.training import hardware
@@ -104,10 +104,13 @@ def load_run(
             start = config.model if base_path is None else replace(config.model, path=base_path, revision=None)
             start = base.check(start, folder, run)
         model: Any = backbone.load_model(start, hidden_dropout=0.0, attention_dropout=0.0, seed=config.train.seed)
+        if config.method.quantize is not None:
+            quantize.hold_in_4_bits(model)  # it is scored, and answers, on the base that it was trained on
         if not whole:
             model = method.put_on_base(model, folder)
     hardware_config = replace(config.hardware, processes=None)
     runtime = hardware.start(hardware_config, cpu_tokens=task_of(config.model).cpu_tokens)
+    quantize.compute_in(model, runtime.dtype)
     tracking = replace(tracking, experiment=store.experiment_of(chosen.id))
     ready = runtime.accelerator.prepare_model(model, evaluation_mode=True)
     return StoredRun(config, tokenizer, ready, runtime, tracking)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import re
 from collections.abc import Iterator
@@ -35,12 +36,14 @@ AT_LEAST_ONE = (  # or null
 )
 ABOVE_ZERO = ("train.learning_rate", "train.max_grad_norm", "sweep.margin", "hardware.price_per_hour")
 SHARES = ("train.warmup_ratio", "train.hidden_dropout", "train.attention_dropout")
+PLAIN_STARTS = ("true", "gaussian", "orthogonal")  # of method.peft.init_lora_weights, which read no weight of the base
 Check = tuple[bool, str]  # whether all is well, and the sentence where it is not
 
 
 def problems(config: Config) -> list[str]:
     """Everything wrong with the values, each as one sentence that names its key; empty when all is well."""
-    checks = [*_values(config), *_train(config), *_model(config.model), *_data(config.dataset), *_method(config.method)]
+    checks = [*_values(config), *_train(config), *_model(config.model), *_data(config.dataset)]
+    checks += [*_method(config.method), *_head(config), *_quantised(config.method)]
     return _unknown_keys(config) + [sentence for ok, sentence in checks if not ok]
 
 
@@ -213,14 +216,47 @@ def _method(method: MethodConfig) -> Iterator[Check]:
     )
 
 
-def cannot_be_trained(config: Config) -> list[str]:
-    """What `src.plan` can reckon with and training cannot do, each as one sentence; empty where it can be trained."""
-    method = config.method
-    checks = (
-        (method.quantize is None, f"method={method.name} holds the base in 4 bits (method.quantize={method.quantize})"),
+def _head(config: Config) -> Iterator[Check]:
+    """A method that trains the head needs a model with one."""
+    method, patterns = config.method, config.method.trainable or []
+    others = [pattern for pattern in patterns if pattern != "head"]
+    without = f", or leave `head` out (method.trainable='{others}')".replace('"', "'") if others else ""
+    yield (
+        config.model.task != "generative" or "head" not in patterns,
+        (
+            f"method={method.name} trains the question-answering head, and a generative model has none; "
+            f"choose method=lora or full{without}."
+        ),
     )
-    planned = "which cannot be trained yet; python -m src.plan reckons with its memory."
-    return [f"{what}, {planned}" for ok, what in checks if not ok]
+
+
+def _quantised(method: MethodConfig) -> Iterator[Check]:
+    """Weights in 4 bits cannot change, so that only adapters that need not read them fit."""
+    block = method.peft or {}
+    what = f"method={method.name} holds the base in 4 bits (method.quantize={method.quantize}), "
+    yield (
+        method.quantize is None or block.get("peft_type") in ("LORA", "IA3"),
+        what + "which needs adapters: a `peft` block with peft_type LORA or IA3.",
+    )
+    start = block.get("init_lora_weights", True)
+    yield (
+        method.quantize is None or str(start).lower() in PLAIN_STARTS,
+        what + f"and method.peft.init_lora_weights={start} would read or change the base; use true.",
+    )
+    bias = block.get("bias", "none")
+    yield (
+        method.quantize is None or bias == "none",
+        what + f"and method.peft.bias={bias} would train the base's biases; use none.",
+    )
+
+
+def cannot_be_trained(config: Config) -> list[str]:
+    """What `src.plan` can reckon with and training cannot do here, as sentences; empty where it can be trained."""
+    method = config.method
+    if method.quantize is None or importlib.util.find_spec("bitsandbytes") is not None:
+        return []
+    held = f"method={method.name} holds the base in 4 bits (method.quantize={method.quantize}) by bitsandbytes"
+    return [f"{held}, which is not installed: pip install -e '.[qlora]'."]
 
 
 def validate(config: Config) -> None:

@@ -23,7 +23,7 @@ from src.data.sources import QuestionSets
 from src.evaluator import Evaluation, Evaluator
 from src.final import example_rows, final_metrics, with_places
 from src.history import History
-from src.model import backbone, base, card, fast, method
+from src.model import backbone, base, card, fast, method, quantize
 from src.model.base import Base
 from src.model.method import ParameterCounts
 from src.problems import validate
@@ -188,6 +188,7 @@ def make_ready(config: Config, runtime: Runtime, bare: PreTrainedModel, model: A
     """
     if config.train.gradient_checkpointing:
         backbone.checkpoint_gradients(bare)
+    quantize.compute_in(bare, runtime.dtype)
     if runtime.fast_kernels:
         fast.speed_up(model, runtime.dtype, runtime.device.type)
     return runtime.accelerator.prepare_model(model)
@@ -340,6 +341,9 @@ def forgotten(
         config.model, hidden_dropout=0.0, attention_dropout=0.0, seed=config.train.seed
     )
     # Both computed alike, so that they differ by what was learnt and not by rounding.
+    if config.method.quantize is not None:
+        quantize.hold_in_4_bits(untouched)
+        quantize.compute_in(untouched, runtime.dtype)
     if runtime.fast_kernels:
         fast.speed_up(untouched, runtime.dtype, runtime.device.type)
     for each in (trained, untouched):

@@ -12,7 +12,6 @@ from src.estimate.bare import build, put_on_cpu
 from src.estimate.live import Live
 from src.estimate.memory import estimate
 from src.estimate.step import Work, _counted, _prepare, footprint
-from src.problems import problems, validate
 from src.runs.identity import config_hash
 from src.runs.tracking import recorded
 
@@ -152,14 +151,6 @@ def test_the_cpu_formula_lies_within_15_percent_of_measured_peaks(configure, met
     config = configure("model=minilm", "model.max_length=384", f"method={method}", f"train.batch_size={batch}")
     of = estimate(config, device="cpu", precision="bf16")
     assert of.total_mb == pytest.approx(MEASURED[method, batch], rel=0.15)
-
-
-@pytest.mark.parametrize("choice", ["method=qlora"])
-def test_what_can_only_be_planned_is_refused_for_training(configure, choice):
-    config = configure(choice)
-    assert problems(config) == []
-    with pytest.raises(UserError, match=r"^[^\n]*cannot be trained yet; python -m src.plan reckons with its memory.$"):
-        validate(config)
 
 
 def test_a_shape_changes_no_run(configure):

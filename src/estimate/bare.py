@@ -36,14 +36,18 @@ def build(config: Config) -> Bare:
     """
     with torch.device("meta"):
         base = backbone.shape_only(config.model, config.train.hidden_dropout, config.train.attention_dropout)
-        model = method.apply(base, _without_initialisation(config.method))
+        model = method.apply(base, _without_weights(config.method))
     if config.train.gradient_checkpointing:
         backbone.checkpoint_gradients(base)
     return Bare(model, base, method.count(model), config.model.task == "generative")
 
 
-def _without_initialisation(config: MethodConfig) -> MethodConfig:
-    """The method with plain initial weights: adapters that begin with the base's singular vectors read its weights."""
+def _without_weights(config: MethodConfig) -> MethodConfig:
+    """The method as far as it reads no weights: with plain initial ones, on a base that is not quantised.
+
+    Adapters that begin with the base's singular vectors read its weights, and packing into 4 bits does too.
+    """
+    config = replace(config, quantize=None)
     if config.peft is None or not method.changes_base(config.peft):
         return config
     return replace(config, peft={**config.peft, "init_lora_weights": True})

@@ -15,7 +15,7 @@ SETTINGS = ("epochs", "batch_size", "gradient_accumulation_steps", "weight_decay
 LOADING = {
     ADAPTER: """\
 from peft import PeftModel
-from transformers import {auto}
+from transformers import {imported}
 
 base = {auto}.from_pretrained({base!r}{revision})
 model = PeftModel.from_pretrained(base, "THIS_FOLDER").eval()""",
@@ -31,6 +31,10 @@ from transformers import {auto}
 
 model = {auto}.from_pretrained("THIS_FOLDER").eval()""",
 }
+# Of the base that an adapter was trained on and scored with (method=qlora).
+IN_4_BITS = """, quantization_config=BitsAndBytesConfig(
+    load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True
+)"""
 
 
 def write(folder: Path, config: Config, base: Base, metrics: Mapping[str, float], run_id: str) -> None:
@@ -60,6 +64,14 @@ def _text(kind: str, config: Config, base: Base, metrics: Mapping[str, float], r
     source = base.name
     if config.model.gguf is not None:
         source, revision = "FOLDER_OF_THE_GGUF", f", gguf_file={config.model.gguf!r}"
+    auto = task_of(config.model).auto_model.__name__
+    loading = LOADING[kind].format(
+        auto=auto,
+        imported=f"{auto}, BitsAndBytesConfig" if method.quantize else auto,
+        base=source,
+        revision=revision + (IN_4_BITS if method.quantize else ""),
+    )
+    held = f", on a base in 4 bits ({method.quantize})" if method.quantize else ""
     return f"""\
 ---
 library_name: {"peft" if kind == ADAPTER else "transformers"}
@@ -75,7 +87,7 @@ For {config.model.task} question answering: {form} {base.name}.
 | | |
 |---|---|
 | base | {base.name} ({base.model_type}{", " + known if known else ""}) |
-| method | {method.name}{f" ({peft})" if peft else ""} |
+| method | {method.name}{f" ({peft})" if peft else ""}{held} |
 | {metric(TRAINABLE).heading} | {trainable} of {total} |
 | data | {data.name}: {size} training questions (subset {data.subset}, split {data.split}, seed {data.seed}) |
 | settings | {", ".join(f"{key}={value}" for key, value in settings.items())} |
@@ -85,7 +97,7 @@ For {config.model.task} question answering: {form} {base.name}.
 ## How to load it
 
 ```python
-{LOADING[kind].format(auto=task_of(config.model).auto_model.__name__, base=source, revision=revision)}
+{loading}
 ```
 
 Or, where the run is in the store:

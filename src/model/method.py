@@ -1,6 +1,7 @@
 """A trainable model out: applies a method of `conf/method/` and counts which parameters train, by part.
 
-A method is either `trainable`, a list of parameter-name patterns, or `peft`, a config block in peft's own words.
+A method is either `trainable`, a list of parameter-name patterns, or `peft`, a config block in peft's own words; below
+the latter's adapters the base may be held in 4 bits (`quantize`).
 """
 
 from __future__ import annotations
@@ -20,8 +21,10 @@ from peft.tuners.tuners_utils import check_target_module_exists
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from src.config import MethodConfig, UserError, nearest
+from src.model import quantize
 from src.model.backbone import pretrained_prefixes
 from src.model.base import Base
 
@@ -59,8 +62,11 @@ def apply(model: PreTrainedModel, method: MethodConfig) -> torch.nn.Module:
         The model itself, or a `peft.PeftModel` around it.
 
     Raises:
-        UserError: a pattern or target that matches nothing, or a block that peft refuses.
+        UserError: a pattern or target that matches nothing, a block that peft refuses, or a base that cannot be held
+            in 4 bits.
     """
+    if method.quantize is not None:
+        quantize.hold_in_4_bits(model)
     if method.peft is not None:
         return _apply_peft(model, method.name, method.peft)
     head = head_parameters(model)
@@ -69,14 +75,23 @@ def apply(model: PreTrainedModel, method: MethodConfig) -> torch.nn.Module:
     for pattern in method.trainable or []:
         matched = _match(pattern, names, head)
         if not matched:
-            raise UserError(
-                f"method={method.name}: the pattern '{pattern}' in `trainable` matches no parameter of the model"
-                f"{nearest(pattern, ['head', 'backbone', *names])}; its names look like {names[len(names) // 2]}."
-            )
+            raise UserError(_no_match(model, method, pattern, names))
         chosen |= matched
     for name, parameter in model.named_parameters():
         parameter.requires_grad = name in chosen
     return model
+
+
+def _no_match(model: PreTrainedModel, method: MethodConfig, pattern: str, names: list[str]) -> str:
+    kind = type(model).__name__
+    if pattern == "head":
+        return f"method={method.name} trains the head, and {kind} has none; choose method=lora or full."
+    if pattern == "*.bias":
+        return f"method={method.name} trains biases, and {kind} has none; choose method=lora or full."
+    return (
+        f"method={method.name}: the pattern '{pattern}' in `trainable` matches no parameter of the model"
+        f"{nearest(pattern, ['head', 'backbone', *names])}; its names look like {names[len(names) // 2]}."
+    )
 
 
 def _match(pattern: str, names: list[str], head: set[str]) -> set[str]:
@@ -113,7 +128,7 @@ def _apply_peft(model: PreTrainedModel, name: str, block: dict[str, Any]) -> pef
         raise UserError(f"method={name}: peft refuses the block `peft` ({error}).") from error
     if config.is_prompt_learning:
         raise UserError(
-            f"method={name}: {block['peft_type']} adds virtual tokens and changes no weight of an encoder; "
+            f"method={name}: {block['peft_type']} adds virtual tokens and changes no weight of the model; "
             "choose a method that adapts layers."
         )
     head = sorted({parameter.split(".")[0] for parameter in head_parameters(model)})
@@ -131,7 +146,7 @@ def _apply_peft(model: PreTrainedModel, name: str, block: dict[str, Any]) -> pef
         # The new head trains in full, and once: not where the block itself puts an adapter on it.
         own = [module for module in head if module not in targeted_head]
         config.modules_to_save = sorted({*(config.modules_to_save or []), *own}) or None
-    else:
+    elif head:
         raise UserError(f"method={name}: {block['peft_type']} cannot train the new head beside its adapters.")
     # No task type: peft's wrapper for question answering drops token_type_ids (and position_ids) on the way to the
     # model, which would train and score the adapters on other inputs than the other methods. The plain wrapper
@@ -158,7 +173,8 @@ def changes_base(block: dict[str, Any]) -> bool:
 
 
 def _backbone_linears(model: PreTrainedModel) -> list[tuple[str, torch.nn.Module]]:
-    return [(n, m) for n, m in model.base_model.named_modules() if isinstance(m, torch.nn.Linear)]
+    kinds = (torch.nn.Linear, Conv1D)  # GPT-2 calls its linear layers so
+    return [(n, m) for n, m in model.base_model.named_modules() if isinstance(m, kinds)]
 
 
 def _targets(config: Any, layer: str) -> bool:
@@ -166,14 +182,17 @@ def _targets(config: Any, layer: str) -> bool:
 
 
 def count(model: torch.nn.Module) -> ParameterCounts:
-    """Count parameters by part, each once: peft's frozen copy of a head that trains is left out."""
+    """Count parameters by part, each once: peft's frozen copy of a head that trains is left out.
+
+    A tied output matrix is the embedding, and a matrix held in 4 bits counts as many weights as before.
+    """
     base: Any = model.get_base_model() if isinstance(model, peft.PeftModel) else model
     pretrained = pretrained_prefixes(base)
     total = adapter = head = backbone = 0
     for name, parameter in base.named_parameters():
         if ".original_module." in name:
             continue
-        total += parameter.numel()
+        total += quantize.numel(parameter)
         if not parameter.requires_grad:
             continue
         if not name.startswith(pretrained):
@@ -237,7 +256,11 @@ def _write(model: Any, folder: Path, base: Base) -> None:
     if isinstance(model, peft.PeftModel):
         for config in model.peft_config.values():  # peft would take the path that the base was loaded from
             config.base_model_name_or_path, config.revision = base.name, base.revision
-        model.save_pretrained(str(folder), path_initial_model_for_weight_conversion=initial and initial.name)
+        model.save_pretrained(
+            str(folder),
+            path_initial_model_for_weight_conversion=initial and initial.name,
+            save_embedding_layers=False,  # or peft asks the hub how many words the base has; no method changes that
+        )
         if initial is not None:  # peft's conversion leaves out the head, which trains beside the adapter
             file = folder / peft.utils.SAFETENSORS_WEIGHTS_NAME
             trained = peft.get_peft_model_state_dict(model)

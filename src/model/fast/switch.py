@@ -15,6 +15,7 @@ from src.model.fast.attention import PRODUCTS
 from src.model.fast.dropout import Factors, dropout
 from src.model.fast.forward import replace_forward, restore_forward
 from src.model.fast.remade import Mark, mark, no_mark
+from src.model.quantize import is_packed
 
 
 @dataclass(frozen=True)
@@ -112,16 +113,21 @@ def _fast_forward(module: Any, dtype: torch.dtype, factors: Factors, remember: M
 def _shrink_frozen(model: Any, dtype: torch.dtype) -> list[tuple[nn.Parameter, torch.dtype]]:
     """Hold in `dtype` alone the frozen weights that are only read in it: no peft checkpoint has them.
 
+    These are the matrices under LoRA, the embeddings, and the output matrix of a decoder. Where it is tied it is the
+    embeddings' parameter and stays that. Weights in 4 bits stay as they are.
+
     Returns:
         The weights whose precision changed, each with the one that it had before.
     """
     shrunk = []
+    output = model.get_output_embeddings()
+    outside = [output] if type(output) is nn.Linear else []
     module: Any
-    for module in model.base_model.modules():
+    for module in [*model.base_model.modules(), *outside]:
         fused = isinstance(module, LoraLinear) and layers.is_plain_lora(module)
         for name, parameter in (module.base_layer if fused else module).named_parameters(recurse=False):
-            if not parameter.requires_grad:
-                matrix = name == "weight" and (fused or isinstance(module, nn.Embedding))
+            if not parameter.requires_grad and not is_packed(parameter):
+                matrix = name == "weight" and (fused or module is output or isinstance(module, nn.Embedding))
                 if matrix and parameter.dtype != dtype:
                     shrunk.append((parameter, parameter.dtype))
                 # What stays as it is gets memory of its own, so that the file of the weights is not held in memory.
