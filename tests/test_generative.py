@@ -35,7 +35,7 @@ CONTEXT = "Ada Lovelace wrote notes on the Analytical Engine. " * 30 + "Charles 
 
 @pytest.fixture(scope="module")
 def config(configure):
-    return configure("model=tiny_llm", *SIZES, "train.batch_size=8")
+    return configure("model=tiny_llm", "model.max_length=900", *SIZES, "train.batch_size=8")
 
 
 @pytest.fixture(scope="module")

@@ -173,16 +173,16 @@ def layer_norm(module: nn.LayerNorm, dtype: torch.dtype, mark: Mark, x: Tensor) 
 
 
 class _RmsNorm(torch.autograd.Function):
-    """x / sqrt(mean(x^2) + eps) * w in fp32, returned in the precision of x. Zhang & Sennrich 2019, equation 4.
+    """x / sqrt(mean(x^2) + eps) * w in fp32, returned in another precision. Zhang & Sennrich 2019, equation 4.
 
     x alone is kept for the backward pass; written in single operations it would be kept three times.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.eps = eps
-        return _rms_normalised(x, weight, eps)
+        return _rms_normalised(x, weight, eps, dtype)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
@@ -192,21 +192,21 @@ class _RmsNorm(torch.autograd.Function):
         normalised = wide * scale
         dweight = (g * normalised).flatten(0, -2).sum(0).to(weight.dtype) if ctx.needs_input_grad[1] else None
         if not ctx.needs_input_grad[0]:
-            return None, dweight, None
+            return None, dweight, None, None
         g = g * weight
         dx = (g - normalised * (g * normalised).mean(-1, keepdim=True)) * scale
-        return dx.to(x.dtype), dweight, None
+        return dx.to(x.dtype), dweight, None, None
 
 
-def _rms_normalised(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    return functional.rms_norm(x.float(), weight.shape, weight.float(), eps).to(x.dtype)
+def _rms_normalised(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
+    return functional.rms_norm(x.float(), weight.shape, weight.float(), eps).to(dtype)
 
 
-def rms_norm(module: Any, mark: Mark, x: Tensor) -> Tensor:
-    """`x` over its root mean square; the layers that take it make it again."""
+def rms_norm(module: Any, dtype: torch.dtype, mark: Mark, x: Tensor) -> Tensor:
+    """`x` over its root mean square, in `dtype`; the layers that take it make it again."""
     weight, eps = module.weight, module.variance_epsilon
-    out: Tensor = _RmsNorm.apply(x, weight, eps)
-    return mark(out, lambda source: _rms_normalised(source, weight.detach(), eps), x)
+    out: Tensor = _RmsNorm.apply(x, weight, eps, dtype)
+    return mark(out, lambda source: _rms_normalised(source, weight.detach(), eps, dtype), x)
 
 
 def is_rms_norm(module: nn.Module) -> bool:

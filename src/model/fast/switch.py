@@ -100,7 +100,7 @@ def _fast_forward(module: Any, dtype: torch.dtype, factors: Factors, remember: M
     if type(module) is nn.LayerNorm and module.elementwise_affine:
         return layers.layer_norm, dtype, remember
     if layers.is_rms_norm(module):
-        return layers.rms_norm, remember
+        return layers.rms_norm, dtype, remember
     if layers.is_swiglu(module):
         return layers.swiglu, remember
     if layers.is_exact_gelu(module):
