@@ -8,7 +8,6 @@ norms, the output matrix of a decoder and the question-answering head of an enco
 
 from __future__ import annotations
 
-import logging
 import math
 from typing import Any
 
@@ -17,9 +16,6 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from src.config import UserError
-
-# At its import, bitsandbytes warns where a package with faster kernels for prediction is missing.
-logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 
 def hold_in_4_bits(model: PreTrainedModel) -> None:

@@ -96,10 +96,10 @@ def write_answers(
     tokens, mask = tokens.to(device), mask.to(device)
     state = _State(model, mask)
     logits = state.read(tokens, keep=1)[:, -1]
-    gold = state.fork().log_probabilities(logits, golds)
+    gold = state.log_probabilities(logits, golds)
     silences: list[Candidate | None] = [None] * len(prompts)
     if silence is not None:
-        values = state.fork().log_probabilities(logits, [silence] * len(prompts))
+        values = state.log_probabilities(logits, [silence] * len(prompts))
         silences = [Candidate("", value, len(silence)) for value in values]
     written = _decode(state, logits, stops, longest)
     return [
@@ -156,10 +156,7 @@ class _State:
         self.cache.batch_select_indices(rows)
 
     def log_probabilities(self, logits: Tensor, answers: Sequence[list[int]]) -> list[float]:
-        """The log-probability of an answer a row, (rows), given the logits of their first tokens, (rows, vocabulary).
-
-        This state is used up.
-        """
+        """The log-probability of an answer a row, given the logits of their first tokens, (rows, vocabulary)."""
         longest = max(len(answer) for answer in answers)
         if longest == 0:
             return [0.0] * len(answers)
@@ -170,8 +167,9 @@ class _State:
             inside[i, : len(answer)] = True
         tokens, inside = tokens.to(logits.device), inside.to(logits.device)
         # Padding stands behind the answers, where causal attention does not look.
-        following = self.grow(tokens[:, :-1]) if longest > 1 else logits[:, :0, None]
-        every = torch.cat([logits[:, None], following], dim=1) if longest > 1 else logits[:, None]
+        every = logits[:, None]
+        if longest > 1:
+            every = torch.cat([every, self.fork().grow(tokens[:, :-1])], dim=1)
         each = every.log_softmax(-1).gather(2, tokens[:, :, None])[:, :, 0]
         sums: list[float] = each.masked_fill(~inside, 0.0).double().sum(1).tolist()
         return sums
