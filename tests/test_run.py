@@ -24,7 +24,7 @@ from src.data import sources
 from src.evaluation.score import score
 from src.evaluator import Evaluator
 from src.launch import how_to_go_on
-from src.metrics import EXTRA, GPU, LINUX, METRICS, TESTED, metric
+from src.metrics import EXTRA, EXTRACTIVE, GENERATIVE, GPU, LINUX, METRICS, TESTED, metric
 from src.model import backbone
 from src.run import run
 from src.runs.commands import next_commands, ui_command
@@ -38,8 +38,9 @@ from tests.conftest import TINY, own_csv, question, squad_json
 
 # What every run logs: curves that one seed repeats to the bit, and all the rest.
 MEASURED = ("time", "speed", "memory")
-BY_STEP = {entry.key for entry in METRICS if entry.logged != "end" and entry.group not in MEASURED}
-FINAL = {entry.key for entry in METRICS if entry.only in ("", TESTED)} - BY_STEP
+STEPWISE = [entry for entry in METRICS if entry.logged != "end" and entry.group not in MEASURED]
+BY_STEP = {entry.key for entry in STEPWISE if entry.only != GENERATIVE}
+FINAL = {entry.key for entry in METRICS if entry.only in ("", TESTED, EXTRACTIVE)} - BY_STEP
 HERE_ALONE = {entry.key for entry in METRICS if entry.only in (GPU, LINUX)}
 ARTIFACTS = {
     *("config.yaml", "predictions.json", "nbest.json", "examples.json"),
@@ -233,7 +234,8 @@ def test_a_run_without_a_test_set_is_what_it_was(finished, configure, tmp_path, 
     assert without == {name: with_test[name] for name in ("train", "validation")}
     # Memory is not reported where an earlier test has left some behind in this process.
     logged = {key for key in found.data.metrics.keys() - HERE_ALONE if not key.startswith("memory/")}
-    always = {entry.key for entry in METRICS if not entry.only and not entry.key.startswith("memory/")}
+    every = [entry for entry in METRICS if entry.only in ("", EXTRACTIVE)]
+    always = {entry.key for entry in every if not entry.key.startswith("memory/")}
     assert logged == (BY_STEP | FINAL) & always
     same = {key: value for key, value in found.data.metrics.items() if metric(key).group not in MEASURED}
     assert {key: tested.data.metrics[key] for key in same} == same
@@ -446,7 +448,7 @@ def test_unanswerable_questions(configure, tmp_path):
 
 
 def test_the_table_of_metrics_holds_what_runs_log_and_nothing_else(configure, finished, tmp_path, minilm_tokenizer):
-    """Whatever a metric may need is here, but for a GPU: a masked-LM head, unanswerable questions, an extra set."""
+    """All that a metric may need is here, but for a GPU: a masked-LM head, unanswerable questions, a decoder, ..."""
 
     def questions(name, titles):
         articles = []
@@ -465,7 +467,11 @@ def test_the_table_of_metrics_holds_what_runs_log_and_nothing_else(configure, fi
     data = ["dataset=file", f"dataset.path={train}", f"++dataset.extra_validation.noisy={noisy}"]
     run(configure(*model, *data, "train.epochs=1", "train.batch_size=4", f"tracking.folder={tmp_path}"))
 
-    logged = {key for found in (*runs_of(tmp_path), finished[2][0]) for key in found.data.metrics}
+    sizes = ["dataset.train_size=16", "dataset.validation_size=8", "dataset.test_size=8", "train.epochs=1"]
+    run(configure("model=tiny_llm", *sizes, "evaluation.max_answer_length=4", f"tracking.folder={tmp_path / 'llm'}"))
+
+    all_runs = (*runs_of(tmp_path), *runs_of(tmp_path / "llm"), finished[2][0])
+    logged = {key for found in all_runs for key in found.data.metrics}
     nameless = []
     for key in logged:
         try:

@@ -23,7 +23,10 @@ SILENCE_SECONDS = 300.0  # without a heartbeat for so long, a run of another mac
 CONTENT = (".json", ".parquet", ".safetensors", ".txt")
 MODEL_KEYS = ("model.path", "model.tokenizer")
 # Keys of the schema that version 0.1 did not have; without them its hashes are found again.
-ADDED_SINCE_0_1 = ("dataset.test_path", "dataset.test_size", "model.task", "model.gguf", "method.quantize")
+ADDED_SINCE_0_1 = (
+    *("dataset.test_path", "dataset.test_size", "method.quantize"),
+    *("model.task", "model.gguf", "model.prompt"),
+)
 
 
 class Hashes(NamedTuple):
