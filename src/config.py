@@ -29,6 +29,7 @@ class UserError(Exception):
 class ModelConfig:
     name: str = MISSING
     path: str | None = None  # hub name, folder, or pkg://PACKAGE/FOLDER; null: random weights
+    install: str | None = None  # the command that installs the package of `path`, where it takes more than its name
     revision: str | None = None  # branch, tag or commit on the hub
     gguf: str | None = None  # file in the folder `path` that the model is converted from, once, into a cache
     sha256: str | None = None  # of model.safetensors, or of the GGUF; checked before it is loaded
@@ -192,6 +193,7 @@ CHANGES_NO_RESULT = (
     "hardware.price_per_hour",
     "hardware.memory",
     "model.shape",
+    "model.install",
     "model.rate_scale",  # train.learning_rate holds the product
     "train.checkpoint_minutes",
     "train.keep_checkpoints",

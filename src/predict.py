@@ -76,7 +76,7 @@ def load_run(
     Raises:
         UserError: no such run, one that stored no model, a model that needs code or another base.
     """
-    from src.model import backbone, base, method, quantize
+    from src.model import backbone, base, quantize, stored
     from src.runs.results import resolve_run
     from src.runs.store import connect
     from src.training import hardware
@@ -93,12 +93,12 @@ def load_run(
                 "is not run unless you trust it and say so (trust_remote_code=true)."
             )
         config.model.trust_remote_code = trust_remote_code
-        method.refuse_pickles(folder)
+        stored.refuse_pickles(folder)
         itself = replace(
             config.model, path=str(folder), gguf=None, sha256=None, pretrained=True, tokenizer=None, revision=None
         )
         tokenizer = backbone.load_tokenizer(itself)
-        if whole := method.holds_whole_model(folder):
+        if whole := stored.holds_whole_model(folder):
             start = itself
         else:
             start = config.model if base_path is None else replace(config.model, path=base_path, revision=None)
@@ -107,7 +107,7 @@ def load_run(
         if config.method.quantize is not None:
             quantize.hold_in_4_bits(model)  # it is scored, and answers, on the base that it was trained on
         if not whole:
-            model = method.put_on_base(model, folder)
+            model = stored.put_on_base(model, folder)
     hardware_config = replace(config.hardware, processes=None)
     runtime = hardware.start(hardware_config, cpu_tokens=task_of(config.model).cpu_tokens)
     quantize.compute_in(model, runtime.dtype)

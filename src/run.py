@@ -23,7 +23,7 @@ from src.data.sources import QuestionSets
 from src.evaluator import Evaluation, Evaluator
 from src.final import example_rows, final_metrics, with_places
 from src.history import History
-from src.model import backbone, base, card, fast, method, quantize
+from src.model import backbone, base, card, fast, method, quantize, stored
 from src.model.base import Base
 from src.model.method import ParameterCounts
 from src.problems import validate
@@ -38,6 +38,7 @@ from src.runs.records import QUESTIONS, TEST, VALIDATION
 from src.runs.tracking import RunLog, recorded
 from src.tasks import task_of
 from src.tasks.base import Batches
+from src.tasks.extractive.encoded import EncodedBatches
 from src.training import hardware
 from src.training.checkpoint import Checkpoints
 from src.training.fit import fit
@@ -228,8 +229,6 @@ def announce(job: Prepared) -> None:
 
 def encode(data: RunData, runtime: Runtime, model: Any, meter: Meter) -> RunData:
     """The batches of `data` as hidden states, computed once; the seconds for it count."""
-    from src.tasks.extractive.encoded import EncodedBatches
-
     with tempfile.TemporaryDirectory(prefix="tuneoff-encoded-") as folder:
         encoded = {}
         for name, usage in (("train", meter.train), ("validation", meter.evaluation)):
@@ -298,7 +297,7 @@ def record(job: Prepared, trained: Trained) -> RunResult:
         rows += with_places(example_rows(sets.test, trained.test.answers), sets.test, TEST)
     try:
         with model_folder(log) as folder:
-            metrics["storage/checkpoint_mb"] = method.save(
+            metrics["storage/checkpoint_mb"] = stored.save(
                 job.runtime.accelerator.unwrap_model(job.model), folder, job.base
             )
             job.tokenizer.save_pretrained(folder)

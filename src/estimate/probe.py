@@ -26,7 +26,7 @@ from datasets import Dataset
 from src.config import Config, UserError
 from src.estimate.cost import Measured, Probe, whole_run, work_of
 from src.evaluator import Evaluator
-from src.model import backbone, base, method
+from src.model import backbone, base, stored
 from src.problems import validate
 from src.questions import RunData, load
 from src.run import build, forgotten, make_ready
@@ -181,7 +181,7 @@ def _whole(config: Config, start_seconds: float) -> Probe:
         start = base.identify(config.model, job.bare.config.model_type, config.train.seed)
         model = job.runtime.accelerator.unwrap_model(job.model)
         (folder / "model").mkdir()
-        store_seconds = _seconds(lambda: method.save(model, folder / "model", start))
+        store_seconds = _seconds(lambda: stored.save(model, folder / "model", start))
     sets = job.data.sets
     forgetting_seconds = _seconds(lambda: forgotten(config, job.runtime, job.tokenizer, sets, job.bare))
     steps = without_stalls(steps)

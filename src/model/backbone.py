@@ -242,7 +242,7 @@ def locate(config: ModelConfig) -> str:
     Raises:
         UserError: a package that is not installed, or a GGUF that cannot be converted.
     """
-    place = place_of(str(config.path))
+    place = place_of(str(config.path), config.install)
     return place if config.gguf is None else str(converted(Path(place) / config.gguf, config.sha256))
 
 

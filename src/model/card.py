@@ -8,7 +8,7 @@ from pathlib import Path
 from src.config import Config
 from src.metrics import TOTAL, TRAINABLE, Place, metric, shown
 from src.model.base import Base
-from src.model.method import ADAPTER, TRAINED
+from src.model.stored import ADAPTER, TRAINED
 from src.tasks import task_of
 
 SETTINGS = ("epochs", "batch_size", "gradient_accumulation_steps", "weight_decay", "warmup_ratio", "scheduler", "seed")

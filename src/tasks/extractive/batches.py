@@ -11,11 +11,9 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from src.config import EvaluationConfig
-from src.tasks.base import Answer, Batches, Questions, known_inputs, unwrapped
+from src.tasks.base import Answer, Batches, Questions, known_inputs, padded, unwrapped
 from src.tasks.extractive.spans import answer_questions, mean_loss
 
-# Few distinct lengths let the CPU's kernels be reused: a third more examples a second with 32 than with 1 or 8.
-LENGTH_MULTIPLE = 32
 LABELS = ("start_positions", "end_positions")
 PACKED = "packed"  # the attention of models that pack their windows (`src.model.fast.packing`)
 
@@ -47,8 +45,7 @@ class SpanBatches(Batches):
             (rows, tokens); `start_positions`, `end_positions` of shape (rows,). All int64.
         """
         chosen = self.windows[list(rows)]
-        width = -(-max(chosen["length"]) // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
-        shape = (len(rows), min(int(width), self.max_length))
+        shape = (len(rows), min(padded(max(chosen["length"])), self.max_length))
         input_ids = np.full(shape, self.pad_token_id, dtype=np.int64)
         attention_mask = np.zeros(shape, dtype=np.int64)
         token_type_ids = np.zeros(shape, dtype=np.int64)
@@ -90,13 +87,9 @@ class SpanBatches(Batches):
         return mean_loss(self.windows, *_apart(predictions))
 
     def select(self, rows: np.ndarray, questions: np.ndarray) -> SpanBatches:
-        import pyarrow as pa
-        from datasets import Dataset
+        from src.tasks.examples import chosen  # needs datasets, which training does not
 
-        table: pa.Table = self.windows.with_format("arrow").select(rows)[:]
-        place = table.column_names.index("question")
-        table = table.set_column(place, table.schema.field("question"), pa.array(questions, pa.int32()))
-        return SpanBatches(Dataset(table).with_format("numpy"), self.pad_token_id, self.max_length)
+        return SpanBatches(chosen(self.windows, rows, questions), self.pad_token_id, self.max_length)
 
 
 def _apart(predictions: Sequence[Logits]) -> tuple[list[np.ndarray], list[np.ndarray]]:

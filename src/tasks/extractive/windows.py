@@ -6,7 +6,6 @@ of it is in one. Tokenising is done once: the windows are cached by the content 
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,10 +13,9 @@ from datasets import Dataset, Features, List, Value
 
 from src.config import ModelConfig
 from src.data.answers import training_answer
-from src.data.cache import cached
 from src.data.notes import listed
 from src.data.shorten import shorten_questions
-from src.tasks.tokens import content_key, need_fast
+from src.tasks.examples import content_key, need_fast, tokenised
 
 WINDOW_SCHEMA = Features(
     {
@@ -57,23 +55,9 @@ def make_windows(questions: Dataset, tokenizer: Any, model: ModelConfig, answer:
     # What a tokenizer returns beyond what its backend says: the names decide on token_type_ids.
     returned = (tokenizer.model_input_names, tokenizer.truncation_side, tokenizer.split_special_tokens)
     facts = (CACHE_VERSION, model.max_length, model.doc_stride, answer, type(tokenizer).__name__, *returned)
-    key = content_key(questions, tokenizer, facts)
-
-    def tokenize(file: Path) -> None:
-        questions.map(
-            _tokenize,
-            batched=True,
-            with_indices=True,
-            remove_columns=questions.column_names,
-            features=WINDOW_SCHEMA,
-            fn_kwargs={"tokenizer": tokenizer, "model": model, "answer": answer},
-            cache_file_name=str(file),
-            new_fingerprint=key,
-            desc=None,
-        )
-
-    windows, cache_notes = cached(f"windows-{key}.arrow", tokenize)
-    windows = windows.with_format("numpy")
+    name = f"windows-{content_key(questions, tokenizer, facts)}"
+    arguments = {"tokenizer": tokenizer, "model": model, "answer": answer}
+    windows, cache_notes = tokenised(questions, _tokenize, arguments, WINDOW_SCHEMA, name)
     return windows, notes + cache_notes + _label_notes(windows, questions, answer)
 
 

@@ -11,11 +11,9 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from src.config import EvaluationConfig
-from src.tasks.base import Answer, Batches, Questions, unwrapped
+from src.tasks.base import Answer, Batches, Questions, padded, unwrapped
 from src.tasks.generative.answers import answer_questions
 from src.tasks.generative.decode import Prediction, Stops, write_answers
-
-LENGTH_MULTIPLE = 32  # few distinct lengths let a CPU's kernels be reused
 
 
 class PromptBatches(Batches):
@@ -41,8 +39,7 @@ class PromptBatches(Batches):
         Prompts are padded behind their end, where causal attention does not look, so that no mask is needed.
         """
         chosen = self.prompts[list(rows)]
-        width = -(-max(chosen["length"]) // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
-        tokens = np.zeros((len(rows), int(width)), dtype=np.int64)
+        tokens = np.zeros((len(rows), padded(max(chosen["length"]))), dtype=np.int64)
         places: list[tuple[int, int]] = []  # row and column of the token before each that is learnt
         for i, (prompt, answer) in enumerate(zip(chosen["prompt"], chosen["answer"], strict=True)):
             tokens[i, : len(prompt)] = prompt
@@ -77,13 +74,9 @@ class PromptBatches(Batches):
         return -sum(prediction.gold for prediction in predictions) / terms if terms else None
 
     def select(self, rows: np.ndarray, questions: np.ndarray) -> PromptBatches:
-        import pyarrow as pa
-        from datasets import Dataset
+        from src.tasks.examples import chosen  # needs datasets, which training does not
 
-        table: pa.Table = self.prompts.with_format("arrow").select(rows)[:]
-        place = table.column_names.index("question")
-        table = table.set_column(place, table.schema.field("question"), pa.array(questions, pa.int32()))
-        return PromptBatches(Dataset(table).with_format("numpy"), self.stops, self.silence)
+        return PromptBatches(chosen(self.prompts, rows, questions), self.stops, self.silence)
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Questions in, prompts out: passage and question as the text that the model continues with the answer.
 
-A passage that is too long for one prompt is cut into windows that overlap by `doc_stride` tokens, each in a prompt of
-its own. All of them leave the same room for an answer, so that a window does not tell how long the answer is.
+A passage that is too long for one prompt is cut into windows that overlap by `doc_stride` tokens, each with its own
+prompt. All of them leave the same room for an answer, so that a window does not tell how long the answer is.
 Tokenising is done once: prompts are cached by the content of everything that they depend on.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,11 +16,10 @@ from datasets import Dataset, Features, List, Value
 
 from src.config import Config, UserError
 from src.data.answers import training_answer
-from src.data.cache import cached
 from src.data.notes import listed
 from src.data.shorten import shorten_questions
+from src.tasks.examples import content_key, need_fast, tokenised
 from src.tasks.generative.answers import NO_ANSWER
-from src.tasks.tokens import content_key, need_fast
 
 PROMPT_SCHEMA = Features(
     {
@@ -121,32 +119,11 @@ def make_prompts(questions: Dataset, writer: Writer) -> tuple[Dataset, list[str]
             f"windows model.doc_stride={model.doc_stride}."
         )
     questions, notes = shorten_questions(questions, tokenizer, model, reserved)
-    facts = (
-        *("prompts", CACHE_VERSION, model.prompt, model.max_length, model.doc_stride, config.dataset.answer),
-        *(
-            bool(config.dataset.unanswerable),
-            config.evaluation.max_answer_length,
-            type(tokenizer).__name__,
-            tokenizer.chat_template,
-        ),
-    )
-    key = content_key(questions, tokenizer, facts)
-
-    def write(file: Path) -> None:
-        questions.map(
-            _write,
-            batched=True,
-            with_indices=True,
-            remove_columns=questions.column_names,
-            features=PROMPT_SCHEMA,
-            fn_kwargs={"writer": writer},
-            cache_file_name=str(file),
-            new_fingerprint=key,
-            desc=None,
-        )
-
-    prompts, cache_notes = cached(f"prompts-{key}.arrow", write)
-    prompts = prompts.with_format("numpy")
+    sizes = (model.max_length, model.doc_stride, config.evaluation.max_answer_length)
+    answering = (model.prompt, tokenizer.chat_template, config.dataset.answer, bool(config.dataset.unanswerable))
+    facts = ("prompts", CACHE_VERSION, type(tokenizer).__name__, *sizes, *answering)
+    name = f"prompts-{content_key(questions, tokenizer, facts)}"
+    prompts, cache_notes = tokenised(questions, _write, {"writer": writer}, PROMPT_SCHEMA, name)
     return prompts, notes + cache_notes + _label_notes(prompts, questions, config)
 
 
