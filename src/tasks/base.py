@@ -57,8 +57,11 @@ class Batches(ABC):
         lengths: tokens of each example, shape (examples,).
         terms: how many terms each example adds to the loss, shape (examples,): a step's loss is the mean over terms.
         questions: row of each example's question in its data set, shape (examples,).
+        more_in_prediction: how many times the tokens of a micro-batch go through the model at once in prediction, where
+            nothing is kept for a backward pass.
     """
 
+    more_in_prediction = 1
     lengths: np.ndarray
     terms: np.ndarray
     questions: np.ndarray

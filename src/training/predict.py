@@ -20,7 +20,7 @@ def predict(runtime: Runtime, model: torch.nn.Module, batches: Batches, limits: 
     # Without DDP, whose forward is a meeting of all processes: here they have different numbers of batches.
     model = getattr(model, "module", model)
     everything = batches.evaluation(limits.batch_size)
-    tokens = runtime.micro_batch_tokens
+    tokens = runtime.micro_batch_tokens and runtime.micro_batch_tokens * batches.more_in_prediction
     parts = [part for rows in everything for part in micro_batches(rows, batches.lengths, tokens)]
     mine: list[tuple[int, Any]] = []
     for rows in parts[accelerator.process_index :: accelerator.num_processes]:

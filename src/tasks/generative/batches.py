@@ -25,6 +25,8 @@ class PromptBatches(Batches):
         silence: the tokens of "no answer"; None where every question has an answer.
     """
 
+    more_in_prediction = 4  # each token that is written reads all weights: for as many prompts as fit
+
     def __init__(self, prompts: Any, stops: Stops, silence: list[int] | None) -> None:
         self.prompts = prompts
         self.stops = stops
