@@ -1,37 +1,48 @@
-"""Answer a question from a passage with the stored model of a finished run.
+"""Answer questions with the stored model of a finished run, or of several.
 
-    python -m src.predict run=RUN_ID question="Who wrote it?" context="It was written by Ada."
-    python -m src.predict run=RUN_ID question="..." context=@passage.txt
+    python -m src.predict run=RUN question="Who wrote it?" context="It was written by Ada."
+    python -m src.predict run=RUN question="..." context=@passage.txt     # or context=-: the passage on standard input
+    python -m src.predict run=RUN                                         # asks for passages and questions
+    python -m src.predict run=RUN input=questions.jsonl output=answers.jsonl
+    python -m src.predict 'runs=[RUN,RUN]' ensemble=true question="..." context="..."
 
-`run=` is the beginning of a run's id, a run's name, or `best`: the finished run with the highest F1 of the newest
-sweep that has one, or of all runs where there is no sweep.
+A RUN is the beginning of a run's id, a run's name, or `best`: the finished run with the highest F1 of the newest
+sweep that has one, or of all runs where there is no sweep. A file of questions has a JSON object with `question` and
+`context`, and perhaps an `id`, in each line.
 """
 
 from __future__ import annotations
 
 import sys
-import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
 from pydantic import Field
 
-from src.arguments import StoreArguments, read
+from src.answering import StoredRun, load_run, place_of, together
+from src.arguments import Listed, StoreArguments, UsageError, read
 from src.compose import MISTAKES, fail
-from src.config import Config, TrackingConfig, UserError
+from src.config import UserError
 from src.console import begin
-from src.tasks import task_of
+
+STANDARD = "-"  # standard input or output
+SHOWN = 5  # candidates of a question
+EXCERPT = 300  # characters of a passage that are shown on each side of an answer
 
 
 class Predict(StoreArguments):
     """What src.predict takes."""
 
-    run: str = Field(description="the beginning of a run's id, its name, or best")
-    question: str = Field(description="any text")
-    context: str = Field(description="the passage that holds the answer, or @FILE")
+    run: str | None = Field(None, description="the beginning of a run's id, its name, or best")
+    runs: Listed[str] = Field([], description="several of them, side by side")
+    ensemble: bool = Field(False, description="true: the runs answer together, by their mean probabilities")
+    question: str | None = Field(None, description="any text; without it and context= you are asked for both")
+    context: str | None = Field(None, description="the passage that holds the answer, @FILE, or - for standard input")
+    questions: str | None = Field(
+        None, alias="input", description="a file of questions in JSON Lines, or - for standard input"
+    )
+    answers: str = Field(STANDARD, alias="output", description="the file that their answers are written to")
     base: str | None = Field(
         None, alias="model.path", description="the base model of an adapter, where it is not where the run found it"
     )
@@ -40,143 +51,177 @@ class Predict(StoreArguments):
     )
 
 
-@dataclass
-class StoredRun:
-    """A finished run, ready to answer."""
-
-    config: Config
-    tokenizer: Any
-    model: Any
-    runtime: Any
-    tracking: TrackingConfig  # the store, and the experiment of the run
-
-    def answer(self, questions: Sequence[Mapping[str, Any]]) -> list[Any]:
-        """Answers (`src.tasks.base.Answer`), one each, to records with `id`, `question` and `context`."""
-        from src.data.sources import to_dataset
-        from src.evaluator import Evaluator
-
-        records = [{"title": "", "answers": {"text": [], "answer_start": []}, **question} for question in questions]
-        task = task_of(self.config.model)
-        batches, _ = task.batches(to_dataset(records), self.tokenizer, self.config, training=False)
-        unanswerable = bool(self.config.dataset.unanswerable)
-        return Evaluator(self.runtime, self.model, self.config.evaluation, unanswerable).answer(records, batches)
-
-
-def load_run(
-    run: str, tracking: TrackingConfig, trust_remote_code: bool = False, base_path: str | None = None
-) -> StoredRun:
-    """Load the model that a run stored, on the hardware that its configuration names.
-
-    Args:
-        run: its name or the beginning of its id, or `best`; see `src.runs.results.resolve_run`.
-        tracking: the store.
-        trust_remote_code: run Python code that the model brings along; what the run itself says does not count.
-        base_path: of the model that an adapter belongs on; None: what the run was trained from.
-
-    Raises:
-        UserError: no such run, one that stored no model, a model that needs code or another base.
-    """
-    from src.model import backbone, base, quantize, stored
-    from src.runs.results import resolve_run
-    from src.runs.store import connect
-    from src.training import hardware
-
-    store = connect(tracking, create=False)
-    chosen, note = resolve_run(store.everywhere(), run)
-    if note:
-        print(note, file=sys.stderr)
-    with tempfile.TemporaryDirectory() as temporary:
-        config, folder = _stored(store, chosen, run, Path(temporary))
-        if config.model.trust_remote_code and not trust_remote_code:
-            raise UserError(
-                f"run={run} was trained with model.trust_remote_code=true: its model brings Python code along, which "
-                "is not run unless you trust it and say so (trust_remote_code=true)."
-            )
-        config.model.trust_remote_code = trust_remote_code
-        stored.refuse_pickles(folder)
-        itself = replace(
-            config.model, path=str(folder), gguf=None, sha256=None, pretrained=True, tokenizer=None, revision=None
-        )
-        tokenizer = backbone.load_tokenizer(itself)
-        if whole := stored.holds_whole_model(folder):
-            start = itself
-        else:
-            start = config.model if base_path is None else replace(config.model, path=base_path, revision=None)
-            start = base.check(start, folder, run)
-        model: Any = backbone.load_model(start, hidden_dropout=0.0, attention_dropout=0.0, seed=config.train.seed)
-        if config.method.quantize is not None:
-            quantize.hold_in_4_bits(model)  # it is scored, and answers, on the base that it was trained on
-        if not whole:
-            model = stored.put_on_base(model, folder)
-    hardware_config = replace(config.hardware, processes=None)
-    runtime = hardware.start(hardware_config, cpu_tokens=task_of(config.model).cpu_tokens)
-    quantize.compute_in(model, runtime.dtype)
-    tracking = replace(tracking, experiment=store.experiment_of(chosen.id))
-    ready = runtime.accelerator.prepare_model(model, evaluation_mode=True)
-    return StoredRun(config, tokenizer, ready, runtime, tracking)
-
-
-def _stored(store: Any, chosen: Any, run: str, folder: Path) -> tuple[Config, Path]:
-    """The configuration of a run, and its model copied into a folder.
-
-    Raises:
-        UserError: the run kept none.
-    """
-    from src.runs.keep import KEPT
-    from src.runs.origin import read_config
-
-    if chosen.tags.get(KEPT) == "false":
-        raise UserError(
-            f"run={run}: this run's model was not kept (tracking.keep_model="
-            f"{chosen.params.get('tracking.keep_model')}); choose another run, or train this one again with "
-            "rerun=true tracking.keep_model=all."
-        )
-    text = store.text(chosen.id, "config.yaml")
-    model = store.artifact(chosen.id, "model", str(folder))
-    if text is None or model is None:
-        raise UserError(f"run={run} stored no model (it is {chosen.status}); choose a FINISHED run.")
-    stored = read_config(text, f"The configuration of run={run}")
-    config: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), stored))
-    return config, model
-
-
 def main() -> None:
     """The command line; values are taken as they are, so that a question may hold any character."""
     try:
         begin()
         given = read(Predict, sys.argv[1:] or ["--help"], str(__doc__))
-        context = _passage(given.context)
-        stored = load_run(given.run, given.tracking(), given.trust_remote_code, given.base)
-        [answer] = stored.answer([{"id": "0", "question": given.question, "context": context}])
-        for span in answer.n_best[:5]:
-            mark = ">" if span == answer.best else " "
-            print(f"{mark} {span.probability:6.1%}  {span.text or '(no answer)'}")
-        from src.report.terminal import Terminal
-        from src.runs.commands import command_line, ui_command
+        names = _names(given)
+        context = None if given.context is None else _passage(given.context)
+        if given.questions is not None:
+            from src.question_file import answer_file
 
-        store, terminal = stored.tracking, Terminal()
-        terminal.line()
-        terminal.header({"compare runs": command_line("compare", store), "see all runs": ui_command(store)})
+            _check_files(given)
+            sys.exit(answer_file(_loaded(given, names), given.questions, given.answers, given.ensemble))
+        if given.question is None:
+            _ask(_loaded(given, names), given.ensemble)
+        else:
+            runs = _loaded(given, names)
+            _answer(runs, given.question, str(context), given.ensemble)
+            _next_commands(runs[0])
     except MISTAKES as error:
         fail(error)
 
 
-def _passage(context: str) -> str:
-    """The text of `context=`, which `@FILE` names a file of.
+def _names(given: Predict) -> list[str]:
+    """The runs that are to answer.
 
     Raises:
-        UserError: the file cannot be read, is not UTF-8 text or holds no text.
+        UsageError: arguments that say nothing, or two different things.
     """
-    if not context.startswith("@"):
+    if (given.run is None) == (not given.runs):
+        raise UsageError("Give either run= or runs=; --help shows an example.")
+    if given.questions is not None and (given.question or given.context):
+        raise UsageError("input= brings questions and passages; leave question= and context= out.")
+    if given.questions is None and (given.question is None) != (given.context is None):
+        missing = "question" if given.question is None else "context"
+        raise UsageError(f"{missing}= must be given too; or leave both out, and you are asked for them.")
+    if given.ensemble and len(given.runs) < 2:
+        raise UsageError("ensemble=true needs several runs: 'runs=[RUN,RUN]'.")
+    return given.runs or [str(given.run)]
+
+
+def _check_files(given: Predict) -> None:
+    """Before a model is loaded: is there something to read, and nothing to overwrite?
+
+    Raises:
+        UserError: the file of questions cannot be read, or that of the answers exists.
+    """
+    if given.questions != STANDARD and not Path(str(given.questions)).is_file():
+        raise UserError(f"input={given.questions}: there is no such file; give one, or - for standard input.")
+    if given.answers != STANDARD and Path(given.answers).exists():
+        raise UserError(f"output={given.answers}: this file exists; give another name.")
+
+
+def _loaded(given: Predict, names: Sequence[str]) -> list[StoredRun]:
+    return [load_run(name, given.tracking(), given.trust_remote_code, given.base) for name in names]
+
+
+def _answer(runs: Sequence[StoredRun], question: str, context: str, ensemble: bool) -> None:
+    """Print what the runs answer."""
+    from rich.markup import escape
+
+    from src.report.terminal import Terminal
+
+    terminal = Terminal()
+    answers = [run.answer([{"id": "0", "question": question, "context": context}])[0] for run in runs]
+    for run, answer in zip(runs, answers, strict=True):
+        if len(runs) > 1:
+            terminal.console.print(f"[bold]{escape(run.name)}[/bold]  {run.id[:8]}")
+        _show(terminal, answer.best, answer.n_best, context)
+    if ensemble:
+        candidates = together(answers)
+        terminal.console.print("[bold]all together[/bold]")
+        _show(terminal, candidates[0], candidates, context)
+
+
+def _show(terminal: Any, best: Any, candidates: Sequence[Any], context: str) -> None:
+    """The candidates, the best one marked, and its place in the passage."""
+    from rich.text import Text
+
+    for span in candidates[:SHOWN]:
+        mark = ">" if span == best else " "
+        terminal.console.print(Text(f"{mark} {span.probability:6.1%}  {span.text or '(no answer)'}"))
+    place = place_of(best, context)
+    if place is not None:
+        terminal.line()
+        terminal.console.print(excerpt(context, *place, marked=terminal.console.is_terminal))
+    terminal.line()
+
+
+def excerpt(context: str, start: int, end: int, marked: bool) -> Any:
+    """The part of a passage that an answer stands in: its paragraph, or what is around it in a long one.
+
+    Args:
+        context: the passage.
+        start, end: of the answer, in characters.
+        marked: by colour; false: by >> and <<.
+
+    Returns:
+        A rich Text, which names the characters where it is not the whole passage.
+    """
+    from rich.text import Text
+
+    first = context.rfind("\n", 0, start) + 1
+    last = context.find("\n", end)
+    last = len(context) if last < 0 else last
+    if start - first > EXCERPT:
+        first = context.rfind(" ", 0, start - EXCERPT) + 1 or start - EXCERPT
+    if last - end > EXCERPT:
+        last = context.find(" ", end + EXCERPT)
+        last = end + EXCERPT if last < 0 else last
+    answer = Text(context[start:end], "bold green") if marked else Text(f">>{context[start:end]}<<")
+    text = Text.assemble(context[first:start], answer, context[end:last])
+    if (first, last) != (0, len(context)):
+        text.append(f"\n(characters {first:,} to {last:,} of {len(context):,})", "dim")
+    return text
+
+
+def _ask(runs: Sequence[StoredRun], ensemble: bool) -> None:
+    """Ask for passages and questions until the input ends; an empty question asks for another passage."""
+    from src.report.terminal import Terminal
+
+    terminal = Terminal()
+    terminal.note("An empty question asks for another passage; Ctrl-D ends.")
+    context = ""
+    while True:
+        try:
+            if not context.strip():
+                text = terminal.console.input("passage (or @FILE): ")
+                context = _passage(text) if text.strip() else ""
+                continue
+            question = terminal.console.input("question: ")
+        except EOFError:
+            terminal.line()
+            return
+        except UserError as error:
+            print(f"Error: {error}", file=sys.stderr)
+            continue
+        if question.strip():
+            _answer(runs, question, context, ensemble)
+        else:
+            context = ""
+
+
+def _next_commands(run: StoredRun) -> None:
+    from src.report.terminal import Terminal
+    from src.runs.commands import command_line, ui_command
+
+    store = run.tracking
+    Terminal().header({"compare runs": command_line("compare", store), "see all runs": ui_command(store)})
+
+
+def _passage(context: str) -> str:
+    """The text of `context=`, which `@FILE` names a file of and `-` takes from standard input.
+
+    Raises:
+        UserError: it cannot be read, is not UTF-8 text or holds no text.
+    """
+    if context == STANDARD:
+        name, read_all = "standard input", sys.stdin.buffer.read
+    elif context.startswith("@"):
+        name, read_all = context[1:], Path(context[1:]).read_bytes
+    else:
         return context
     try:
-        text = Path(context[1:]).read_text(encoding="utf-8")
+        text = read_all().decode("utf-8")
     except UnicodeDecodeError:
-        raise UserError(f"context={context}: {context[1:]} is not UTF-8 text; convert it first.") from None
+        raise UserError(f"context={context}: {name} is not UTF-8 text; convert it first.") from None
     except OSError as error:
         raise UserError(f"context={context}: the file cannot be read ({error.strerror}); check the path.") from None
     if not text.strip():
-        raise UserError(f"context={context}: the file is empty; it must hold the passage.")
+        kind = "standard input" if context == STANDARD else "the file"
+        raise UserError(f"context={context}: {kind} is empty; it must hold the passage.")
     return text
 
 

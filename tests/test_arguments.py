@@ -290,7 +290,7 @@ def test_the_other_commands_end_alike(monkeypatch, capsys):
     for name, argument, status in (
         ("compare", "sweep=", 2),
         ("compare", "swep=a", 1),
-        ("predict", "run=best", 2),
+        ("predict", "question=Who?", 2),
         ("ui", "5001", 2),
         ("ui", "port=0", 1),
         ("check", "-m", 2),

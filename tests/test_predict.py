@@ -221,8 +221,10 @@ def test_an_answer_ends_with_the_next_commands(store, tmp_path, monkeypatch, cap
     arguments = [f"run={store[1]['head']}", question, f"context=@{passage}"]
     status, out, err = answered(store, monkeypatch, capsys, *arguments)
     assert (status, err) == (0, "")
-    *spans, blank, compare, ui = out.rstrip().splitlines()
-    assert 1 < len(spans) <= 5 and spans[0].startswith("> ") and blank == ""
+    *spans, blank, place, end, compare, ui = out.rstrip().splitlines()
+    assert 1 < len(spans) <= 5 and spans[0].startswith("> ") and blank == end == ""
+    answer = spans[0].partition("%  ")[2]
+    assert place == passage.read_text().replace(answer, f">>{answer}<<", 1)
     assert all(span.partition("%  ")[2] in passage.read_text() for span in spans)
     folder = f"tracking.folder={store[0]}"
     assert compare == f"compare runs  python -m src.compare {folder}"

@@ -307,8 +307,9 @@ def test_predict_answers_from_the_command_line(finished, command):
     context = "Ada, who wrote: a = b {c}, lived in Paris."
     shown = command("src.predict", f"run={one.info.run_id[:10]}", "question=Who, then?", f"context={context}", store)
     assert shown.returncode == 0, shown.stderr
-    answers, _, commands = shown.stdout.partition("\n\n")
+    answers, place, commands = shown.stdout.split("\n\n", 2)
     assert len(answers.splitlines()) == 5
+    assert place.replace(">>", "").replace("<<", "") == context
     assert commands.startswith(f"compare runs  python -m src.compare {store}\n")
     assert shown.stdout.startswith(">")
     assert shown.stdout.splitlines()[0].split("%  ")[1] in context

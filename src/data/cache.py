@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 import datasets
@@ -15,6 +17,18 @@ from datasets import Dataset
 
 FOLDER = "tuneoff"  # in the cache of `datasets`
 DIGEST_SIZE = hashlib.sha256().digest_size
+INSTEAD: ContextVar[str | None] = ContextVar("INSTEAD", default=None)  # the folder of the cache, within `thrown_away`
+
+
+@contextmanager
+def thrown_away() -> Iterator[None]:
+    """Let the cache be a temporary folder: for data that nobody will ask for again."""
+    with tempfile.TemporaryDirectory(prefix="tuneoff-cache-") as folder:
+        before = INSTEAD.set(folder)
+        try:
+            yield
+        finally:
+            INSTEAD.reset(before)
 
 
 def cached(name: str, make: Callable[[Path], object]) -> tuple[Dataset, list[str]]:
@@ -29,7 +43,7 @@ def cached(name: str, make: Callable[[Path], object]) -> tuple[Dataset, list[str
         The data set, mapped into memory, and notes for the person at the terminal.
     """
     notes = []
-    folder = Path(datasets.config.HF_DATASETS_CACHE) / FOLDER
+    folder = Path(INSTEAD.get() or datasets.config.HF_DATASETS_CACHE) / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / name
     there = file.exists()

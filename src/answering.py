@@ -1,0 +1,169 @@
+"""A finished run, ready to answer: its stored model is loaded as it was trained and scored.
+
+`src.predict` is the command. Several runs answer the same questions, and `together` has them vote.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from src.config import Config, TrackingConfig, UserError
+from src.tasks import task_of
+
+
+@dataclass
+class StoredRun:
+    """A finished run, ready to answer."""
+
+    id: str
+    name: str
+    config: Config
+    tokenizer: Any
+    model: Any
+    runtime: Any
+    tracking: TrackingConfig  # the store, and the experiment of the run
+
+    def answer(self, questions: Sequence[Mapping[str, Any]]) -> list[Any]:
+        """Answers (`src.tasks.base.Answer`), one each, to records with `id`, `question` and `context`.
+
+        Nothing is left in the cache.
+        """
+        from src.data.cache import thrown_away
+        from src.data.sources import to_dataset
+        from src.evaluator import Evaluator
+
+        records = [{"title": "", "answers": {"text": [], "answer_start": []}, **question} for question in questions]
+        evaluator = Evaluator(self.runtime, self.model, self.config.evaluation, bool(self.config.dataset.unanswerable))
+        with thrown_away():
+            task = task_of(self.config.model)
+            batches, _ = task.batches(to_dataset(records), self.tokenizer, self.config, training=False)
+            return evaluator.answer(records, batches)
+
+
+def load_run(
+    run: str, tracking: TrackingConfig, trust_remote_code: bool = False, base_path: str | None = None
+) -> StoredRun:
+    """Load the model that a run stored, on the hardware that its configuration names.
+
+    Args:
+        run: its name or the beginning of its id, or `best`; see `src.runs.results.resolve_run`.
+        tracking: the store.
+        trust_remote_code: run Python code that the model brings along; what the run itself says does not count.
+        base_path: of the model that an adapter belongs on; None: what the run was trained from.
+
+    Raises:
+        UserError: no such run, one that stored no model, a model that needs code or another base.
+    """
+    from src.model import backbone, base, quantize, stored
+    from src.runs.results import resolve_run
+    from src.runs.store import connect
+    from src.training import hardware
+
+    store = connect(tracking, create=False)
+    chosen, note = resolve_run(store.everywhere(), run)
+    if note:
+        print(note, file=sys.stderr)
+    with tempfile.TemporaryDirectory() as temporary:
+        config, folder = _stored(store, chosen, run, Path(temporary))
+        if config.model.trust_remote_code and not trust_remote_code:
+            raise UserError(
+                f"run={run} was trained with model.trust_remote_code=true: its model brings Python code along, which "
+                "is not run unless you trust it and say so (trust_remote_code=true)."
+            )
+        config.model.trust_remote_code = trust_remote_code
+        stored.refuse_pickles(folder)
+        itself = replace(
+            config.model, path=str(folder), gguf=None, sha256=None, pretrained=True, tokenizer=None, revision=None
+        )
+        tokenizer = backbone.load_tokenizer(itself)
+        if whole := stored.holds_whole_model(folder):
+            start = itself
+        else:
+            start = config.model if base_path is None else replace(config.model, path=base_path, revision=None)
+            start = base.check(start, folder, run)
+        model: Any = backbone.load_model(start, hidden_dropout=0.0, attention_dropout=0.0, seed=config.train.seed)
+        if config.method.quantize is not None:
+            quantize.hold_in_4_bits(model)  # it is scored, and answers, on the base that it was trained on
+        if not whole:
+            model = stored.put_on_base(model, folder)
+    hardware_config = replace(config.hardware, processes=None)
+    runtime = hardware.start(hardware_config, cpu_tokens=task_of(config.model).cpu_tokens)
+    quantize.compute_in(model, runtime.dtype)
+    tracking = replace(tracking, experiment=store.experiment_of(chosen.id))
+    ready = runtime.accelerator.prepare_model(model, evaluation_mode=True)
+    return StoredRun(chosen.id, chosen.name, config, tokenizer, ready, runtime, tracking)
+
+
+def _stored(store: Any, chosen: Any, run: str, folder: Path) -> tuple[Config, Path]:
+    """The configuration of a run, and its model copied into a folder.
+
+    Raises:
+        UserError: the run kept none.
+    """
+    from src.runs.keep import KEPT
+    from src.runs.origin import read_config
+
+    if chosen.tags.get(KEPT) == "false":
+        raise UserError(
+            f"run={run}: this run's model was not kept (tracking.keep_model="
+            f"{chosen.params.get('tracking.keep_model')}); choose another run, or train this one again with "
+            "rerun=true tracking.keep_model=all."
+        )
+    text = store.text(chosen.id, "config.yaml")
+    model = store.artifact(chosen.id, "model", str(folder))
+    if text is None or model is None:
+        raise UserError(f"run={run} stored no model (it is {chosen.status}); choose a FINISHED run.")
+    stored = read_config(text, f"The configuration of run={run}")
+    config: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), stored))
+    return config, model
+
+
+def together(answers: Sequence[Any]) -> list[Any]:
+    """What several runs answer to one question, as an ensemble: candidates by their mean probability, the best first.
+
+    Args:
+        answers: an `src.tasks.base.Answer` a run.
+
+    Returns:
+        Spans. Texts that SQuAD's rules of scoring hold to be equal are one candidate; a run that does not list it
+        gives it the probability 0. The place is that of the run that finds it most probable.
+    """
+    from src.evaluation.squad_metric import normalize
+
+    candidates: dict[str, list[Any]] = {}
+    for answer in answers:
+        of_run: dict[str, Any] = {}
+        for span in answer.n_best:
+            text = normalize(span.text)
+            if text not in of_run or span.probability > of_run[text].probability:
+                of_run[text] = span
+        for text, span in of_run.items():
+            candidates.setdefault(text, []).append(span)
+    means = [
+        replace(
+            max(spans, key=lambda span: span.probability),
+            probability=sum(span.probability for span in spans) / len(answers),
+        )
+        for spans in candidates.values()
+    ]
+    return sorted(means, key=lambda span: -span.probability)
+
+
+def place_of(span: Any, context: str) -> tuple[int, int] | None:
+    """Where an answer stands in the passage, as characters from and to.
+
+    A decoder writes its answer: it has a place where the passage holds its text exactly once. None without one.
+    """
+    if span.start >= 0:
+        return span.start, span.end
+    if span.text and context.count(span.text) == 1:
+        start = context.index(span.text)
+        return start, start + len(span.text)
+    return None
