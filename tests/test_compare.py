@@ -20,10 +20,10 @@ from scipy.stats import permutation_test
 from src.config import TrackingConfig, UserError
 from src.report.comparison import compare_runs
 from src.report.fairness import comparable, learned
+from src.report.groups import kind_of_question
 from src.report.markdown import as_markdown
 from src.report.page import differing_most, render, wrong_answers
 from src.report.plots import pareto_front, plots
-from src.report.question_plots import kind_of_question
 from src.report.tables import all_runs, as_csv, conditions, overview, side_by_side
 from src.report.terminal import Terminal
 from src.report.verdict import verdict

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from typing import Any
 
@@ -13,9 +12,7 @@ from src.metrics import F1, metric
 from src.report.arms import Arm
 from src.report.comparison import Comparison
 from src.report.drawing import COLOURS, Part, Plot, escaped, marker_style, new_figure, spread, wrapped
-
-FIRST_WORDS = ("how many", "how much", "how", "what", "which", "who", "when", "where", "why")
-ALSO_WHO = ("whom", "whose")
+from src.report.groups import groups, in_order
 
 
 def right(arm: Arm, ids: pd.Index) -> np.ndarray | None:
@@ -73,30 +70,13 @@ def agreement(comparison: Comparison) -> Plot | None:
     return Plot("agreement", f"Agreement with {comparison.baselines}", about, figure, Part.QUESTIONS)
 
 
-def kind_of_question(question: str) -> str:
-    """The question word, wherever it stands; `other` where there is none."""
-    text = question.lower()
-    found = [(m.start(), word) for word in FIRST_WORDS if (m := re.search(rf"\b{word}\b", text))]
-    found += [(m.start(), "who") for word in ALSO_WHO if (m := re.search(rf"\b{word}\b", text))]
-    return min(found, key=lambda item: (item[0], -len(item[1])))[1] if found else "other"
-
-
-def _length(words: int, edges: tuple[int, ...]) -> str:
-    low = 1
-    for edge in edges:
-        if words <= edge:
-            return str(edge) if low == edge else f"{low} - {edge}"
-        low = edge + 1
-    return f"{low} or more"
-
-
 def by_kind(comparison: Comparison) -> list[Plot]:
     """F1 by question word, by length of the answer and by length of the passage, for each set of questions."""
-    groups = scored_alike(comparison)
+    sets = scored_alike(comparison)
     made = []
-    for number, arms in enumerate(groups):
+    for number, arms in enumerate(sets):
         shared = [label for label in arms[0].group if all(label in arm.group for arm in arms)]
-        of = f", {' '.join(shared)}" if len(groups) > 1 else ""
+        of = f", {' '.join(shared)}" if len(sets) > 1 else ""
         looks = [marker_style(comparison.arms.index(arm)) for arm in arms]
         made += _by_kind(arms, looks, f"_{number}" if number else "", of)
     return made
@@ -108,19 +88,16 @@ def _by_kind(arms: list[Arm], looks: list[dict[str, Any]], suffix: str, of: str)
         return []
     found = zip(arms, looks, [arm.best.scores(table.index) for arm in arms], strict=True)
     scores = [(arm.name, look, own[1].mean(0)) for arm, look, own in found if own is not None]
-    shortest = [min((len(a.split()) for a in answers), default=0) for answers in table["answers"]]
     kinds = {
-        "by_question": ("question word", [kind_of_question(question) for question in table["question"]]),
-        "by_answer": ("words in the answer", [_length(n, (1, 2, 4, 8)) if n else "none" for n in shortest]),
-        "by_passage": (
-            "words in the passage",
-            [_length(len(c.split()), (80, 120, 160, 240)) for c in table["context"]],
-        ),
+        "by_question": "question word",
+        "by_answer": "words in the answer",
+        "by_passage": "words in the passage",
     }
     made = []
-    for name, (label, values) in kinds.items():
+    for name, label in kinds.items():
+        values = groups(table, label)
         counts = pd.Series(values).value_counts()
-        order = list(counts.index) if name == "by_question" else sorted(counts.index, key=_first_number)
+        order = in_order(label, values)
         height = 60 + len(order) * (16 + 14 * len(scores))
         figure = new_figure(f"{split} {metric(F1).axis}", "", height=height, scattermode="group")
         lows: list[float] = []
@@ -148,8 +125,3 @@ def _by_kind(arms: list[Arm], looks: list[dict[str, Any]], suffix: str, of: str)
         )
         made.append(Plot(name + suffix, f"F1 by {label}{of}", about, figure, Part.QUESTIONS))
     return made
-
-
-def _first_number(text: str) -> int:
-    found = re.match(r"\d+", text)
-    return int(found.group()) if found else 0

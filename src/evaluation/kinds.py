@@ -1,0 +1,108 @@
+"""Kinds of error: how an answer relates to the true one and to its place in the passage."""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from enum import Enum
+
+from src.evaluation.squad_metric import normalize
+
+# Words that say nothing of what a question is about.
+EMPTY_WORDS = frozenset(
+    re.findall(
+        r"\w+",
+        "is are was were be been do does did has have had can could will would of in on at to for from by with as and "
+        "or that this it its his her their there what which who whom whose when where why how many much name",
+    )
+)
+SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
+
+
+class Kind(Enum):
+    """What an answer is; each question has one kind, the first that holds."""
+
+    RIGHT = "right"
+    INVENTED = "answered, though there is no answer"
+    SILENT = "no answer given"
+    SPELLING = "spacing, hyphens or possessive"
+    LONGER = "right but longer"
+    SHORTER = "right but shorter"
+    OVERLAPPING = "overlaps the answer"
+    SENTENCE = "other words of the same sentence"
+    ELSEWHERE = "another sentence"
+    NOT_THERE = "not in the passage"
+
+
+def kind_of(predicted: str, answers: Sequence[str], context: str) -> Kind:
+    """The kind of an answer.
+
+    Args:
+        predicted: the text; empty for "no answer".
+        answers: the human ones; empty where there is none. Which of several occurrences in the passage is meant is not
+            known: the nearest to what is predicted counts.
+        context: the passage.
+    """
+    words, golds = normalize(predicted).split(), [normalize(answer).split() for answer in answers]
+    if not answers:
+        return Kind.INVENTED if predicted.strip() else Kind.RIGHT
+    if words in golds:
+        return Kind.RIGHT
+    if not words:
+        return Kind.SILENT
+    if _letters(predicted) in [_letters(answer) for answer in answers]:
+        return Kind.SPELLING
+    if any(_holds(words, gold) for gold in golds):
+        return Kind.LONGER
+    if any(_holds(gold, words) for gold in golds):
+        return Kind.SHORTER
+    here = list(_places(predicted, context))
+    there = [place for answer in answers for place in _places(answer, context)]
+    if any(a < d and c < b for a, b in here for c, d in there):
+        return Kind.OVERLAPPING
+    if not here:
+        return Kind.OVERLAPPING if any(set(words) & set(gold) for gold in golds) else Kind.NOT_THERE
+    sentences = _sentences(context)
+    if {_sentence_at(sentences, a) for a, _ in here} & {_sentence_at(sentences, c) for c, _ in there}:
+        return Kind.SENTENCE
+    return Kind.ELSEWHERE
+
+
+def _letters(text: str) -> str:
+    """The letters and digits of a text, without articles and possessives."""
+    text = normalize(re.sub(r"['’]s\b", "", text))
+    return "".join(character for character in text if character.isalnum())
+
+
+def _holds(words: Sequence[str], part: Sequence[str]) -> bool:
+    """Whether `part`, which is not empty, stands in `words` in one piece."""
+    size = len(part)
+    return size > 0 and any(words[i : i + size] == part for i in range(len(words) - size + 1))
+
+
+def _places(text: str, context: str) -> Iterator[tuple[int, int]]:
+    """Where a text stands in the passage, as characters from and to."""
+    if text:
+        yield from (match.span() for match in re.finditer(re.escape(text), context))
+
+
+def _sentences(context: str) -> list[int]:
+    """Where each sentence begins."""
+    return [0, *(match.end() for match in SENTENCE_END.finditer(context))]
+
+
+def _sentence_at(sentences: Sequence[int], place: int) -> int:
+    return bisect_right(sentences, place) - 1
+
+
+def shared_words(question: str, answers: Sequence[str], context: str) -> str:
+    """How many of the question's words stand in the answer's sentence, as a range; `none` where it has no place."""
+    asked = set(normalize(question).split()) - EMPTY_WORDS
+    places = [start for answer in answers for start, _ in _places(answer, context)]
+    if not places or not asked:
+        return "none"
+    starts = [*_sentences(context), len(context)]
+    numbers = {_sentence_at(starts, place) for place in places}
+    share = max(len(asked & set(normalize(context[starts[n] : starts[n + 1]]).split())) for n in numbers) / len(asked)
+    return "under 1/3" if share < 1 / 3 else "1/3 to 2/3" if share <= 2 / 3 else "over 2/3"
