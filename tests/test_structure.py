@@ -10,8 +10,9 @@ import pytest
 from src.config import ROOT
 
 STAGES = ("data", "model", "training", "evaluation", "runs", "report")
-JOINING = ("run", "sweep", "reporting", "questions", "evaluator", "final", "history")  # put stages together
-COMMANDS = ("train", "settle", "plan", "compare", "predict", "ui", "check")
+# Modules that put stages together.
+JOINING = ("run", "sweep", "reporting", "questions", "evaluator", "final", "history", "answering", "error_analysis")
+COMMANDS = ("train", "settle", "plan", "compare", "predict", "export", "errors", "ui", "check")
 LONGEST_FUNCTION = 60  # lines
 
 

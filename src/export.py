@@ -1,0 +1,205 @@
+"""Export the model of a finished run as a folder that transformers reads by itself.
+
+    python -m src.export run=RUN to=FOLDER                  # an adapter stays an adapter, for its base on the hub
+    python -m src.export run=RUN to=FOLDER merged=true      # the adapter added into the weights: a plain model
+
+A RUN is the beginning of a run's id, a run's name, or `best`. What trained only some parameters is always written as a
+whole model. The folder is read again by transformers alone, and answers questions that the run was scored on: its card
+says how many answers are the same, the scores and the speed.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from src.answering import StoredRun, load_run
+from src.arguments import StoreArguments, read
+from src.compose import MISTAKES, fail
+from src.config import TrackingConfig, UserError
+from src.console import begin
+
+CARD = "README.md"
+
+
+class Arguments(StoreArguments):
+    """What src.export takes."""
+
+    run: str = Field(description="the beginning of a run's id, its name, or best")
+    to: Path = Field(description="the folder to write; it must be empty or not exist")
+    merged: bool = Field(False, description="true: add an adapter into the weights of its base")
+    questions: int = Field(200, ge=0, description="that the exported model answers as a check; 0 for no check")
+    base: str | None = Field(
+        None, alias="model.path", description="the base model of an adapter, where it is not where the run found it"
+    )
+    trust_remote_code: bool = Field(
+        False, description="true: run the Python code that the model brings along, where it needs to"
+    )
+
+
+def main() -> None:
+    """The command line."""
+    try:
+        begin()
+        given = read(Arguments, sys.argv[1:] or ["--help"], str(__doc__))
+        if given.to.exists() and (not given.to.is_dir() or any(given.to.iterdir())):
+            raise UserError(f"to={given.to} is not empty; give a new folder.")
+        stored = load_run(given.run, given.tracking(), given.trust_remote_code, given.base)
+        rows = scored_questions(stored, given.tracking(), given.questions) if given.questions else []
+        before = answered(stored, rows) if rows else None  # merging changes the model
+        kind = write(stored, given.tracking(), given.to, given.merged)
+        print(f"{given.to}: {kind}")
+        if before is not None:
+            shown = section(kind, before, answered(read_alone(stored, given.to), rows))
+            with (given.to / CARD).open("a", encoding="utf-8") as card:
+                card.write(shown)
+            print(shown.strip())
+    except MISTAKES as error:
+        fail(error)
+
+
+def write(stored: StoredRun, tracking: TrackingConfig, folder: Path, merged: bool) -> str:
+    """Write the model of a run, its tokenizer and its card; what was written, in words.
+
+    Args:
+        stored: the run, loaded.
+        tracking: its store.
+        folder: to write to; empty or not there.
+        merged: add an adapter into the weights of its base.
+
+    Raises:
+        UserError: an adapter that cannot be added to its base, or a folder that cannot be written.
+    """
+    from src.model.stored import ADAPTER, holds_whole_model
+    from src.runs.store import connect
+
+    store = connect(tracking, create=False)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        kept = Path(str(store.artifact(stored.id, "model", str(folder))))
+        for file in kept.iterdir():
+            shutil.move(str(file), folder / file.name)
+        kept.rmdir()
+        if holds_whole_model(folder):
+            return "the whole model"
+        adapter = (folder / ADAPTER).exists()
+        if adapter and not merged:
+            return "an adapter"
+        whole = _merged(stored) if adapter else stored.model
+        for file in folder.glob("*.safetensors"):
+            file.unlink()
+        (folder / ADAPTER).unlink(missing_ok=True)
+        whole.save_pretrained(folder)
+    except OSError as error:
+        raise UserError(f"to={folder} cannot be written ({error.strerror or error}).") from error
+    return "the whole model, with the adapter in its weights" if adapter else "the whole model"
+
+
+def _merged(stored: StoredRun) -> Any:
+    if stored.config.method.quantize is not None:
+        raise UserError(
+            f"run={stored.name}: its base is held in 4 bits, and adding the adapter would round it again; export the "
+            "adapter (merged=false)."
+        )
+    try:
+        return stored.model.merge_and_unload(safe_merge=True)
+    except (NotImplementedError, ValueError) as error:
+        raise UserError(f"run={stored.name}: its adapter cannot be added to its base ({error}).") from error
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What a model answers to questions that its run was scored on."""
+
+    questions: int
+    same: int  # answers that are those of the run, letter by letter
+    exact_match: float  # percent
+    f1: float
+    seconds: float
+
+    def row(self, name: str) -> str:
+        """A row of the card's table."""
+        speed = f"{self.questions / self.seconds:.1f}"
+        return f"| {name} | {self.same:,} of {self.questions:,} | {self.exact_match:.1f} | {self.f1:.1f} | {speed} |"
+
+
+def scored_questions(stored: StoredRun, tracking: TrackingConfig, count: int) -> list[dict[str, Any]]:
+    """Up to `count` questions that a run was scored on, of its test set, else of its validation set.
+
+    Raises:
+        UserError: the run kept no texts of them.
+    """
+    from src.runs.records import TEST, VALIDATION
+    from src.runs.store import connect
+
+    record = connect(tracking, create=False).record(stored.id)
+    table = record.questions(split=TEST)
+    table = record.questions(split=VALIDATION) if table is None else table
+    if table is None or "context" not in table:
+        raise UserError(f"run={stored.name} kept no questions to check with; give questions=0.")
+    rows: list[dict[str, Any]] = table.head(count).reset_index().to_dict("records")
+    return rows
+
+
+def answered(stored: StoredRun, rows: Sequence[dict[str, Any]]) -> Answered:
+    """Have a model answer the questions of its run once more.
+
+    Args:
+        stored: the model.
+        rows: of `scored_questions`.
+    """
+    from src.evaluation.score import score
+
+    begun = time.perf_counter()
+    answers = stored.answer([{key: row[key] for key in ("id", "question", "context")} for row in rows])
+    seconds = time.perf_counter() - begun
+    golds = [list(row["answers"]) for row in rows]  # where they stand is not needed for their scores
+    truth = [
+        {"id": row["id"], "answers": {"text": gold, "answer_start": [0] * len(gold)}}
+        for row, gold in zip(rows, golds, strict=True)
+    ]
+    figures = score(truth, answers)
+    same = sum(answer.best.text == row["predicted"] for answer, row in zip(answers, rows, strict=True))
+    return Answered(len(rows), same, figures["exact_match"], figures["f1"], seconds)
+
+
+def read_alone(stored: StoredRun, folder: Path) -> StoredRun:
+    """A run with the model of an exported folder as transformers reads it; an adapter stays on the base of the run."""
+    from src.model.stored import ADAPTER
+    from src.tasks import task_of
+
+    if (folder / ADAPTER).exists():
+        return stored
+    model = task_of(stored.config.model).auto_model.from_pretrained(
+        folder, trust_remote_code=stored.config.model.trust_remote_code
+    )
+    return replace(stored, model=stored.runtime.accelerator.prepare_model(model, evaluation_mode=True))
+
+
+def section(kind: str, before: Answered, after: Answered) -> str:
+    """What the card says of the exported folder."""
+    return "\n".join(
+        [
+            "",
+            "## What this folder holds",
+            "",
+            f"It holds {kind}. Checked on questions that the run was scored on:",
+            "",
+            "| | answers as the run gave them | exact match | F1 | questions a second |",
+            "|---|---:|---:|---:|---:|",
+            before.row("as the run stored it"),
+            after.row("this folder, which is to be deployed"),
+            "",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""Exported models: folders that transformers reads by itself and that answer as the run did."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+
+import peft
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoModelForQuestionAnswering, AutoTokenizer
+
+from src import export
+from src.answering import load_run
+from src.config import TrackingConfig
+from src.run import run
+from tests.conftest import TINY
+
+
+@pytest.fixture(scope="module")
+def store(configure, empty_store, tmp_path_factory):
+    """The folder of a store, and the ids of its runs by model and method."""
+    folder = tmp_path_factory.mktemp("store")
+    shutil.copy(empty_store, folder)
+    shared = [
+        *TINY,
+        "train.epochs=1",
+        "hardware.precision=fp32",
+        "train.learning_rate=1e-2",
+        f"tracking.folder={folder}",
+    ]
+    ids = {method: run(configure(*shared, f"method={method}")).run_id for method in ("full", "lora", "head")}
+    small = ["dataset.train_size=16", "dataset.validation_size=8", "dataset.test_size=null", "method=lora"]
+    decoder = run(configure(*shared, "model=tiny_llm", *small, "evaluation.max_answer_length=3"))
+    return folder, ids | {"decoder": decoder.run_id}
+
+
+@pytest.fixture
+def exported(store, monkeypatch, capsys):
+    def to(folder, run, *arguments):
+        monkeypatch.setattr(sys, "argv", ["src.export", f"folder={store[0]}", f"run={run}", f"to={folder}", *arguments])
+        status = 0
+        try:
+            export.main()
+        except SystemExit as ended:
+            status = ended.code
+        return (status, *capsys.readouterr())
+
+    return to
+
+
+def logits(model, ids):
+    with torch.inference_mode():
+        out = model.eval()(input_ids=ids)
+    return out.start_logits if hasattr(out, "start_logits") else out.logits
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "kind"),
+    [
+        ("full", [], "the whole model"),
+        ("head", [], "the whole model"),
+        ("lora", ["merged=true"], "the whole model, with the adapter in its weights"),
+        ("decoder", ["merged=true"], "the whole model, with the adapter in its weights"),
+    ],
+)
+def test_transformers_alone_reads_the_folder(store, exported, tmp_path, name, more, kind):
+    folder = tmp_path / "out"
+    status, shown, said = exported(folder, store[1][name], *more)
+    assert (status, said) == (0, "")
+    assert shown.startswith(f"{folder}: {kind}\n")
+    files = {file.name for file in folder.iterdir()}
+    assert {"config.json", "model.safetensors", "README.md", "tokenizer.json"} <= files
+    assert not files & {"adapter_config.json", "adapter_model.safetensors", "trained.safetensors", "model"}
+    auto = AutoModelForCausalLM if name == "decoder" else AutoModelForQuestionAnswering
+    model, missing = auto.from_pretrained(folder, output_loading_info=True)
+    assert not missing["missing_keys"] and not missing["unexpected_keys"]
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    ids = tokenizer("Who wrote it? It was written by Ada.", return_tensors="pt")["input_ids"]
+    stored = load_run(store[1][name], TrackingConfig(folder=str(store[0])))
+    assert torch.allclose(logits(model, ids), logits(stored.model, ids), atol=1e-5)
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(
+        r"^\| (as the run|this folder).* \| (\d+) of (\d+) \| ([\d.]+) \| ([\d.]+) \|", card, re.MULTILINE
+    )
+    count = "8" if name == "decoder" else "16"
+    assert [row[1:3] for row in rows] == [(count, count)] * 2, "the answers are those of the run"
+    assert rows[0][3:] == rows[1][3:]
+
+
+def test_an_adapter_stays_one(store, exported, tmp_path):
+    folder = tmp_path / "out"
+    status, shown, _ = exported(folder, store[1]["lora"], "questions=0")
+    assert (status, shown) == (0, f"{folder}: an adapter\n")
+    assert {file.name for file in folder.glob("*.safetensors")} == {"adapter_model.safetensors"}
+    assert peft.PeftConfig.from_pretrained(str(folder)).r == 16
+    assert "What this folder holds" not in (folder / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_mistake_is_one_sentence(store, exported, tmp_path):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "file").touch()
+    (tmp_path / "file").touch()
+    for target, name, sentence in (
+        ("there", store[1]["full"], f"to={tmp_path / 'there'} is not empty; give a new folder."),
+        ("file", store[1]["full"], f"to={tmp_path / 'file'} is not empty; give a new folder."),
+        ("file/out", store[1]["full"], f"to={tmp_path / 'file/out'} cannot be written (Not a directory)."),
+        ("out", "nope", "run=nope: no run has this name or such an id"),
+    ):
+        status, shown, said = exported(tmp_path / target, name)
+        assert (status, shown) == (1, "")
+        assert said.startswith(f"Error: {sentence}") and said.count("\n") == 1
