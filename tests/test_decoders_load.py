@@ -137,6 +137,7 @@ def warm(cache, conversion):
 # SmolLM2-135M
 
 
+@pytest.mark.slow
 def test_smollm2_is_converted_once_and_completes_a_sentence(configure, monkeypatch):
     config = configure("model=smollm2_135m").model
     folder = Path(backbone.locate(config))
@@ -200,6 +201,7 @@ def test_a_gguf_becomes_a_folder_like_any_other(small_gguf, warm):
     assert base.identify(config, "llama", 0).name == f"{small_gguf.parent.name}/small.gguf"
 
 
+@pytest.mark.slow
 def test_a_damaged_cache_is_made_again(small_gguf, warm):
     config = of_small(small_gguf)
     folder = Path(backbone.locate(config))
@@ -217,6 +219,7 @@ def test_a_damaged_cache_is_made_again(small_gguf, warm):
         assert not gguf._is_whole(folder)
 
 
+@pytest.mark.slow
 def test_several_that_start_together_convert_once(small_gguf, cache, monkeypatch):
     conversions, convert = [], gguf._convert
 

@@ -71,7 +71,7 @@ def test_logits_and_gradients_are_those_of_the_plain_model(kind, chosen, tied):
     assert torch.allclose(fast_logits, logits, atol=1e-5)
     assert gradients.keys() == fast_gradients.keys() and len(gradients) > 20
     for name, gradient in gradients.items():
-        assert (fast_gradients[name] - gradient).norm() <= 2e-5 * gradient.norm(), name
+        assert (fast_gradients[name] - gradient).norm() <= 1e-4 * gradient.norm(), name
 
 
 def test_which_modules_are_taken_for_what_they_are():

@@ -6,6 +6,8 @@ import multiprocessing
 import os
 import signal
 
+import pytest
+
 from benchmarks.start_together import start_together
 from src.config import UserError
 from src.runs import isolation
@@ -66,5 +68,6 @@ def test_the_text_of_a_panic_is_carried_too(tmp_path, server):
     assert (failed.reason, failed.error) == ("Panic: index out of bounds", "Panic")
 
 
+@pytest.mark.slow
 def test_runs_that_start_together_on_an_empty_store_lose_nothing(configure, server, tmp_path):
     assert start_together(configure(*TINY, "hardware.threads=1"), tmp_path / "store", count=4) == []

@@ -43,6 +43,7 @@ def test_no_model_is_kept_and_its_size_is_measured(configure, tmp_path):
         predict.load_run(result.run_id, config.tracking)
 
 
+@pytest.mark.slow
 def test_a_sweep_keeps_the_best_model_of_each_method(configure, monkeypatch, tmp_path):
     # The runs are real; a process for each of them would take its time and change nothing here.
     monkeypatch.setattr(isolation, "start_server", lambda modules: None)

@@ -23,8 +23,13 @@ def alone(configure, server, tmp_path_factory):
     ("launcher", "more"),
     [
         ("joblib", ["method=full,lora"]),
-        ("ray", ["method=lora", "+hydra.launcher.ray.init={num_cpus:1,include_dashboard:false}"]),
-        ("submitit_local", ["method=lora"]),  # every job pays for all imports again
+        pytest.param(
+            "ray",
+            ["method=lora", "+hydra.launcher.ray.init={num_cpus:1,include_dashboard:false}"],
+            marks=pytest.mark.slow,
+        ),
+        # Every job pays for all imports again.
+        pytest.param("submitit_local", ["method=lora"], marks=pytest.mark.slow),
     ],
 )
 def test_every_launcher_gives_the_same_results(fresh_command, alone, tmp_path, launcher, more):

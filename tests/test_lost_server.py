@@ -52,6 +52,7 @@ def tracking_server(tmp_path, monkeypatch):
     server.down()
 
 
+@pytest.mark.slow
 def test_a_lost_server_loses_no_work(tracking_server, configure, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("src.runs.tracking.FLUSH_SECONDS", 0.0)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "0")

@@ -114,6 +114,7 @@ def test_the_source_archive_builds_the_same_wheel(source, wheel, tmp_path):
     assert contents(wheel_of(archive, tmp_path)) == contents(wheel)
 
 
+@pytest.mark.slow
 def test_the_installed_command_trains_in_any_folder(installed):
     """On a terminal that shows ASCII alone, with texts of more than that."""
     articles = [

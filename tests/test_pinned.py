@@ -29,13 +29,14 @@ def assert_pinned(values, pinned):
             assert values[key] == pytest.approx(expected, abs=4.2), key
 
 
-@pytest.mark.parametrize("name", ["minilm_lora", "tiny_dropout"])
+@pytest.mark.parametrize("name", [pytest.param("minilm_lora", marks=pytest.mark.slow), "tiny_dropout"])
 def test_a_short_run_gives_the_pinned_values(name, configure, server, tmp_path):
     outcome = call(train, configure(*RUNS[name], FP32, f"tracking.folder={tmp_path}"), tmp_path / "output.log")
     assert outcome.reason is None
     assert_pinned(collect(tmp_path), PINNED[name])
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_pinned_values_and_those_of_one(configure, command, server, tmp_path):
     several, alone = tmp_path / "several", tmp_path / "alone"
     run = [*RUNS["tiny_two_processes"], FP32]

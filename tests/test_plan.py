@@ -43,6 +43,7 @@ def test_the_parameters_of_minilm(command):
     assert plain["least_protocol"] == {"runs_of_each": 6, "runs": 18, "seconds": None, "price": None}
 
 
+@pytest.mark.slow
 def test_a_probe_and_the_largest_batch(command):
     arguments = ["model=tiny", *SIZES, "train.epochs=2", "price=3600", "largest_batch=true", "threads=1"]
     plain = planned(command, *arguments, "method=lora", "method.peft.r=2,4")
@@ -51,7 +52,8 @@ def test_a_probe_and_the_largest_batch(command):
     assert four["parameters"]["adapter"] == 2 * two["parameters"]["adapter"]
     seconds = [each["probe"]["run_seconds"] for each in (two, four)]
     assert [each["price_of_a_run"] for each in (two, four)] == pytest.approx(seconds)  # 1 a second
-    assert plain["least_protocol"]["seconds"] == plain["least_protocol"]["price"] == pytest.approx(6 * sum(seconds))
+    least = plain["least_protocol"]
+    assert [least["seconds"], least["price"]] == pytest.approx([6 * sum(seconds)] * 2)
     assert two["largest_batch"]["device"] == 4096  # a CPU takes it in micro-batches
     assert set(two["largest_batch"]) == {"8", "16", "24", "48", "80", "device"}
     assert plain["device"]["kind"] == "cpu"
@@ -92,6 +94,7 @@ def test_rates_and_seeds_are_no_variants(command):
     assert [each["method"] for each in plain["variants"]] == ["full", "lora"]
 
 
+@pytest.mark.slow
 def test_data_that_are_not_there_leave_the_formula(command):
     plain = planned(command, "model=tiny", "dataset=squad", "method=lora")
     [variant] = plain["variants"]

@@ -77,7 +77,7 @@ def interrupted_at(step: int, config, monkeypatch):
     [
         ("full", 27, 1e-9, []),
         ("lora", 25, 10.0, ["train.keep=best"]),
-        ("pissa", 5, 1e-9, ["hardware.precision=fp32"]),
+        pytest.param("pissa", 5, 1e-9, ["hardware.precision=fp32"], marks=pytest.mark.slow),
         (
             "lora",
             11,

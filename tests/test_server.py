@@ -107,6 +107,7 @@ def server_uri(postgres, tmp_path_factory):
             process.wait(30)
 
 
+@pytest.mark.slow
 def test_two_machines_share_a_server_on_postgresql(server_uri, command, tmp_path, monkeypatch, capsys):
     """Two folders stand for two machines: each has its own checkpoints and output, and both the same store.
 

@@ -230,6 +230,7 @@ doc_stride: 32
 """
 
 
+@pytest.mark.slow
 def test_a_settle_command_plans_and_begins_with_each_model(tmp_path):
     """Up to its first runs of each model: what follows is that of one model."""
     (tmp_path / "conf" / "model").mkdir(parents=True)

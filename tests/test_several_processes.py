@@ -13,8 +13,9 @@ from src.history import History
 from src.run import run
 from src.runs.isolation import call
 from src.runs.store import connect
+from src.sweep import train
 from tests.conftest import TINY
-from tests.test_run import BY_STEP, client_of, limit_the_size_of_files, runs_of
+from tests.test_run import STEPWISE, client_of, limit_the_size_of_files, runs_of
 
 
 def rank(job):
@@ -111,10 +112,11 @@ def curves(folder):
     [run] = runs_of(folder)
     return {
         key: sorted((point.step, point.value) for point in client.get_metric_history(run.info.run_id, key))
-        for key in sorted(BY_STEP)
+        for key in sorted(entry.key for entry in STEPWISE)
     }
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_in_both(two_processes, configure, settings, tmp_path):
     config = configure(*settings, "train.epochs=2", "train.hidden_dropout=0.1")
     outcomes, _ = two_processes(config, interrupted_in_the_second_epoch)
@@ -132,6 +134,7 @@ def test_an_interrupted_run_goes_on_in_both(two_processes, configure, settings, 
     assert curves(tmp_path) == curves(whole), "not the run that nobody interrupted, to the bit"
 
 
+@pytest.mark.slow
 def test_the_best_epoch_is_kept_in_both(two_processes, configure, settings, tmp_path):
     outcomes, _ = two_processes(configure(*settings, "train.epochs=4", "train.keep=best", "train.learning_rate=3e-3"))
     assert [outcome.reason for outcome in outcomes] == [None, None]
@@ -154,3 +157,17 @@ def test_a_full_disk_takes_no_result_away_from_both(two_processes, configure, se
     [run] = runs_of(tmp_path)
     assert run.info.status == "FAILED"
     assert "quality/f1" in run.data.metrics
+
+
+@pytest.mark.slow
+def test_a_decoder_in_two_processes_is_the_one_in_one(two_processes, configure, server, tmp_path):
+    settings = [*TINY, "model=tiny_llm", "method=full", "hardware=cpu", "hardware.processes=null", "train.epochs=1"]
+    settings += ["train.learning_rate=3e-3", "dataset.test_size=null", "evaluation.max_answer_length=3"]
+    several, alone = tmp_path / "several", tmp_path / "alone"
+    outcomes, _ = two_processes(configure(*settings, f"tracking.folder={several}"))
+    assert [outcome.reason for outcome in outcomes] == [None, None]
+    assert call(train, configure(*settings, f"tracking.folder={alone}"), tmp_path / "output.log").reason is None
+    one, other = curves(several), curves(alone)
+    assert len(one["train/loss"]) == 9  # of 8 examples; some passages take two
+    for key in ("train/loss", "train/grad_norm", "eval/loss", "eval/lm_loss", "eval/f1"):
+        assert one[key] == [(step, pytest.approx(value, rel=1e-5)) for step, value in other[key]], key

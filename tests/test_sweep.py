@@ -104,6 +104,7 @@ def test_a_sweep_shows_plan_progress_and_best(whole):
     assert "lora against full: no difference is computed (only " in methods, "16 test questions are too few"
 
 
+@pytest.mark.slow
 def test_a_wider_grid_runs_what_is_new_and_shows_all(whole, command, tmp_path):
     folder, _ = whole
     wider = [override.replace("train.seed=0,1", "train.seed=range(0,3)") for override in GRID]
@@ -120,6 +121,7 @@ def test_a_wider_grid_runs_what_is_new_and_shows_all(whole, command, tmp_path):
         client_of(folder).delete_run(child.info.run_id)
 
 
+@pytest.mark.slow
 def test_killed_sweeps_are_finished_by_the_same_command(whole, command, tmp_path):
     """SIGKILL, with nothing put in order, in the course of a sweep; benchmarks/kill_sweep.py does more."""
     part = [*SMALL, "method=full,lora", "train.learning_rate=1e-2", "train.seed=0,1"]
@@ -141,6 +143,7 @@ def test_killed_sweeps_are_finished_by_the_same_command(whole, command, tmp_path
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere memory is sampled")
+@pytest.mark.slow
 def test_memory_is_that_of_the_run_alone(command, tmp_path):
     """LoRA after full is as LoRA that came first, and so is full."""
     settings = ["model=minilm", "dataset.train_size=16", "dataset.validation_size=4", "train.epochs=1"]
@@ -149,9 +152,9 @@ def test_memory_is_that_of_the_run_alone(command, tmp_path):
     _, runs = parents_and_children(tmp_path)
     assert [run.data.tags["method"] for run in runs] == ["lora", "full", "lora", "full"]
     lora, full, lora_again, full_again = (run.data.metrics["memory/peak_train_mb"] for run in runs)
-    # From run to run the C allocator's holes make up to 20 MB; what the other method leaves would be 200.
-    assert lora_again == pytest.approx(lora, abs=30)
-    assert full_again == pytest.approx(full, abs=30)
+    # From run to run the C allocator's holes make up to 35 MB; what the other method leaves would be 200.
+    assert lora_again == pytest.approx(lora, abs=60)
+    assert full_again == pytest.approx(full, abs=60)
     assert full - lora > 100
 
 
@@ -210,6 +213,7 @@ def test_the_report_is_accessible(page):
     assert [rule["id"] for rule in found if rule["impact"] in ("serious", "critical")] == []
 
 
+@pytest.mark.slow
 def test_the_mlflow_ui_compares_the_runs(whole, browser, command):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

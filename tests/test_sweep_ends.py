@@ -208,6 +208,7 @@ def test_each_method_is_pruned_by_its_own_runs_alone(tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_a_search_that_was_interrupted_ends_with_equally_many_trials(command, tmp_path):
     pytest.importorskip("optuna")
     search = [
@@ -240,6 +241,7 @@ def test_a_search_that_was_interrupted_ends_with_equally_many_trials(command, tm
     assert done == {"full": [{"train.learning_rate"}] * 2, "lora": [{"train.learning_rate", "method.peft.r"}] * 2}
 
 
+@pytest.mark.slow
 def test_a_search_prunes_what_is_behind(command, tmp_path):
     pytest.importorskip("optuna")
     search = [

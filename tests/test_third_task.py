@@ -73,7 +73,7 @@ class WholeSentence:
         return Sentences(examples), []
 
 
-@pytest.mark.parametrize("method", ["full", "lora"])
+@pytest.mark.parametrize("method", [pytest.param("full", marks=pytest.mark.slow), "lora"])
 def test_a_task_made_from_the_protocol_trains_and_is_scored(configure, tmp_path, monkeypatch, method):
     monkeypatch.setitem(sys.modules, "tests.whole_sentence", SimpleNamespace(TASK=WholeSentence()))
     monkeypatch.setitem(TASKS, "sentence", "tests.whole_sentence")
