@@ -23,15 +23,12 @@ def alone(configure, server, tmp_path_factory):
     ("launcher", "more"),
     [
         ("joblib", ["method=full,lora"]),
-        pytest.param(
-            "ray",
-            ["method=lora", "+hydra.launcher.ray.init={num_cpus:1,include_dashboard:false}"],
-            marks=pytest.mark.slow,
-        ),
+        ("ray", ["method=lora", "+hydra.launcher.ray.init={num_cpus:1,include_dashboard:false}"]),
         # Every job pays for all imports again.
-        pytest.param("submitit_local", ["method=lora"], marks=pytest.mark.slow),
+        ("submitit_local", ["method=lora"]),
     ],
 )
+@pytest.mark.slow
 def test_every_launcher_gives_the_same_results(fresh_command, alone, tmp_path, launcher, more):
     pytest.importorskip(f"hydra_plugins.hydra_{launcher.partition('_')[0]}_launcher")
     shown = sweep(fresh_command, tmp_path, *SMALL, f"hydra/launcher={launcher}", *more)

@@ -109,6 +109,7 @@ def test_nothing_is_wider_than_the_screen(opened, six, width):
             assert 0 < legend.bounding_box()["height"] <= plot, name
 
 
+@pytest.mark.slow
 def test_no_text_of_a_figure_is_small(opened, six):
     page = opened(written(six), 360, 800)
     sizes = page.locator(".plot text").evaluate_all(
@@ -117,6 +118,7 @@ def test_no_text_of_a_figure_is_small(opened, six):
     assert len(sizes) > 100 and min(sizes) >= 11
 
 
+@pytest.mark.slow
 def test_a_redrawn_figure_fits_the_new_width(opened, two):
     page = opened(written(two))
     page.set_viewport_size({"width": 360, "height": 800})
@@ -129,6 +131,7 @@ def column(page, heading):
     return page.locator(f"#runs tbody tr:visible td:nth-child({headings.index(heading) + 1})").all_inner_texts()
 
 
+@pytest.mark.slow
 def test_the_runs_are_sorted_and_filtered(opened, two):
     page = opened(written(two))
     page.locator("#all-runs > summary").click()
@@ -144,6 +147,7 @@ def test_the_runs_are_sorted_and_filtered(opened, two):
     assert len(rates) == 12 and rates == sorted(rates)
 
 
+@pytest.mark.slow
 def test_the_next_command_is_copied(opened, two, monkeypatch):
     from src.report import verdict
 
@@ -167,6 +171,7 @@ def lightness(colour: str) -> float:
     return sum(int(number) for number in re.findall(r"\d+", colour)[:3]) / 3
 
 
+@pytest.mark.slow
 def test_the_dark_scheme_is_dark_in_the_figures_too(opened, two):
     page = opened(written(two), color_scheme="dark")
     style = "(element, name) => getComputedStyle(element)[name]"
@@ -180,6 +185,7 @@ def test_the_dark_scheme_is_dark_in_the_figures_too(opened, two):
 
 
 @pytest.mark.parametrize(("width", "scheme"), [pytest.param(1280, "light", marks=pytest.mark.slow), (390, "dark")])
+@pytest.mark.slow
 def test_on_paper_nothing_is_cut_and_all_is_open(opened, six, width, scheme):
     page = opened(written(six), width, 800, color_scheme=scheme)
     count = "document.querySelectorAll('details:not([open])').length"

@@ -77,6 +77,7 @@ def test_the_memory_that_is_given_is_the_limit(command):
     ("model", "method", "total", "trained"),
     [("bert_base", "full", 108_893_186, 108_893_186), ("llama3_2_1b", "qlora", None, None)],
 )
+@pytest.mark.slow
 def test_a_model_that_is_not_here(command, model, method, total, trained):
     """From its shape alone, and nothing is downloaded."""
     [variant] = planned(command, f"model={model}", f"method={method}")["variants"]
@@ -89,6 +90,7 @@ def test_a_model_that_is_not_here(command, model, method, total, trained):
         assert (variant["parameters"]["total"], variant["parameters"]["trained"]) == (total, trained)
 
 
+@pytest.mark.slow
 def test_rates_and_seeds_are_no_variants(command):
     plain = planned(command, "model=tiny", "method=full,lora", "seed=0,1", "learning_rate=1e-4,1e-3", "probe=false")
     assert [each["method"] for each in plain["variants"]] == ["full", "lora"]

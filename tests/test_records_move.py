@@ -170,6 +170,7 @@ def compared(selection):
     return text
 
 
+@pytest.mark.slow
 def test_imported_twice_nothing_is_there_twice(made, exported, other, tmp_path):
     store, ids = made
     import_runs(Archive(exported), other)

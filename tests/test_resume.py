@@ -90,7 +90,13 @@ def interrupted_at(step: int, config, monkeypatch):
                 "evaluation.max_answer_length=4",
             ],
         ),
-        ("head", 6, 10.0, ["train.gradient_accumulation_steps=3", "train.early_stopping_patience=1"]),
+        pytest.param(
+            "head",
+            6,
+            10.0,
+            ["train.gradient_accumulation_steps=3", "train.early_stopping_patience=1"],
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_resumed_run_ends_as_an_uninterrupted_one(configure, tmp_path, monkeypatch, method, step, minutes, more):

@@ -163,6 +163,7 @@ def test_two_machines_share_a_server_on_postgresql(server_uri, command, tmp_path
     assert "s3cret" not in everything
 
 
+@pytest.mark.slow
 def test_worse_models_are_deleted_from_a_server(server_uri, tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"weights")
     store = connect(TrackingConfig(uri=server_uri, experiment="keep the best"))

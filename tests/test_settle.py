@@ -45,6 +45,7 @@ def settled(command, tmp_path_factory):
     return folder, shown, parent.data.tags[PLAN]
 
 
+@pytest.mark.slow
 def test_rates_are_bracketed_on_one_seed_and_repeated_on_fresh_ones(settled):
     folder, _, plan = settled
     [parent], children = parents_and_children(folder)
@@ -66,6 +67,7 @@ def test_rates_are_bracketed_on_one_seed_and_repeated_on_fresh_ones(settled):
     assert len(timed) >= 11 and min(timed) > 0, "all but the one under which the command was killed"
 
 
+@pytest.mark.slow
 def test_the_report_repeats_what_the_look_has_decided(settled):
     folder, shown, _ = settled
     [file] = folder.glob("reports/*/verdict.json")
@@ -78,6 +80,7 @@ def test_the_report_repeats_what_the_look_has_decided(settled):
     assert "spent: 12 of 12 runs. Nothing goes on beyond the last look without new test questions." in shown.stdout
 
 
+@pytest.mark.slow
 def test_a_command_that_has_ended_shows_its_decision_again(settled, command):
     folder, shown, _ = settled
     again = command("src.settle", *[word.replace("12 runs", "14 runs") for word in COMMAND], f"folder={folder}")

@@ -141,6 +141,7 @@ def test_seeds_beyond_the_look_of_one_of_them_change_nothing(store):
     assert "the same command goes on with it" in " ".join(verdict(found)[found.contrasts.index(head)])
 
 
+@pytest.mark.slow
 def test_where_the_budget_ended_early_the_last_look_is_there(store):
     seeds = (2, 3, 4, 5)
     parent = settled(store, {name: shape._replace(seeds=seeds) for name, shape in SETTLED.items()})
@@ -183,6 +184,7 @@ def test_the_chosen_rate_is_the_one_that_was_repeated(store):
     assert codes(found) == []
 
 
+@pytest.mark.slow
 def test_a_rate_at_the_edge_is_still_a_warning(store):
     settled(store, {"full": SETTLED["full"], "lora": SETTLED["lora"]})
     for each in store.store.runs(""):
@@ -191,6 +193,7 @@ def test_a_rate_at_the_edge_is_still_a_warning(store):
     assert codes(compare(store.tracking)) == ["best_rate_at_edge", "unequal_learning_rates", "unequal_settings"]
 
 
+@pytest.mark.slow
 def test_after_the_last_look_it_takes_new_questions_and_no_seeds(store):
     settled(store, {"full": SETTLED["full"], "head": SETTLED["head"]})
     advice = recommendation(compare(store.tracking))
@@ -279,6 +282,7 @@ def test_an_export_gives_the_same_page(store, tmp_path):
     assert pages[0] == pages[1]
 
 
+@pytest.mark.slow
 def test_its_parameters_tell_arms_apart(store):
     plan = replace(
         PLANNED,
