@@ -10,6 +10,7 @@ says how many answers are the same, the scores and the speed.
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 import time
@@ -58,8 +59,8 @@ def main() -> None:
         print(f"{given.to}: {kind}")
         if before is not None:
             shown = section(kind, before, answered(read_alone(stored, given.to), rows))
-            with (given.to / CARD).open("a", encoding="utf-8") as card:
-                card.write(shown)
+            with (given.to / CARD).open("a", encoding="utf-8") as file:
+                file.write(shown)
             print(shown.strip())
     except MISTAKES as error:
         fail(error)
@@ -77,6 +78,8 @@ def write(stored: StoredRun, tracking: TrackingConfig, folder: Path, merged: boo
     Raises:
         UserError: an adapter that cannot be added to its base, or a folder that cannot be written.
     """
+    from src.model import card
+    from src.model.base import FILE, Base
     from src.model.stored import ADAPTER, holds_whole_model
     from src.runs.store import connect
 
@@ -97,6 +100,9 @@ def write(stored: StoredRun, tracking: TrackingConfig, folder: Path, merged: boo
             file.unlink()
         (folder / ADAPTER).unlink(missing_ok=True)
         whole.save_pretrained(folder)
+        if (folder / FILE).exists():  # runs of version 0.1 have none, and no card
+            base = Base(**json.loads((folder / FILE).read_text(encoding="utf-8")))
+            card.write(folder, stored.config, base, store.record(stored.id).metrics, stored.id)
     except OSError as error:
         raise UserError(f"to={folder} cannot be written ({error.strerror or error}).") from error
     return "the whole model, with the adapter in its weights" if adapter else "the whole model"

@@ -236,6 +236,7 @@ def test_several_that_start_together_convert_once(small_gguf, cache, monkeypatch
     }, "a temporary folder is left"
 
 
+@pytest.mark.slow
 def test_a_gguf_that_cannot_be_had_is_one_sentence(small_gguf, cache, tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"^model.gguf=no.gguf: there is no such file in .*; check model.path.$"):
         backbone.load_tokenizer(replace(of_small(small_gguf), gguf="no.gguf"))

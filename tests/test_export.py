@@ -81,6 +81,8 @@ def test_transformers_alone_reads_the_folder(store, exported, tmp_path, name, mo
     stored = load_run(store[1][name], TrackingConfig(folder=str(store[0])))
     assert torch.allclose(logits(model, ids), logits(stored.model, ids), atol=1e-5)
     card = (folder / "README.md").read_text(encoding="utf-8")
+    assert "library_name: transformers\n" in card and f'{auto.__name__}.from_pretrained("THIS_FOLDER")' in card
+    assert "peft import" not in card
     rows = re.findall(
         r"^\| (as the run|this folder).* \| (\d+) of (\d+) \| ([\d.]+) \| ([\d.]+) \|", card, re.MULTILINE
     )

@@ -143,6 +143,7 @@ def test_what_evaluation_has_cast_can_be_trained_with(named):
     assert all(p.grad is not None for n, p in model.named_parameters() if n.endswith("query.bias"))
 
 
+@pytest.mark.slow
 def test_what_trains_is_imported_without_hydra_and_mlflow():
     code = """import sys
 for name in ("hydra", "omegaconf", "mlflow", "datasets", "evaluate", "matplotlib", "pandas", "rich"):

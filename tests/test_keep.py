@@ -32,6 +32,7 @@ def models(folder: Path) -> dict[str, bool]:
     }
 
 
+@pytest.mark.slow
 def test_no_model_is_kept_and_its_size_is_measured(configure, tmp_path):
     kept = run(configure(*QUICK, f"tracking.folder={tmp_path}"))
     config = configure(*QUICK, f"tracking.folder={tmp_path}", "tracking.keep_model=none", "rerun=true")

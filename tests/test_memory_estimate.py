@@ -79,6 +79,7 @@ def test_adam_in_mixed_precision_takes_16_bytes_a_parameter(configure):
     assert states == pytest.approx(16 * of.counts.total / 1e6, rel=0.001)
 
 
+@pytest.mark.slow
 def test_activations_grow_with_the_batch_and_shrink_with_checkpoints(configure):
     def activations(*more, **size):
         config = configure(*THREE_LAYERS, "method=full", "train.gradient_accumulation_steps=2", *more)
@@ -104,6 +105,7 @@ def test_processes_share_the_batch_and_each_holds_buckets_of_gradients(configure
     assert two.working_mb - half.working_mb == pytest.approx(4 * two.counts.trainable / 1e6)
 
 
+@pytest.mark.slow
 def test_on_a_cpu_the_micro_batch_bounds_what_is_kept(configure):
     def activations(batch):
         config = configure(*THREE_LAYERS, "method=lora", f"train.batch_size={batch}")

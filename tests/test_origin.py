@@ -32,6 +32,7 @@ def composed(arguments, folder):
     return config
 
 
+@pytest.mark.slow
 def test_a_run_is_reproduced_to_the_bit(original, tmp_path, capsys):
     folder, first = original
     config = composed([f"from_run={first.run_id[:8]}", f"tracking.folder={folder}"], tmp_path)

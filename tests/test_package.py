@@ -107,6 +107,7 @@ def test_the_wheel_declares_what_pyproject_says(wheel):
     assert dict(scripts["console_scripts"]) == {"tuneoff": "src.cli:main"}
 
 
+@pytest.mark.slow
 def test_the_source_archive_builds_the_same_wheel(source, wheel, tmp_path):
     build = "import setuptools.build_meta as build; build.build_sdist('dist')"
     subprocess.run([sys.executable, "-c", build], cwd=source, check=True, capture_output=True)

@@ -81,7 +81,8 @@ def opened(browser):
 FIRST = ("h1", ".setup", ".answer", "#overview", "#differences")
 
 
-@pytest.mark.parametrize(("width", "height"), [(1280, 900), pytest.param(390, 844, marks=pytest.mark.slow), (360, 800)])
+@pytest.mark.parametrize(("width", "height"), [(1280, 900), (390, 844), (360, 800)])
+@pytest.mark.slow
 def test_the_first_screen_holds_the_answer_in_order(opened, two, width, height):
     page = opened(written(two), width, height)
     boxes = [page.locator(place).bounding_box() for place in FIRST]
@@ -95,9 +96,8 @@ def test_the_first_screen_holds_the_answer_in_order(opened, two, width, height):
     assert page.locator("details[open] #runs").count() == 0
 
 
-@pytest.mark.parametrize(
-    "width", [360, pytest.param(1280, marks=pytest.mark.slow), pytest.param(1920, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("width", [360, 1280, 1920])
+@pytest.mark.slow
 def test_nothing_is_wider_than_the_screen(opened, six, width):
     page = opened(written(six), width, 800)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
@@ -159,7 +159,8 @@ def test_the_next_command_is_copied(opened, two, monkeypatch):
     assert page.evaluate("navigator.clipboard.readText()") == command
 
 
-@pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.slow
 def test_the_page_is_accessible_in_either_colour_scheme(opened, two, scheme):
     page = opened(written(two), color_scheme=scheme)
     page.locator("details").evaluate_all("all => all.forEach(details => { details.open = true; })")
@@ -184,7 +185,7 @@ def test_the_dark_scheme_is_dark_in_the_figures_too(opened, two):
     assert lightness(page.locator("#f1_by_rate .xtick text").first.evaluate(style, "fill")) < 40
 
 
-@pytest.mark.parametrize(("width", "scheme"), [pytest.param(1280, "light", marks=pytest.mark.slow), (390, "dark")])
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
 @pytest.mark.slow
 def test_on_paper_nothing_is_cut_and_all_is_open(opened, six, width, scheme):
     page = opened(written(six), width, 800, color_scheme=scheme)

@@ -105,6 +105,7 @@ def test_data_that_are_not_there_leave_the_formula(command):
     assert variant["parameters"]["trained"] == 14_402
 
 
+@pytest.mark.slow
 def test_the_table(command):
     shown = command("src.plan", "method=full,lora", "probe=false", "hardware.device=cpu", "hardware.precision=fp32")
     assert (shown.returncode, shown.stderr) == (0, "")

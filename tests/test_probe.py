@@ -171,6 +171,7 @@ def test_a_part_has_all_windows_of_its_questions(tiny_data):
     assert everything[1].lengths.tolist() == whole.lengths.tolist()
 
 
+@pytest.mark.slow
 def test_a_probe_counts_the_work_and_leaves_nothing(tiny, tiny_data, server, tmp_path):
     outcome = probe_isolated(replace(tiny, tracking=replace(tiny.tracking, folder=str(tmp_path / "runs"))))
     assert outcome.reason is None

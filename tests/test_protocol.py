@@ -487,6 +487,7 @@ def test_interrupted_anywhere_it_ends_in_the_same_way(budget: Budget, number: in
 # Simulated worlds; `python -m benchmarks.settle_worlds` has more of them
 
 
+@pytest.mark.slow
 def test_non_inferiority_is_rarely_shown_where_the_loss_is_the_margin():
     kind = Kind(1.0, -MARGIN, "anywhere", exactly=True)
     assert summary(simulate(kind, 500, plan_of(kind))).falsely <= 3.5

@@ -247,6 +247,7 @@ def test_a_run_that_was_running_is_not_running_over_there(tmp_path, other):
     assert (record.status, record.ended) == (Status.KILLED, record.started)
 
 
+@pytest.mark.slow
 def test_without_texts_no_text_of_the_data_set_leaves(made, tmp_path, other):
     store, _ = made
     whole, bare = tmp_path / "whole.zip", tmp_path / "bare.zip"
@@ -494,6 +495,7 @@ def test_damaged_scores_are_left_out_and_named_as_from_a_store(exported, made, t
     assert f"questions.parquet of run {run[:8]} (lora lr=0.001 epochs=3 seed=0) cannot be read (" in text
 
 
+@pytest.mark.slow
 def test_the_command_line(made, tmp_path, command, empty_store):
     store, _ = made
     at, file = f"tracking.folder={store.folder}", tmp_path / "runs.zip"

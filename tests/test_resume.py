@@ -78,7 +78,7 @@ def interrupted_at(step: int, config, monkeypatch):
         ("full", 27, 1e-9, []),
         ("lora", 25, 10.0, ["train.keep=best"]),
         pytest.param("pissa", 5, 1e-9, ["hardware.precision=fp32"], marks=pytest.mark.slow),
-        (
+        pytest.param(
             "lora",
             11,
             1e-9,
@@ -89,6 +89,7 @@ def interrupted_at(step: int, config, monkeypatch):
                 "dataset.train_size=32",
                 "evaluation.max_answer_length=4",
             ],
+            marks=pytest.mark.slow,
         ),
         pytest.param(
             "head",

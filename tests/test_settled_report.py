@@ -126,6 +126,7 @@ def test_an_interval_holds_at_every_look_on_the_seeds_that_both_have(store):
     assert codes(found) == []
 
 
+@pytest.mark.slow
 def test_seeds_beyond_the_look_of_one_of_them_change_nothing(store):
     """A sweep that was interrupted between two looks has been looked at once."""
     seeds = (2, 3, 4, 5)
@@ -173,6 +174,7 @@ def test_a_failed_fresh_seed_is_left_out_on_both_sides(store):
     ]
 
 
+@pytest.mark.slow
 def test_the_chosen_rate_is_the_one_that_was_repeated(store):
     """Also where another one has a higher F1 on the choosing seed, or the same."""
     settled(store)
@@ -207,6 +209,7 @@ def test_after_the_last_look_it_takes_new_questions_and_no_seeds(store):
     assert advice.next_command == ""
 
 
+@pytest.mark.slow
 def test_what_was_spent_is_told_by_arm_and_phase(store):
     settled(store, params={"hardware.price_per_hour": "3.6"})
     found = compare(store.tracking)
@@ -229,6 +232,7 @@ def test_what_was_spent_is_told_by_arm_and_phase(store):
     assert spending(compare(store.tracking, where="params.model.name = 'minilm'")) == ([], [])
 
 
+@pytest.mark.slow
 def test_the_page_and_its_companions_name_the_protocol(store, tmp_path, capsys):
     settled(store)
     folder = report(store.tracking, output=tmp_path / "out")

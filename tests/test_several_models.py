@@ -71,6 +71,7 @@ def test_each_method_is_held_against_its_own_model(store):
     assert "smollm2_135m: use full fine-tuning (rate 0.001): no cheaper method is shown" in headline
 
 
+@pytest.mark.slow
 def test_no_warning_says_that_models_differ(store):
     two_models(store)
     alone = Store(store.folder / "alone")
@@ -88,6 +89,7 @@ def test_models_on_other_questions_are_said_not_to_compare(store):
     )
 
 
+@pytest.mark.slow
 def test_losses_and_speeds_of_two_models_stand_apart(store):
     two_models(store)
     found = compared(store)
@@ -107,6 +109,7 @@ def test_losses_and_speeds_of_two_models_stand_apart(store):
     assert "they do not compare between models" in render(found, list(made.values())).replace("\n", " ")
 
 
+@pytest.mark.slow
 def test_figures_and_questions_name_the_model(store):
     two_models(store)
     found = compared(store)
@@ -184,6 +187,7 @@ def test_a_command_that_lists_no_model_by_name_has_no_next_one(store, monkeypatc
     assert recommendation(compare(store.tracking)).next_command == ""
 
 
+@pytest.mark.slow
 def test_a_program_and_markdown_read_both_models(store):
     two_models(store)
     content = as_dict(compared(store))

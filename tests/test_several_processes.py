@@ -89,6 +89,7 @@ def test_a_run_killed_after_its_last_artifact_ends_in_both(two_processes, config
     assert found.info.status == "FINISHED"
 
 
+@pytest.mark.slow
 def test_where_one_cannot_write_its_checkpoint_both_go_on(two_processes, configure, settings, tmp_path):
     (tmp_path / "checkpoints").write_text("a file where a folder should be")
     (done, helped), (said, _) = two_processes(configure(*settings))
@@ -148,6 +149,7 @@ def test_the_best_epoch_is_kept_in_both(two_processes, configure, settings, tmp_
     assert 100 * record.questions(["f1"], "test")["f1"].mean() == pytest.approx(run.data.metrics["test/f1"])
 
 
+@pytest.mark.slow
 def test_a_full_disk_takes_no_result_away_from_both(two_processes, configure, settings, tmp_path):
     (stored, helped), (said, _) = two_processes(configure(*settings, "method=full"), a_disk_that_is_full_for_weights)
     assert "could not be stored" in stored.reason

@@ -61,6 +61,7 @@ def test_a_killed_run_and_an_interrupted_sweep_go_on(command, tmp_path):
         assert sorted(point.step for point in points) == list(range(7))
 
 
+@pytest.mark.slow
 def test_a_failing_run_takes_nothing_else_along(command, tmp_path):
     failing = [*SMALL, "train.learning_rate=1e-3,1e38,1e-2", "train.warmup_ratio=0"]
     shown = sweep(command, tmp_path, *failing, "sweep.fail_fast=true")

@@ -313,6 +313,7 @@ print(usage.peak_mb)
 """
 
 
+@pytest.mark.slow
 def test_what_reading_the_data_has_freed_is_not_in_the_baseline():
     shown = subprocess.run([sys.executable, "-c", AFTER_READING], cwd=ROOT, capture_output=True, text=True, check=True)
     assert float(shown.stdout) == pytest.approx(100, abs=5)
@@ -336,6 +337,7 @@ print(usage.waited_seconds / usage.seconds)
 
 
 @pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="the system does not tell")
+@pytest.mark.slow
 def test_waiting_for_a_core_that_other_work_has_is_measured():
     shown = subprocess.run(
         [sys.executable, "-c", BESIDE_OTHER_WORK], cwd=ROOT, capture_output=True, text=True, check=True

@@ -49,6 +49,7 @@ def test_a_sweep_tells_its_runs_what_it_varies(server, tmp_path, monkeypatch):
     assert varied == "sweep.varied=[method,model,train.seed,train.weight_decay]"
 
 
+@pytest.mark.slow
 def test_a_description_is_short_and_holds_no_markup(tmp_path):
     store = Store(tmp_path)
     for number in range(40):
