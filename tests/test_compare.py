@@ -225,6 +225,7 @@ def test_one_slow_run_of_three_moves_no_time(store):
 
 
 @pytest.mark.parametrize("fault", PLANTED)
+@pytest.mark.slow
 def test_each_planted_fault_brings_its_warning(store, fault):
     code, plant, expected = PLANTED[fault]
     store.fair()

@@ -65,6 +65,7 @@ def logits(model, ids):
         ("decoder", ["merged=true"], "the whole model, with the adapter in its weights"),
     ],
 )
+@pytest.mark.slow
 def test_transformers_alone_reads_the_folder(store, exported, tmp_path, name, more, kind):
     folder = tmp_path / "out"
     status, shown, said = exported(folder, store[1][name], *more)
@@ -91,6 +92,7 @@ def test_transformers_alone_reads_the_folder(store, exported, tmp_path, name, mo
     assert rows[0][3:] == rows[1][3:]
 
 
+@pytest.mark.slow
 def test_an_adapter_stays_one(store, exported, tmp_path):
     folder = tmp_path / "out"
     status, shown, _ = exported(folder, store[1]["lora"], "questions=0")
@@ -100,6 +102,7 @@ def test_an_adapter_stays_one(store, exported, tmp_path):
     assert "What this folder holds" not in (folder / "README.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_a_mistake_is_one_sentence(store, exported, tmp_path):
     (tmp_path / "there").mkdir()
     (tmp_path / "there" / "file").touch()

@@ -49,6 +49,7 @@ def test_a_run_is_reproduced_to_the_bit(original, tmp_path, capsys):
     assert run(config).run_id == again.run_id, "asked for twice, it is done already"
 
 
+@pytest.mark.slow
 def test_what_differs_is_said(original, tmp_path, capsys):
     folder, first = original
     client = client_of(folder)
@@ -64,6 +65,7 @@ def test_what_differs_is_said(original, tmp_path, capsys):
     assert f"torch differs: 1.0 then, {torch.removeprefix('torch==')} now." in said
 
 
+@pytest.mark.slow
 def test_a_runs_own_configuration_is_enough(original, tmp_path):
     folder, first = original
     file = artifact(client_of(folder), first.run_id, "config.yaml", tmp_path)
@@ -74,6 +76,7 @@ def test_a_runs_own_configuration_is_enough(original, tmp_path):
     assert (found.info.run_id, found.info.status) == (result.run_id, "FINISHED")
 
 
+@pytest.mark.slow
 def test_short_forms_change_what_is_made_again(original, tmp_path):
     folder, first = original
     arguments = completed([f"from_run={first.run_id[:8]}", "--cfg", "job", f"folder={folder}", "seed=9", "epochs=5"])
@@ -82,6 +85,7 @@ def test_short_forms_change_what_is_made_again(original, tmp_path):
     assert (config.from_run, config.train.seed, config.train.epochs, config.method.name) == (first.run_id, 9, 5, "ia3")
 
 
+@pytest.mark.slow
 def test_a_tampered_configuration_gains_nothing(original, tmp_path):
     folder, first = original
     values = yaml.safe_load(artifact(client_of(folder), first.run_id, "config.yaml", tmp_path).read_text())
@@ -100,6 +104,7 @@ def test_a_tampered_configuration_gains_nothing(original, tmp_path):
     ("text", "sentence"),
     [("a: [", "is not valid YAML"), ("- 1", "is not the config.yaml of a run: it needs dataset"), (None, "not exist")],
 )
+@pytest.mark.slow
 def test_a_file_that_is_not_a_configuration_is_one_sentence(tmp_path, text, sentence):
     file = tmp_path / "mine.yaml"
     if text is not None:

@@ -28,6 +28,9 @@ def compared(store):
     return compare_runs(selection.title, selection.results, commands=["python -m src.train -m method=full,lora"])
 
 
+shared = functools.cache(compared)  # the runs of these stores are all there before they are compared
+
+
 @functools.cache  # the runs of a store are all there before its page is written
 def written(store, name: str = "report.html") -> str:
     found = compared(store)
@@ -215,8 +218,8 @@ def test_the_page_of_runs_that_all_failed_says_so(opened, tmp_path):
 
 
 def test_the_question_is_short(two, six):
-    assert question(compared(two)) == "Full fine-tuning or LoRA?"
-    assert question(compared(six)) == "Full fine-tuning or one of 5 others?"
+    assert question(shared(two)) == "Full fine-tuning or LoRA?"
+    assert question(shared(six)) == "Full fine-tuning or one of 5 others?"
 
 
 def test_one_method_with_several_models_asks_for_the_model(tmp_path):
@@ -228,14 +231,14 @@ def test_one_method_with_several_models_asks_for_the_model(tmp_path):
 
 
 def test_the_figures_stand_in_the_order_of_the_page(six):
-    made = plots(compared(six))
+    made = plots(shared(six))
     parts = [plot.part for plot in made]
     assert parts == sorted(parts, key=list(Part).index)
     assert set(parts) == set(Part)
 
 
 def test_intervals_are_drawn_beside_the_margin(six):
-    found = compared(six)
+    found = shared(six)
     [plot] = [plot for plot in plots(found) if plot.name == "differences"]
     [line] = plot.figure.data
     assert list(line.y) == [contrast.arm.name for contrast in found.contrasts]
@@ -268,7 +271,7 @@ def test_each_set_of_questions_has_its_front(tmp_path):
 
 
 def test_points_carry_their_spread(two):
-    found = compared(two)
+    found = shared(two)
     made = {plot.name: plot.figure for plot in plots(found)}
     best = found.arms[0].best
     assert max(made["f1_by_rate"].data[0].error_y.array) == pytest.approx(best.deviation("quality/f1"), abs=1e-3)
@@ -291,7 +294,7 @@ def test_costs_have_ticks_that_can_be_read():
 
 
 def test_a_figure_fits_a_papers_column(six):
-    made = plots(compared(six))
+    made = plots(shared(six))
     for plot in made:
         before = plot.figure.to_json()
         figure = for_paper(plot)
@@ -314,14 +317,14 @@ def test_pictures_are_written_in_that_size(two, tmp_path, monkeypatch, form, sca
 
 
 def test_the_conditions_tell_what_the_page_was_made_with(two):
-    found = compared(two)
+    found = shared(two)
     page = render(found, plots(found))
     assert "digest of the train questions</dt><dd>train-a<" in page
     assert re.search(r"report made</dt><dd>20\d\d-\d\d-\d\d \d\d:\d\d", page)
 
 
 def test_the_figures_are_json(two):
-    found = compared(two)
+    found = shared(two)
     page = render(found, plots(found))
     figures = re.search(r'<script id="figures" type="application/json">(.*?)</script>', page, re.S).group(1)
     assert list(json.loads(figures)) == [plot.name for plot in plots(found)]

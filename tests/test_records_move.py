@@ -105,6 +105,7 @@ def report_of(folder, **how):
     return {name: (folder / name).read_text(encoding="utf-8") for name in FIGURES}
 
 
+@pytest.mark.slow
 def test_a_comparison_from_the_file_equals_that_from_the_store(made, exported, tmp_path, monkeypatch, capsys):
     store, _ = made
     monkeypatch.chdir(tmp_path)
@@ -118,6 +119,7 @@ def test_a_comparison_from_the_file_equals_that_from_the_store(made, exported, t
     assert not (tmp_path / "nowhere").exists(), "no store is touched"
 
 
+@pytest.mark.slow
 def test_the_choice_of_runs_can_be_narrowed_in_the_file(made, exported, tmp_path):
     store, ids = made
     for how in ({"sweeps": ["more"]}, {"runs": ["best", ids["failed"][:8]]}):
@@ -187,6 +189,7 @@ def test_imported_twice_nothing_is_there_twice(made, exported, other, tmp_path):
     assert {record.tags["imported_from"] for record in third.runs()} == set(ids.values())
 
 
+@pytest.mark.slow
 def test_a_second_file_brings_another_sweep_to_runs_that_are_there(made, other, tmp_path):
     store, ids = made
     for name in ("rates", "more"):
@@ -204,6 +207,7 @@ def test_a_second_file_brings_another_sweep_to_runs_that_are_there(made, other, 
     }
 
 
+@pytest.mark.slow
 def test_links_to_runs_that_come_later_are_mended(made, exported, other):
     _, ids = made
     import_runs(Archive(exported), other)
@@ -214,6 +218,7 @@ def test_links_to_runs_that_come_later_are_mended(made, exported, other):
     assert other.record(member.id).sweeps == [arrived[ids["rates"]].id, arrived[ids["more"]].id]
 
 
+@pytest.mark.slow
 def test_a_broken_import_leaves_nothing_that_counts(made, exported, other, monkeypatch):
     filled = imports._fill
 
@@ -237,6 +242,7 @@ def test_a_broken_import_leaves_nothing_that_counts(made, exported, other, monke
     assert len(other.runs()) == 11 and not any("import_under_way" in record.tags for record in other.runs())
 
 
+@pytest.mark.slow
 def test_a_run_that_was_running_is_not_running_over_there(tmp_path, other):
     store = Store(tmp_path)
     id = store.client.create_run(store.experiment, tags={"config_hash": "r", "host_id": "laptop"}).info.run_id
@@ -282,6 +288,7 @@ def test_without_texts_no_text_of_the_data_set_leaves(made, tmp_path, other):
 
 
 @pytest.mark.parametrize("texts", [True, False])
+@pytest.mark.slow
 def test_scores_of_version_0_1_go_through_a_file(tmp_path, other, texts):
     """They are of the validation questions, and only the passages' texts tell which of them belong together."""
     store = Store(tmp_path)
@@ -428,6 +435,7 @@ def plain(table, use_dictionary=False):
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.slow
 def test_a_file_that_is_damaged_or_foreign_is_one_sentence(exported, made, damage, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(archive, "LARGEST_PART", 1_000_000)
     monkeypatch.setattr(archive, "MOST_ROWS", 1000)
@@ -444,6 +452,7 @@ def test_a_file_that_is_damaged_or_foreign_is_one_sentence(exported, made, damag
     assert not (tmp_path / "trapped").exists(), "what the file holds was run"
 
 
+@pytest.mark.slow
 def test_the_size_that_a_part_declares_is_where_reading_stops(exported, made, monkeypatch):
     """A header that declares less than it unpacks to."""
     name = f"curves/{made[1]['bare']}.parquet"
@@ -468,6 +477,7 @@ def test_the_size_that_a_part_declares_is_where_reading_stops(exported, made, mo
     assert all(len(content) <= 1001 for part, content in read if part == name)
 
 
+@pytest.mark.slow
 def test_parts_that_climb_are_never_written(exported, other, tmp_path):
     evil = {"../evil.txt": "evil", "/tmp/evil-of-tuneoff.txt": "evil", "curves/../../evil.parquet": "evil"}
     replaced(exported, evil)
@@ -479,6 +489,7 @@ def test_parts_that_climb_are_never_written(exported, other, tmp_path):
     assert not Path("/tmp/evil-of-tuneoff.txt").exists()
 
 
+@pytest.mark.slow
 def test_a_run_with_damaged_scores_is_not_exported(tmp_path):
     store = Store(tmp_path)
     id = store.run("lora", 1e-3, 0.5)
@@ -488,6 +499,7 @@ def test_a_run_with_damaged_scores_is_not_exported(tmp_path):
     assert not list(tmp_path.glob("*.zip*")) and not list(tmp_path.glob(".runs*"))
 
 
+@pytest.mark.slow
 def test_damaged_scores_are_left_out_and_named_as_from_a_store(exported, made, tmp_path):
     run = made[1]["lora", 1e-3, 0]
     replaced(exported, {f"questions/{run}.parquet": b"PAR1 damaged PAR1"})
@@ -530,6 +542,7 @@ def test_the_command_line(made, tmp_path, command, empty_store):
         ("export no/folder/a.zip", (1, "no/folder is not a folder; make it")),
     ],
 )
+@pytest.mark.slow
 def test_a_mistake_is_one_sentence(made, arguments, expected, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
     at = [f"tracking.folder={made[0].folder}"] if arguments.startswith("export") else []

@@ -76,7 +76,7 @@ def interrupted_at(step: int, config, monkeypatch):
     ("method", "step", "minutes", "more"),
     [
         ("full", 27, 1e-9, []),
-        ("lora", 25, 10.0, ["train.keep=best"]),
+        pytest.param("lora", 25, 10.0, ["train.keep=best"], marks=pytest.mark.slow),
         pytest.param("pissa", 5, 1e-9, ["hardware.precision=fp32"], marks=pytest.mark.slow),
         pytest.param(
             "lora",
@@ -130,6 +130,7 @@ def test_wall_time_of_the_attempts_adds_up(configure, tmp_path, monkeypatch):
     assert resumed.metrics["time/total_seconds"] > stored["total_seconds"] > stored["train"]["seconds"]
 
 
+@pytest.mark.slow
 def test_the_figure_of_the_loss_over_seconds_leaves_the_interruption_out(configure, tmp_path, monkeypatch):
     config = configure(*SETTINGS, f"tracking.folder={tmp_path}")
     interrupted_at(20, config, monkeypatch)
@@ -181,6 +182,7 @@ class Trap:
         return Path.touch, (self.file,)
 
 
+@pytest.mark.slow
 def test_a_damaged_or_tampered_checkpoint_is_one_sentence(configure, tmp_path, monkeypatch):
     config = configure(*SETTINGS, f"tracking.folder={tmp_path}")
     interrupted_at(13, config, monkeypatch)

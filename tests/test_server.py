@@ -181,6 +181,7 @@ def test_worse_models_are_deleted_from_a_server(server_uri, tmp_path):
     assert [client.get_run(run).data.tags.get("model_kept") for run in runs] == ["false", None]
 
 
+@pytest.mark.slow
 def test_a_databases_password_is_used_and_not_recorded(postgres, server_uri, monkeypatch):
     monkeypatch.setenv(DATABASES, "")
     config = TrackingConfig(uri=postgres.replace("tuneoff@", "tuneoff:s3@cret@"))

@@ -79,6 +79,7 @@ def test_no_warning_says_that_models_differ(store):
     assert codes(compared(store)) == codes(compared(alone))
 
 
+@pytest.mark.slow
 def test_models_on_other_questions_are_said_not_to_compare(store):
     pair(store, -0.3, 4, split="test", digest="a", params={"model.name": "minilm"})
     pair(store, -0.3, 4, split="test", digest="b", params={"model.name": "bert_base"})
@@ -127,6 +128,7 @@ def test_figures_and_questions_name_the_model(store):
     assert as_csv(found).splitlines()[0].endswith("minilm lora / minilm full,smollm2_135m lora / smollm2_135m full")
 
 
+@pytest.mark.slow
 def test_a_model_without_a_baseline_is_named_in_one_sentence(store):
     pair(store, -0.3, 4, split="test", params={"model.name": "minilm"})
     for method in ("lora", "head"):
@@ -139,6 +141,7 @@ def test_a_model_without_a_baseline_is_named_in_one_sentence(store):
     assert headline.endswith(" tiny_llm: no decision yet: there is no full to compare with.")
 
 
+@pytest.mark.slow
 def test_one_method_of_two_models_is_advised_with_its_model(store):
     for model, f1 in (("minilm", 70), ("bert_base", 55)):
         noise = np.random.default_rng(len(model)).normal(0, 4, 400)
@@ -159,6 +162,7 @@ def test_one_method_of_two_models_is_advised_with_its_model(store):
     assert "of the training time" in details and "hidden states" not in details
 
 
+@pytest.mark.slow
 def test_a_method_that_does_not_fit_is_answered_with_one_of_its_model(store):
     two_models(store)
     reason = "OutOfMemoryError: The GPU's memory of 24.0 GiB is full."
@@ -179,6 +183,7 @@ def test_the_next_command_names_the_model(store, monkeypatch):
     assert lines[:-1] == [f"{run.format(*arm)} sweep.name=more-{'-'.join(arm)}" for arm in arms]
 
 
+@pytest.mark.slow
 def test_a_command_that_lists_no_model_by_name_has_no_next_one(store, monkeypatch):
     monkeypatch.setattr("src.report.findings.more_needed", lambda *given: (3, 900))
     for model in ("minilm", "tiny"):
@@ -197,6 +202,7 @@ def test_a_program_and_markdown_read_both_models(store):
     assert "- model: minilm; smollm2_135m" in as_markdown(compared(store))
 
 
+@pytest.mark.slow
 def test_what_questions_can_show_counts_the_comparisons_of_each_model(configure, monkeypatch):
     given = []
     monkeypatch.setattr("src.report.planning.reachable_margin", lambda *a, **more: given.append((a[3], more)) or 2.34)
@@ -210,6 +216,7 @@ def test_what_questions_can_show_counts_the_comparisons_of_each_model(configure,
     assert given == [(2, {"comparisons": 4})]
 
 
+@pytest.mark.slow
 def test_answers_without_a_place_have_no_accuracy_of_it():
     questions = [{"id": "1", "answers": {"text": ["Rome"], "answer_start": [10]}}]
     span = Span("Rome", NO_PLACE, NO_PLACE, -0.1, 1.0)

@@ -76,6 +76,7 @@ def settings(tmp_path):
     return [*TINY, "hardware=cpu", "hardware.processes=null", "train.epochs=1", f"tracking.folder={tmp_path}"]
 
 
+@pytest.mark.slow
 def test_a_run_killed_after_its_last_artifact_ends_in_both(two_processes, configure, settings, tmp_path):
     config = configure(*settings)
     (done, helped), _ = two_processes(config)

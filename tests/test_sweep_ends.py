@@ -24,6 +24,7 @@ from tests.test_run import client_of
 from tests.test_sweep import SMALL, parents_and_children, sweep
 
 
+@pytest.mark.slow
 def test_a_killed_run_and_an_interrupted_sweep_go_on(command, tmp_path):
     longer = [*SMALL, "train.seed=0,1", "train.epochs=6", f"tracking.folder={tmp_path}"]
     with started("src.train", "-m", *longer) as process:

@@ -23,6 +23,7 @@ from src.runs.view import TAG, address
 from tests.stored import Store
 
 
+@pytest.mark.slow
 def test_a_run_is_called_by_what_its_sweep_varies(configure):
     assert run_name(configure("model=tiny", "train.seed=3")) == "lora lr=0.001 epochs=3 seed=3"
     several = "method,model,train.learning_rate,method.peft.r,dataset.train_size,train.weight_decay,hardware,no.such"
@@ -62,6 +63,7 @@ def test_a_description_is_short_and_holds_no_markup(tmp_path):
     assert note.endswith("Everything else is in the artifacts: report/report.html.\n")
 
 
+@pytest.mark.slow
 def test_the_note_of_two_methods_holds_the_verdict_and_a_row_a_method(tmp_path):
     store = Store(tmp_path)
     store.run("full", 1e-4, 0.6)
@@ -76,6 +78,7 @@ def test_the_note_of_two_methods_holds_the_verdict_and_a_row_a_method(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_the_address_leads_to_the_view_of_the_experiment(tmp_path):
     store = Store(tmp_path)
     expected = f"http://host/#/experiments/{store.experiment}/runs?workflowType=machine_learning"
@@ -89,6 +92,7 @@ def test_the_address_leads_to_the_view_of_the_experiment(tmp_path):
     assert address("http://host", stores.connect(other, create=False)) == "http://host"
 
 
+@pytest.mark.slow
 def test_a_store_that_cannot_be_written_to_is_left_as_it_is(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # MLflow takes what follows sqlite:/// for a path, and makes its folders
     store = Store(tmp_path)
@@ -99,6 +103,7 @@ def test_a_store_that_cannot_be_written_to_is_left_as_it_is(tmp_path, monkeypatc
     assert (tmp_path / "mlflow.db").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_the_ui_of_a_server_is_the_servers_own(tmp_path, monkeypatch, capsys):
     store = Store(tmp_path)
     server = stores.Store(store.client, "http://server:5000", store.tracking)
@@ -109,6 +114,7 @@ def test_the_ui_of_a_server_is_the_servers_own(tmp_path, monkeypatch, capsys):
     assert shown.startswith(f"The store is a server; open http://server:5000/#/experiments/{store.experiment}/runs?")
 
 
+@pytest.mark.slow
 def test_a_ui_that_ends_by_itself_names_its_log(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "executable", shutil.which("false"))
     log = tmp_path / "new" / "ui.log"
