@@ -1,6 +1,6 @@
 """A finished run, ready to answer: its stored model is loaded as it was trained and scored.
 
-`src.predict` is the command. Several runs answer the same questions, and `together` has them vote.
+`src.predict` is the command. `together` combines what several runs answer to a question.
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ from omegaconf import OmegaConf
 from src.config import Config, TrackingConfig, UserError
 from src.tasks import task_of
 
+STANDARD = "-"  # in the place of a file: standard input or output
+SHOWN = 5  # candidates of a question
+
 
 @dataclass
 class StoredRun:
@@ -29,6 +32,7 @@ class StoredRun:
     model: Any
     runtime: Any
     tracking: TrackingConfig  # the store, and the experiment of the run
+    base_path: str | None  # of the model that an adapter belongs on, where the run's configuration does not say
 
     def answer(self, questions: Sequence[Mapping[str, Any]]) -> list[Any]:
         """Answers (`src.tasks.base.Answer`), one each, to records with `id`, `question` and `context`.
@@ -61,10 +65,8 @@ def load_run(
     Raises:
         UserError: no such run, one that stored no model, a model that needs code or another base.
     """
-    from src.model import backbone, base, quantize, stored
     from src.runs.results import resolve_run
     from src.runs.store import connect
-    from src.training import hardware
 
     store = connect(tracking, create=False)
     chosen, note = resolve_run(store.everywhere(), run)
@@ -78,27 +80,44 @@ def load_run(
                 "is not run unless you trust it and say so (trust_remote_code=true)."
             )
         config.model.trust_remote_code = trust_remote_code
-        stored.refuse_pickles(folder)
-        itself = replace(
-            config.model, path=str(folder), gguf=None, sha256=None, pretrained=True, tokenizer=None, revision=None
-        )
-        tokenizer = backbone.load_tokenizer(itself)
-        if whole := stored.holds_whole_model(folder):
-            start = itself
-        else:
-            start = config.model if base_path is None else replace(config.model, path=base_path, revision=None)
-            start = base.check(start, folder, run)
-        model: Any = backbone.load_model(start, hidden_dropout=0.0, attention_dropout=0.0, seed=config.train.seed)
-        if config.method.quantize is not None:
-            quantize.hold_in_4_bits(model)  # it is scored, and answers, on the base that it was trained on
-        if not whole:
-            model = stored.put_on_base(model, folder)
-    hardware_config = replace(config.hardware, processes=None)
-    runtime = hardware.start(hardware_config, cpu_tokens=task_of(config.model).cpu_tokens)
-    quantize.compute_in(model, runtime.dtype)
+        loaded = read_folder(config, folder, run, base_path)
     tracking = replace(tracking, experiment=store.experiment_of(chosen.id))
-    ready = runtime.accelerator.prepare_model(model, evaluation_mode=True)
-    return StoredRun(chosen.id, chosen.name, config, tokenizer, ready, runtime, tracking)
+    return StoredRun(chosen.id, chosen.name, config, *loaded, tracking, base_path)
+
+
+def read_folder(config: Config, folder: Path, run: str, base_path: str | None) -> tuple[Any, Any, Any]:
+    """The tokenizer and the model in a folder that `src.model.stored.save` has written, and what the model runs on.
+
+    Args:
+        config: of the run.
+        folder: of the stored model; an adapter is put on its base.
+        run: as it was asked for, for messages.
+        base_path: as for `load_run`.
+
+    Raises:
+        UserError: a model that cannot be read, or another base.
+    """
+    from src.model import backbone, base, quantize, stored
+    from src.training import hardware
+
+    stored.refuse_pickles(folder)
+    itself = replace(
+        config.model, path=str(folder), gguf=None, sha256=None, pretrained=True, tokenizer=None, revision=None
+    )
+    tokenizer = backbone.load_tokenizer(itself)
+    if whole := stored.holds_whole_model(folder):
+        start = itself
+    else:
+        start = config.model if base_path is None else replace(config.model, path=base_path, revision=None)
+        start = base.check(start, folder, run)
+    model: Any = backbone.load_model(start, hidden_dropout=0.0, attention_dropout=0.0, seed=config.train.seed)
+    if config.method.quantize is not None:
+        quantize.hold_in_4_bits(model)  # it is scored, and answers, on the base that it was trained on
+    if not whole:
+        model = stored.put_on_base(model, folder)
+    runtime = hardware.start(replace(config.hardware, processes=None), cpu_tokens=task_of(config.model).cpu_tokens)
+    quantize.compute_in(model, runtime.dtype)
+    return tokenizer, runtime.accelerator.prepare_model(model, evaluation_mode=True), runtime
 
 
 def _stored(store: Any, chosen: Any, run: str, folder: Path) -> tuple[Config, Path]:

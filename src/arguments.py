@@ -97,6 +97,17 @@ class StoreArguments(BaseModel):
         return TrackingConfig(folder=self.folder, uri=self.uri)
 
 
+class ModelArguments(StoreArguments):
+    """The store that a command reads, and how it loads a model from there."""
+
+    base: str | None = Field(
+        None, alias="model.path", description="the base model of an adapter, where it is not where the run found it"
+    )
+    trust_remote_code: bool = Field(
+        False, description="true: run the Python code that the model brings along, where it needs to"
+    )
+
+
 class ExperimentArguments(StoreArguments):
     """The store that a command reads, and the experiment in it."""
 

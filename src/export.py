@@ -4,8 +4,8 @@
     python -m src.export run=RUN to=FOLDER merged=true      # the adapter added into the weights: a plain model
 
 A RUN is the beginning of a run's id, a run's name, or `best`. What trained only some parameters is always written as a
-whole model. The folder is read again by transformers alone, and answers questions that the run was scored on: its card
-says how many answers are the same, the scores and the speed.
+whole model. The folder is read again (a whole model by transformers alone) and answers questions that the run was
+scored on: its card says how many answers are the same, the scores and the speed.
 """
 
 from __future__ import annotations
@@ -21,28 +21,22 @@ from typing import Any
 
 from pydantic import Field
 
-from src.answering import StoredRun, load_run
-from src.arguments import StoreArguments, read
+from src.answering import StoredRun, load_run, read_folder
+from src.arguments import ModelArguments, read
 from src.compose import MISTAKES, fail
-from src.config import TrackingConfig, UserError
+from src.config import UserError
 from src.console import begin
 
 CARD = "README.md"
 
 
-class Arguments(StoreArguments):
+class Arguments(ModelArguments):
     """What src.export takes."""
 
     run: str = Field(description="the beginning of a run's id, its name, or best")
     to: Path = Field(description="the folder to write; it must be empty or not exist")
     merged: bool = Field(False, description="true: add an adapter into the weights of its base")
     questions: int = Field(200, ge=0, description="that the exported model answers as a check; 0 for no check")
-    base: str | None = Field(
-        None, alias="model.path", description="the base model of an adapter, where it is not where the run found it"
-    )
-    trust_remote_code: bool = Field(
-        False, description="true: run the Python code that the model brings along, where it needs to"
-    )
 
 
 def main() -> None:
@@ -53,9 +47,9 @@ def main() -> None:
         if given.to.exists() and (not given.to.is_dir() or any(given.to.iterdir())):
             raise UserError(f"to={given.to} is not empty; give a new folder.")
         stored = load_run(given.run, given.tracking(), given.trust_remote_code, given.base)
-        rows = scored_questions(stored, given.tracking(), given.questions) if given.questions else []
+        rows = scored_questions(stored, given.questions) if given.questions else []
         before = answered(stored, rows) if rows else None  # merging changes the model
-        kind = write(stored, given.tracking(), given.to, given.merged)
+        kind = write(stored, given.to, given.merged)
         print(f"{given.to}: {kind}")
         if before is not None:
             shown = section(kind, before, answered(read_alone(stored, given.to), rows))
@@ -66,12 +60,11 @@ def main() -> None:
         fail(error)
 
 
-def write(stored: StoredRun, tracking: TrackingConfig, folder: Path, merged: bool) -> str:
+def write(stored: StoredRun, folder: Path, merged: bool) -> str:
     """Write the model of a run, its tokenizer and its card; what was written, in words.
 
     Args:
         stored: the run, loaded.
-        tracking: its store.
         folder: to write to; empty or not there.
         merged: add an adapter into the weights of its base.
 
@@ -83,7 +76,7 @@ def write(stored: StoredRun, tracking: TrackingConfig, folder: Path, merged: boo
     from src.model.stored import ADAPTER, holds_whole_model
     from src.runs.store import connect
 
-    store = connect(tracking, create=False)
+    store = connect(stored.tracking, create=False)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         kept = Path(str(store.artifact(stored.id, "model", str(folder))))
@@ -116,7 +109,7 @@ def _merged(stored: StoredRun) -> Any:
         )
     try:
         return stored.model.merge_and_unload(safe_merge=True)
-    except (NotImplementedError, ValueError) as error:
+    except (NotImplementedError, ValueError) as error:  # peft: a method without a merged form; weights not finite
         raise UserError(f"run={stored.name}: its adapter cannot be added to its base ({error}).") from error
 
 
@@ -136,7 +129,7 @@ class Answered:
         return f"| {name} | {self.same:,} of {self.questions:,} | {self.exact_match:.1f} | {self.f1:.1f} | {speed} |"
 
 
-def scored_questions(stored: StoredRun, tracking: TrackingConfig, count: int) -> list[dict[str, Any]]:
+def scored_questions(stored: StoredRun, count: int) -> list[dict[str, Any]]:
     """Up to `count` questions that a run was scored on, of its test set, else of its validation set.
 
     Raises:
@@ -145,7 +138,7 @@ def scored_questions(stored: StoredRun, tracking: TrackingConfig, count: int) ->
     from src.runs.records import TEST, VALIDATION
     from src.runs.store import connect
 
-    record = connect(tracking, create=False).record(stored.id)
+    record = connect(stored.tracking, create=False).record(stored.id)
     table = record.questions(split=TEST)
     table = record.questions(split=VALIDATION) if table is None else table
     if table is None or "context" not in table:
@@ -177,12 +170,12 @@ def answered(stored: StoredRun, rows: Sequence[dict[str, Any]]) -> Answered:
 
 
 def read_alone(stored: StoredRun, folder: Path) -> StoredRun:
-    """A run with the model of an exported folder as transformers reads it; an adapter stays on the base of the run."""
+    """A run with the model of an exported folder: read by transformers alone, or an adapter on the base of the run."""
     from src.model.stored import ADAPTER
     from src.tasks import task_of
 
     if (folder / ADAPTER).exists():
-        return stored
+        return replace(stored, model=read_folder(stored.config, folder, stored.name, stored.base_path)[1])
     model = task_of(stored.config.model).auto_model.from_pretrained(
         folder, trust_remote_code=stored.config.model.trust_remote_code
     )

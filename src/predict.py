@@ -20,18 +20,16 @@ from typing import Any
 
 from pydantic import Field
 
-from src.answering import StoredRun, load_run, place_of, together
-from src.arguments import Listed, StoreArguments, UsageError, read
+from src.answering import SHOWN, STANDARD, StoredRun, load_run, place_of, together
+from src.arguments import Listed, ModelArguments, UsageError, read
 from src.compose import MISTAKES, fail
 from src.config import UserError
 from src.console import begin
 
-STANDARD = "-"  # standard input or output
-SHOWN = 5  # candidates of a question
 EXCERPT = 300  # characters of a passage that are shown on each side of an answer
 
 
-class Predict(StoreArguments):
+class Predict(ModelArguments):
     """What src.predict takes."""
 
     run: str | None = Field(None, description="the beginning of a run's id, its name, or best")
@@ -43,12 +41,6 @@ class Predict(StoreArguments):
         None, alias="input", description="a file of questions in JSON Lines, or - for standard input"
     )
     answers: str = Field(STANDARD, alias="output", description="the file that their answers are written to")
-    base: str | None = Field(
-        None, alias="model.path", description="the base model of an adapter, where it is not where the run found it"
-    )
-    trust_remote_code: bool = Field(
-        False, description="true: run the Python code that the model brings along, where it needs to"
-    )
 
 
 def main() -> None:
@@ -121,7 +113,7 @@ def _answer(runs: Sequence[StoredRun], question: str, context: str, ensemble: bo
         _show(terminal, answer.best, answer.n_best, context)
     if ensemble:
         candidates = together(answers)
-        terminal.console.print("[bold]all together[/bold]")
+        terminal.console.print("[bold]ensemble[/bold]")
         _show(terminal, candidates[0], candidates, context)
 
 

@@ -14,11 +14,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
-from src.answering import StoredRun, place_of, together
+from src.answering import SHOWN, STANDARD, StoredRun, place_of, together
 
-AT_ONCE = 1000  # questions; within them those of like length share a batch
-SHOWN = 5  # candidates of each question
-STANDARD = "-"
+AT_ONCE = 1000  # lines; among them questions of like length share a batch
 
 
 def answer_file(runs: Sequence[StoredRun], source: str, target: str, ensemble: bool) -> int:
@@ -56,7 +54,7 @@ def answer_file(runs: Sequence[StoredRun], source: str, target: str, ensemble: b
 
 
 def _some_at_a_time(lines: BinaryIO, source: str) -> Iterator[tuple[list[dict[str, Any]], list[str]]]:
-    """Questions, up to AT_ONCE, and a sentence for each line among them that is none."""
+    """The questions of up to AT_ONCE lines, and a sentence for each line that is none."""
     questions: list[dict[str, Any]] = []
     refused: list[str] = []
     for number, line in enumerate(lines, start=1):
@@ -67,7 +65,7 @@ def _some_at_a_time(lines: BinaryIO, source: str) -> Iterator[tuple[list[dict[st
             refused.append(f"input={source}, line {number}: {problem}")
         else:
             questions.append(question)
-        if len(questions) == AT_ONCE:
+        if len(questions) + len(refused) == AT_ONCE:
             yield questions, refused
             questions, refused = [], []
     if questions or refused:

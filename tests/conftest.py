@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gc
+import io
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 # Before any library reads them. Port 9 of this machine answers nobody: a hub that is out of reach.
@@ -114,6 +116,23 @@ def minilm_tokenizer(configure: Callable[..., Config]) -> Any:
 def command(server: None) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run `python -m MODULE ARGUMENTS` in the repository, in a forked process (`tests.forked`)."""
     return forked
+
+
+@pytest.fixture
+def ended(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Call a command's main() in this process: ended(module, *arguments) gives exit status, stdout and stderr."""
+
+    def call(module: ModuleType, *arguments: str, stdin: bytes = b"") -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", [module.__name__, *arguments])
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin), encoding="utf-8"))
+        status: Any = 0
+        try:
+            module.main()
+        except SystemExit as end:
+            status = end.code
+        return (status, *capsys.readouterr())
+
+    return call
 
 
 @pytest.fixture(scope="session")

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import json
 import shutil
-import sys
+from functools import partial
 from pathlib import Path
 
 import datasets
@@ -35,20 +34,8 @@ def store(configure, empty_store, tmp_path_factory):
 
 
 @pytest.fixture
-def asked(store, monkeypatch, capsys):
-    """Run the command; its status, and what it has shown on stdout and stderr."""
-
-    def ask(*arguments, stdin=b""):
-        monkeypatch.setattr(sys, "argv", ["src.predict", f"folder={store[0]}", *arguments])
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin), encoding="utf-8"))
-        status = 0
-        try:
-            predict.main()
-        except SystemExit as ended:
-            status = ended.code
-        return (status, *capsys.readouterr())
-
-    return ask
+def asked(store, ended):
+    return partial(ended, predict, f"folder={store[0]}")
 
 
 def questions(count):
@@ -125,7 +112,7 @@ def test_runs_side_by_side_and_together(store, asked, tmp_path):
         assert line["answer"] == together(answers)[0].text
     shown = asked(f"runs=[{first},{second}]", "ensemble=true", "question=Who?", f"context={PASSAGE}")[1].splitlines()
     heads = [line for line in shown if line and not line.startswith((" ", ">", PASSAGE[:5]))][:3]
-    assert heads == [f"{each.name}  {each.id[:8]}" for each in runs] + ["all together"]
+    assert heads == [f"{each.name}  {each.id[:8]}" for each in runs] + ["ensemble"]
 
 
 def test_an_ensemble_takes_the_mean_probability():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import sys
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -90,17 +90,8 @@ def store(tmp_path):
 
 
 @pytest.fixture
-def shown(store, monkeypatch, capsys):
-    def show(*arguments):
-        monkeypatch.setattr(sys, "argv", ["src.errors", f"folder={store.folder}", *arguments])
-        status = 0
-        try:
-            errors.main()
-        except SystemExit as ended:
-            status = ended.code
-        return (status, *capsys.readouterr())
-
-    return show
+def shown(store, ended):
+    return partial(ended, errors, f"folder={store.folder}")
 
 
 def test_the_errors_of_a_run_add_up(store, shown):
@@ -161,7 +152,7 @@ def test_mistakes_are_one_sentence(store, shown, tmp_path):
         ([f"run={one}", "split=test"], 1, "run=full lr=0.0001 epochs=3 seed=0 ("),
         ([f"run={one}", "split=train"], 1, "split=train must be 'test' or 'validation'."),
     ):
-        ended, out, said = shown(*arguments)
-        assert ended == status, said
+        code, out, said = shown(*arguments)
+        assert code == status, said
         assert out == "" and said.startswith(f"Error: {sentence}") and said.count("\n") == 1
     assert shown(f"runs=[{one},{other}]")[0] == 0, "q0 to q9 are in both"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import sys
 
 import peft
 import pytest
@@ -37,17 +36,8 @@ def store(configure, empty_store, tmp_path_factory):
 
 
 @pytest.fixture
-def exported(store, monkeypatch, capsys):
-    def to(folder, run, *arguments):
-        monkeypatch.setattr(sys, "argv", ["src.export", f"folder={store[0]}", f"run={run}", f"to={folder}", *arguments])
-        status = 0
-        try:
-            export.main()
-        except SystemExit as ended:
-            status = ended.code
-        return (status, *capsys.readouterr())
-
-    return to
+def exported(store, ended):
+    return lambda folder, run, *arguments: ended(export, f"folder={store[0]}", f"run={run}", f"to={folder}", *arguments)
 
 
 def logits(model, ids):
@@ -95,11 +85,16 @@ def test_transformers_alone_reads_the_folder(store, exported, tmp_path, name, mo
 @pytest.mark.slow
 def test_an_adapter_stays_one(store, exported, tmp_path):
     folder = tmp_path / "out"
-    status, shown, _ = exported(folder, store[1]["lora"], "questions=0")
-    assert (status, shown) == (0, f"{folder}: an adapter\n")
+    status, shown, _ = exported(folder, store[1]["lora"])
+    assert status == 0 and shown.startswith(f"{folder}: an adapter\n")
+    assert shown.count("| 16 of 16 |") == 2, "as the run stored it, and as it is read from the folder"
     assert {file.name for file in folder.glob("*.safetensors")} == {"adapter_model.safetensors"}
     assert peft.PeftConfig.from_pretrained(str(folder)).r == 16
-    assert "What this folder holds" not in (folder / "README.md").read_text(encoding="utf-8")
+    assert shown.partition("\n")[2].strip() in (folder / "README.md").read_text(encoding="utf-8")
+    assert (
+        exported(tmp_path / "unchecked", store[1]["lora"], "questions=0")[1]
+        == f"{tmp_path / 'unchecked'}: an adapter\n"
+    )
 
 
 @pytest.mark.slow

@@ -204,22 +204,12 @@ def test_a_path_that_is_given_is_loaded(configure, base_folder, tmp_path):
 # The command
 
 
-def answered(store, monkeypatch, capsys, *arguments):
-    monkeypatch.setattr(sys, "argv", ["src.predict", f"folder={store[0]}", *arguments])
-    status = 0
-    try:
-        predict.main()
-    except SystemExit as ended:
-        status = ended.code
-    return (status, *capsys.readouterr())
-
-
-def test_an_answer_ends_with_the_next_commands(store, tmp_path, monkeypatch, capsys):
+def test_an_answer_ends_with_the_next_commands(store, tmp_path, ended):
     passage = tmp_path / "passage.txt"
     passage.write_text("It was written by ${Ada}.")
     question = 'question=Who wrote "it" = {this: ???}?'
     arguments = [f"run={store[1]['head']}", question, f"context=@{passage}"]
-    status, out, err = answered(store, monkeypatch, capsys, *arguments)
+    status, out, err = ended(predict, f"folder={store[0]}", *arguments)
     assert (status, err) == (0, "")
     *spans, blank, place, end, compare, ui = out.rstrip().splitlines()
     assert 1 < len(spans) <= 5 and spans[0].startswith("> ") and blank == end == ""
@@ -239,12 +229,12 @@ def test_an_answer_ends_with_the_next_commands(store, tmp_path, monkeypatch, cap
         ("@blank.txt", "context=@blank.txt: the file is empty; it must hold the passage."),
     ],
 )
-def test_a_passage_that_cannot_be_read_is_one_sentence(store, context, sentence, tmp_path, monkeypatch, capsys):
+def test_a_passage_that_cannot_be_read_is_one_sentence(store, context, sentence, tmp_path, monkeypatch, ended):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "latin.txt").write_bytes("é".encode("latin-1"))
     (tmp_path / "blank.txt").write_text(" \n")
     given = ["run=best", "question=Who?", f"context={context}"]
-    assert answered(store, monkeypatch, capsys, *given) == (1, "", f"Error: {sentence}\n")
+    assert ended(predict, f"folder={store[0]}", *given) == (1, "", f"Error: {sentence}\n")
 
 
 # Code
