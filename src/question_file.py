@@ -48,8 +48,8 @@ def answer_file(runs: Sequence[StoredRun], source: str, target: str, ensemble: b
             progress.update(task, completed=answered, speed=f"{speed:,.1f} a second")
     seconds = time.perf_counter() - begun
     rate = f"{answered / seconds:,.1f} a second" if answered else "none a second"
-    left_out = f"; {broken:,} lines were left out" if broken else ""
-    print(f"{answered:,} questions in {seconds:,.1f} s, {rate}{left_out}", file=sys.stderr)
+    skipped = f"; {broken:,} lines were skipped" if broken else ""
+    print(f"{answered:,} questions in {seconds:,.1f} s, {rate}{skipped}", file=sys.stderr)
     return 1 if broken else 0
 
 
@@ -77,16 +77,16 @@ def _question(line: bytes, number: int) -> tuple[str, dict[str, Any]]:
     try:
         record = json.loads(line.strip().decode("utf-8-sig" if number == 1 else "utf-8"))
     except UnicodeDecodeError:
-        return "this is not UTF-8 text; the line is left out.", {}
+        return "this is not UTF-8 text; the line is skipped.", {}
     except ValueError as error:
-        return f"this is not JSON ({error}); the line is left out.", {}
+        return f"this is not JSON ({error}); the line is skipped.", {}
     if not isinstance(record, dict):
-        return "this is not a JSON object with question and context; the line is left out.", {}
+        return "this is not a JSON object with question and context; the line is skipped.", {}
     for key in ("question", "context"):
         if not isinstance(record.get(key), str) or not record[key].strip():
-            return f"`{key}` is missing or holds no text; the line is left out.", {}
+            return f"`{key}` is missing or holds no text; the line is skipped.", {}
         if not record[key].isprintable() and any("\ud800" <= character <= "\udfff" for character in record[key]):
-            return f"`{key}` holds half a character (a lone surrogate); the line is left out.", {}
+            return f"`{key}` holds half a character (a lone surrogate); the line is skipped.", {}
     return "", {"id": str(record.get("id", number)), "question": record["question"], "context": record["context"]}
 
 

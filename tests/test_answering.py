@@ -95,8 +95,8 @@ def test_a_broken_line_is_named_and_the_others_are_answered(store, asked, monkey
     assert status == 1
     assert [line["id"] for line in read_lines(shown)] == [row["id"] for row in questions(5)]
     *named, summary = said.splitlines()
-    assert named == [f"input=-, line {n}: {why}; the line is left out." for n, (_, why) in bad.items()]
-    assert summary.startswith("5 questions in ") and summary.endswith("; 6 lines were left out")
+    assert named == [f"input=-, line {n}: {why}; the line is skipped." for n, (_, why) in bad.items()]
+    assert summary.startswith("5 questions in ") and summary.endswith("; 6 lines were skipped")
 
 
 def test_runs_side_by_side_and_together(store, asked, tmp_path):
