@@ -3,8 +3,8 @@
     pip install trl && python -m benchmarks.vs_trl DATA.json            # about 20 minutes on 2 cores
     python -m benchmarks.vs_trl DATA.json --steps 4 --rounds 1
 
-DATA.json is a file in SQuAD's format. Each measurement runs in a separate process, the variants alternate, and a table of
-medians is printed. The loss is that of the answers' tokens alone, in the precision that the machine is fast in.
+DATA.json is a file in SQuAD's format. Each measurement runs in a separate process, the variants alternate, and a table
+of medians is printed. The loss is that of the answers' tokens alone, in the precision that the machine is fast in.
 
 trl: as it comes: gradient checkpointing, the logits of all tokens.
 trl, best flags: without gradient checkpointing, grouped by length, fused AdamW, the loss in chunks (`chunked_nll`).
