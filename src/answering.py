@@ -1,6 +1,7 @@
-"""A finished run, ready to answer: its stored model is loaded as it was trained and scored.
+"""A stored model, ready to answer: it is loaded as it was trained and scored.
 
-`src.predict` is the command. `together` combines what several runs answer to a question.
+`src.predict` is the command, `src.serving` the model that MLflow loads. `together` combines what several runs answer to
+a question.
 """
 
 from __future__ import annotations
@@ -19,26 +20,29 @@ from src.tasks import task_of
 
 STANDARD = "-"  # in the place of a file: standard input or output
 SHOWN = 5  # candidates of a question
+AT_ONCE = 1000  # questions: those of like length share a batch, and memory does not grow with their number
 
 
 @dataclass
-class StoredRun:
-    """A finished run, ready to answer."""
+class ReadyModel:
+    """A stored model, ready to answer."""
 
-    id: str
-    name: str
-    config: Config
+    config: Config  # of its run
     tokenizer: Any
     model: Any
     runtime: Any
-    tracking: TrackingConfig  # the store, and the experiment of the run
-    base_path: str | None  # of the model that an adapter belongs on, where the run's configuration does not say
 
     def answer(self, questions: Sequence[Mapping[str, Any]]) -> list[Any]:
         """Answers (`src.tasks.base.Answer`), one each, to records with `id`, `question` and `context`.
 
         Nothing is left in the cache.
         """
+        answers = []
+        for start in range(0, len(questions), AT_ONCE):
+            answers += self._answer_some(questions[start : start + AT_ONCE])
+        return answers
+
+    def _answer_some(self, questions: Sequence[Mapping[str, Any]]) -> list[Any]:
         from src.data.cache import thrown_away
         from src.data.sources import to_dataset
         from src.evaluator import Evaluator
@@ -49,6 +53,16 @@ class StoredRun:
             task = task_of(self.config.model)
             batches, _ = task.batches(to_dataset(records), self.tokenizer, self.config, training=False)
             return evaluator.answer(records, batches)
+
+
+@dataclass
+class StoredRun(ReadyModel):
+    """A finished run with its model, ready to answer."""
+
+    id: str
+    name: str
+    tracking: TrackingConfig  # the store, and the experiment of the run
+    base_path: str | None  # of the model that an adapter belongs on, where the run's configuration does not say
 
 
 def load_run(
@@ -80,13 +94,13 @@ def load_run(
                 "is not run unless you trust it and say so (trust_remote_code=true)."
             )
         config.model.trust_remote_code = trust_remote_code
-        loaded = read_folder(config, folder, run, base_path)
+        ready = read_folder(config, folder, run, base_path)
     tracking = replace(tracking, experiment=store.experiment_of(chosen.id))
-    return StoredRun(chosen.id, chosen.name, config, *loaded, tracking, base_path)
+    return StoredRun(**vars(ready), id=chosen.id, name=chosen.name, tracking=tracking, base_path=base_path)
 
 
-def read_folder(config: Config, folder: Path, run: str, base_path: str | None) -> tuple[Any, Any, Any]:
-    """The tokenizer and the model in a folder that `src.model.stored.save` has written, and what the model runs on.
+def read_folder(config: Config, folder: Path, run: str, base_path: str | None) -> ReadyModel:
+    """The model in a folder that `src.model.stored.save` has written, with its tokenizer.
 
     Args:
         config: of the run.
@@ -117,7 +131,7 @@ def read_folder(config: Config, folder: Path, run: str, base_path: str | None) -
         model = stored.put_on_base(model, folder)
     runtime = hardware.start(replace(config.hardware, processes=None), cpu_tokens=task_of(config.model).cpu_tokens)
     quantize.compute_in(model, runtime.dtype)
-    return tokenizer, runtime.accelerator.prepare_model(model, evaluation_mode=True), runtime
+    return ReadyModel(config, tokenizer, runtime.accelerator.prepare_model(model, evaluation_mode=True), runtime)
 
 
 def _stored(store: Any, chosen: Any, run: str, folder: Path) -> tuple[Config, Path]:
@@ -139,9 +153,13 @@ def _stored(store: Any, chosen: Any, run: str, folder: Path) -> tuple[Config, Pa
     model = store.artifact(chosen.id, "model", str(folder))
     if text is None or model is None:
         raise UserError(f"run={run} stored no model (it is {chosen.status}); choose a FINISHED run.")
-    stored = read_config(text, f"The configuration of run={run}")
+    return config_of(read_config(text, f"The configuration of run={run}")), model
+
+
+def config_of(stored: Mapping[str, Any]) -> Config:
+    """A stored configuration as the schema has it now: keys that it does not know yet have their defaults."""
     config: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), stored))
-    return config, model
+    return config
 
 
 def together(answers: Sequence[Any]) -> list[Any]:

@@ -16,6 +16,7 @@ COMMANDS = {
     "compare": "put finished runs side by side and say which method wins",
     "predict": "answer questions with the model of a finished run",
     "export": "write the model of a finished run as a folder that transformers reads by itself",
+    "serve": "answer questions over HTTP with the model of a finished run",
     "errors": "say where a run errs, and what one run gains on another",
     "ui": "open the MLflow UI",
     "runs": "take runs out of a store into a file, and into another store",

@@ -139,6 +139,7 @@ class TrackingConfig:
     uri: str | None = None  # null: SQLite in `folder`
     experiment: str = "tuneoff"
     keep_model: str = "all"  # all | best (of each method in a sweep, by validation F1) | none
+    register: str | None = None  # the name of a registered model that every run's model becomes a version of
 
     def __post_init__(self) -> None:
         self.uri = without_secrets(self.uri) if self.uri else None  # `tracking.uri=` is none as well

@@ -175,7 +175,7 @@ def read_alone(stored: StoredRun, folder: Path) -> StoredRun:
     from src.tasks import task_of
 
     if (folder / ADAPTER).exists():
-        return replace(stored, model=read_folder(stored.config, folder, stored.name, stored.base_path)[1])
+        return replace(stored, model=read_folder(stored.config, folder, stored.name, stored.base_path).model)
     model = task_of(stored.config.model).auto_model.from_pretrained(
         folder, trust_remote_code=stored.config.model.trust_remote_code
     )

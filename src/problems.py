@@ -10,7 +10,16 @@ from dataclasses import fields, is_dataclass
 from string import Formatter
 from typing import Any
 
-from src.config import Config, DatasetConfig, MethodConfig, ModelConfig, UserError, nearest, no_such_file
+from src.config import (
+    Config,
+    DatasetConfig,
+    MethodConfig,
+    ModelConfig,
+    TrackingConfig,
+    UserError,
+    nearest,
+    no_such_file,
+)
 from src.estimate.cards import read_memory
 from src.tasks import TASKS
 
@@ -77,11 +86,23 @@ def _values(config: Config) -> Iterator[Check]:
         ok = value(key) is None or 0 < value(key) < math.inf
         yield ok, f"{key}={value(key)} must be a number above 0."
     yield _read(config.hardware.memory)
+    yield from _tracking(config.tracking)
     train = config.train
     yield train.weight_decay >= 0, f"train.weight_decay={train.weight_decay} must not be negative."
     yield train.checkpoint_minutes > 0, f"train.checkpoint_minutes={train.checkpoint_minutes} must be above 0."
     for key in SHARES:
         yield 0 <= value(key) < 1, f"{key}={value(key)} must be at least 0 and below 1."
+
+
+def _tracking(tracking: TrackingConfig) -> Iterator[Check]:
+    name = tracking.register
+    readable = name is None or (name.strip() == name != "" and not set(name) & set("/:'\""))
+    yield (
+        readable,
+        f"tracking.register={name}: the name of a registered model has no /, :, quotes or spaces at its ends.",
+    )
+    kept = name is None or tracking.keep_model == "all"
+    yield kept, f"tracking.register={name} needs tracking.keep_model=all: a registered model must stay."
 
 
 def _read(memory: str | None) -> Check:

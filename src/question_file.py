@@ -14,9 +14,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
-from src.answering import SHOWN, STANDARD, StoredRun, place_of, together
-
-AT_ONCE = 1000  # lines; among them questions of like length share a batch
+from src.answering import AT_ONCE, SHOWN, STANDARD, StoredRun, place_of, together
 
 
 def answer_file(runs: Sequence[StoredRun], source: str, target: str, ensemble: bool) -> int:

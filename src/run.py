@@ -17,7 +17,7 @@ from accelerate.utils import broadcast_object_list
 from omegaconf import OmegaConf
 from transformers import PreTrainedModel
 
-from src import questions
+from src import questions, serving
 from src.config import Config
 from src.data.sources import QuestionSets
 from src.evaluator import Evaluation, Evaluator
@@ -32,7 +32,7 @@ from src.report.figures import loss_curve
 from src.report.terminal import Terminal
 from src.runs import origin
 from src.runs.commands import next_commands
-from src.runs.keep import model_folder
+from src.runs.keep import model_folder, register_model
 from src.runs.naming import run_name
 from src.runs.records import QUESTIONS, TEST, VALIDATION
 from src.runs.tracking import RunLog, recorded
@@ -113,6 +113,7 @@ def run(config: Config, on_score: OnScore | None = None, progress_file: Path | N
     if done is not None:
         terminal.line(f"{run_name(config)} is done already (rerun=true runs it again):")
         terminal.result(done.metrics, f"{run_name(config)}, run {done.run_id}")
+        register(runtime, log, done, terminal)
         terminal.header(next_commands(config.tracking, done.run_id))
         return done
     tokenizer = together(lambda: backbone.load_tokenizer(config.model))
@@ -126,12 +127,15 @@ def run(config: Config, on_score: OnScore | None = None, progress_file: Path | N
         [whole] = broadcast_object_list([log.result])
         if whole is not None:  # killed after its last artifact
             log.final(whole["metrics"])
-            return RunResult(**whole)
+            result = RunResult(**whole)
+            register(runtime, log, result, terminal)
+            return result
         prepared = prepare(settled, runtime, log, terminal, tokenizer, data)
         trained = train(prepared, on_score)
         if not runtime.is_main_process:
             return None
         result = record(prepared, trained)
+    register(runtime, log, result, terminal)
     if config.from_run is not None and (scores := origin.scores(log.store, config.from_run)):
         terminal.line(f"The run that this one reproduces had {scores}.")
     terminal.header(next_commands(config.tracking, result.run_id))
@@ -144,6 +148,14 @@ def _done(log: RunLog) -> RunResult | None:
     if found is None:
         return None
     return RunResult(found.id, int(found.metrics["train/reported_epoch"]), found.metrics)
+
+
+def register(runtime: Runtime, log: RunLog, result: RunResult, terminal: Terminal) -> None:
+    """Make the model of a finished run a version of the registered model that `tracking.register` names."""
+    name = log.config.tracking.register
+    if name is not None and runtime.is_main_process:
+        version = register_model(log.store, result.run_id, name)
+        terminal.line(f"Its model is version {version} of the registered model {name}.")
 
 
 def prepare(
@@ -297,6 +309,7 @@ def record(job: Prepared, trained: Trained) -> RunResult:
         rows += with_places(example_rows(sets.test, trained.test.answers), sets.test, TEST)
     try:
         with model_folder(log) as folder:
+            serving.write(folder, config, recorded(config), log.run_id)
             metrics["storage/checkpoint_mb"] = stored.save(
                 job.runtime.accelerator.unwrap_model(job.model), folder, job.base
             )

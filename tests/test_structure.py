@@ -11,8 +11,19 @@ from src.config import ROOT
 
 STAGES = ("data", "model", "training", "evaluation", "runs", "report")
 # Modules that put stages together.
-JOINING = ("run", "sweep", "reporting", "questions", "evaluator", "final", "history", "answering", "error_analysis")
-COMMANDS = ("train", "settle", "plan", "compare", "predict", "export", "errors", "ui", "check")
+JOINING = (
+    "run",
+    "sweep",
+    "reporting",
+    "questions",
+    "evaluator",
+    "final",
+    "history",
+    "answering",
+    "serving",
+    "error_analysis",
+)
+COMMANDS = ("train", "settle", "plan", "compare", "predict", "export", "serve", "errors", "ui", "check")
 LONGEST_FUNCTION = 60  # lines
 
 

@@ -19,7 +19,7 @@ import psutil
 import pytest
 import torch
 
-from src import ui
+from src import server
 from src.config import HardwareConfig
 from src.runs import identity, isolation, provenance
 from src.training import checkpoint, hardware
@@ -171,7 +171,7 @@ def test_the_ui_ends_with_its_workers_without_process_groups(monkeypatch):
     process = subprocess.Popen([sys.executable, "-c", worker], stdin=subprocess.PIPE)
     while not (children := psutil.Process(process.pid).children()):
         assert process.poll() is None
-    ui.end_with_children(process)
+    server.end_with_children(process)
     psutil.wait_procs(children, timeout=30)
     assert process.poll() is not None
     assert not any(child.is_running() for child in children)

@@ -11,7 +11,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from mlflow import MlflowClient
 
-from src import sweep, ui
+from src import server, sweep, ui
 from src.config import ROOT, UserError
 from src.report.comparison import compare_runs
 from src.report.markdown import LONGEST_NOTE, as_note
@@ -106,8 +106,8 @@ def test_a_store_that_cannot_be_written_to_is_left_as_it_is(tmp_path, monkeypatc
 @pytest.mark.slow
 def test_the_ui_of_a_server_is_the_servers_own(tmp_path, monkeypatch, capsys):
     store = Store(tmp_path)
-    server = stores.Store(store.client, "http://server:5000", store.tracking)
-    monkeypatch.setattr(stores, "connect", lambda *_, **__: server)
+    remote = stores.Store(store.client, "http://server:5000", store.tracking)
+    monkeypatch.setattr(stores, "connect", lambda *_, **__: remote)
     monkeypatch.setattr("sys.argv", ["ui", "tracking.uri=http://server:5000"])
     ui.main()
     shown = capsys.readouterr().out
@@ -119,6 +119,6 @@ def test_a_ui_that_ends_by_itself_names_its_log(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "executable", shutil.which("false"))
     log = tmp_path / "new" / "ui.log"
     with pytest.raises(UserError, match=r"The UI ended by itself, with exit status 1; .*ui.log says why"):
-        ui.serve("sqlite:///x.db", 1, "http://page", log)
+        server.run_server(["ui"], {}, 1, "The UI", "http://page", log)
     assert log.read_bytes() == b""
     assert capsys.readouterr().out == ""

@@ -1,4 +1,7 @@
-"""Which models a store keeps (`tracking.keep_model`): all, the best of each method in a sweep, or none."""
+"""Which models a store keeps (`tracking.keep_model`): all, the best of each method in a sweep, or none.
+
+And which of them it registers (`tracking.register`).
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from requests import RequestException
 
 from src.metrics import F1
 from src.runs.records import Record
-from src.runs.store import Store
+from src.runs.store import Store, store_errors_explained
 from src.runs.tracking import RunLog
 
 MODEL = "model"  # the artifact folder
@@ -66,6 +69,31 @@ def drop_worse_models(store: Store, sweep: str, members: Sequence[Record]) -> st
             return f"tracking.keep_model=best: the store does not delete artifacts, all models stay ({reason})."
         store.tag(run.id, {KEPT: "false"})
     return None
+
+
+@store_errors_explained()
+def register_model(store: Store, run_id: str, name: str) -> str:
+    """Register the model of a run; the number of its version, the one that it has where it is registered already.
+
+    Args:
+        store: that keeps the run.
+        run_id: of the run.
+        name: of the registered model, which is made where there is none.
+
+    Raises:
+        UserError: the store fails.
+    """
+    client = store.client
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    for version in client.search_model_versions(f"name = '{name}'"):
+        if version.run_id == run_id:
+            return str(version.version)
+    source = f"{client.get_run(run_id).info.artifact_uri}/{MODEL}"
+    return str(client.create_model_version(name, source, run_id).version)
 
 
 def _kind(run: Record) -> tuple[str, ...]:

@@ -106,8 +106,9 @@ class Runs:
         more = [f"{RATE}={rate:g}", f"{SEED}={job.seed}"]
         if job.cut_below is not None:
             more.append(f"sweep.cut_below={job.cut_below:.2f}")
-        kept = self.arms[job.arm].config.tracking.keep_model
-        if kept == "all" and not any(key_of(o) == "tracking.keep_model" for o in given):
+        tracking = self.arms[job.arm].config.tracking
+        asked = tracking.register is not None or any(key_of(o) == "tracking.keep_model" for o in given)
+        if tracking.keep_model == "all" and not asked:
             more.append("tracking.keep_model=best")  # of dozens of runs of a method
         return [*given, *self.shared, *more]
 

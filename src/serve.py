@@ -1,0 +1,70 @@
+"""Serve the model of a finished run over HTTP, for this machine alone.
+
+    python -m src.serve run=RUN port=5001
+
+A RUN is the beginning of a run's id, a run's name, or `best`. It starts `mlflow models serve` with the packages that
+are installed here; see docs/trained.md for other machines. What the server logs goes to serve.log in the store's folder.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from pydantic import Field
+
+from src.arguments import StoreArguments, read
+from src.compose import MISTAKES, fail
+from src.config import UserError
+from src.console import begin
+from src.credentials import with_secrets
+from src.server import HOST, refuse_taken, run_server
+
+REQUEST = {"dataframe_records": [{"question": "Who wrote it?", "context": "It was written by Ada."}]}
+
+
+class Serve(StoreArguments):
+    """What src.serve takes."""
+
+    run: str = Field(description="the beginning of a run's id, its name, or best")
+    port: int = Field(5001, ge=1, le=65535, description="the port of this machine that the model answers on")
+    base: str | None = Field(
+        None, alias="model.path", description="the base model of an adapter, where it is not where the run found it"
+    )
+
+
+def main() -> None:
+    """The command line."""
+    try:
+        begin()
+        given = read(Serve, sys.argv[1:] or ["--help"], str(__doc__))
+        refuse_taken(given.port)
+        from src.runs.results import resolve_run
+        from src.runs.store import connect
+
+        store = connect(given.tracking(), create=False)
+        chosen, note = resolve_run(store.everywhere(), given.run)
+        if note:
+            print(note, file=sys.stderr)
+        if store.text(chosen.id, "model/MLmodel") is None:
+            raise UserError(
+                f"run={given.run} stored no model that MLflow can serve (it is {chosen.status}, or an older version of "
+                "this program made it); choose another run, or train it again (rerun=true)."
+            )
+        environment = {
+            "MLFLOW_TRACKING_URI": with_secrets(store.uri) or store.uri,
+            "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+        }
+        if given.base is not None:
+            environment["MLFLOW_PYFUNC_INFERENCE_CONFIG"] = json.dumps({"base": given.base})
+        arguments = ["models", "serve", "--model-uri", f"runs:/{chosen.id}/model", "--env-manager", "local"]
+        place = f"http://{HOST}:{given.port}/invocations"
+        print(f"curl {place} -H 'Content-Type: application/json' -d '{json.dumps(REQUEST)}'")
+        run_server(arguments, environment, given.port, chosen.name, place, Path(given.folder) / "serve.log")
+    except MISTAKES as error:
+        fail(error)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""A server of MLflow's that runs until it is interrupted: `src.ui` and `src.serve` start theirs here."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+from src.config import UserError
+
+POLL_SECONDS = 0.2
+HOST = "127.0.0.1"  # this machine alone
+
+
+def refuse_taken(port: int) -> None:
+    """Before anything is started: does something listen on a port of this machine?
+
+    Raises:
+        UserError: yes.
+    """
+    if _answers(port):
+        raise UserError(f"port={port} is taken; choose another, such as port={port + 1}.")
+
+
+def run_server(
+    arguments: Sequence[str], environment: Mapping[str, str], port: int, name: str, address: str, log: Path
+) -> None:
+    """Run `mlflow ARGUMENTS` until it is interrupted; its address is printed when it answers.
+
+    Args:
+        arguments: of MLflow's command line, without host and port.
+        environment: variables that are set for it.
+        port: of this machine.
+        name: of what is served, for messages.
+        address: the text to print.
+        log: a new file, for what the server prints.
+
+    Raises:
+        UserError: the server ended by itself.
+    """
+    command = [sys.executable, "-m", "mlflow", *arguments, "--host", HOST, "--port", str(port)]
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("wb") as output:
+        # A session of its own where there are such: Ctrl-C is for this process, which ends the workers as well.
+        server = subprocess.Popen(
+            command, env=os.environ | environment, start_new_session=True, stdout=output, stderr=subprocess.STDOUT
+        )
+    print(f"{name} starts; its log is {log}", file=sys.stderr)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        while server.poll() is None and not _answers(port):
+            time.sleep(POLL_SECONDS)
+        if server.poll() is None:
+            print(f"{address}  (Ctrl-C ends it)", flush=True)
+        status = server.wait()
+    except KeyboardInterrupt:
+        end_with_children(server)
+        return
+    raise UserError(f"{name} ended by itself, with exit status {status}; {log} says why.")
+
+
+def end_with_children(process: subprocess.Popen[bytes]) -> None:
+    """End a process and all that it has started, on every system."""
+    with suppress(psutil.NoSuchProcess):
+        for child in psutil.Process(process.pid).children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                child.terminate()
+    process.terminate()
+    process.wait()
+
+
+def _answers(port: int) -> bool:
+    """Whether something listens on a port of this machine."""
+    with socket.socket() as probe:
+        return probe.connect_ex((HOST, port)) == 0

@@ -1,0 +1,182 @@
+"""A stored model as a model of MLflow: what `mlflow.pyfunc.load_model` loads and `mlflow models serve` serves.
+
+A run's model folder holds, with the weights, the configuration of the run and the code that answers, so that it is
+loaded where this program is not installed; `requirements.txt` there names the packages. An adapter takes its base from
+where the run took it (a package or the hub), or from `model_config={"base": FOLDER}`, and checks its hash.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import tempfile
+from collections.abc import Mapping
+from importlib.metadata import packages_distributions, version
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import datasets
+import pandas as pd
+import torch
+import yaml
+from omegaconf import OmegaConf
+
+from src.answering import ReadyModel, config_of, place_of, read_folder
+from src.config import Config, HardwareConfig
+from src.tasks.base import NO_PLACE
+
+BASE = "base"  # of `model_config`: the folder or hub name of the model that an adapter belongs on
+CONFIG = "run.yaml"  # the configuration of the run, in the folder of its model
+# The part of `src` that answers questions.
+SHIPPED = ("data", "evaluation", "model", "tasks", "training")
+SHIPPED_FILES = ("__init__", "answering", "config", "credentials", "evaluator", "serving")
+PACKAGES = (
+    *(
+        "accelerate",
+        "datasets",
+        "evaluate",
+        "filelock",
+        "numpy",
+        "omegaconf",
+        "pandas",
+        "peft",
+        "psutil",
+        "pyarrow",
+        "pyyaml",
+    ),
+    *("safetensors", "torch", "transformers"),
+)
+EXAMPLE = {"question": "Who wrote the first program?", "context": "Ada Lovelace wrote the first program in 1843."}
+
+
+def write(folder: Path, config: Config, recorded: Mapping[str, Any], run_id: str) -> None:
+    """Make an empty folder a model of MLflow; the weights are stored there afterwards.
+
+    Args:
+        folder: of the model.
+        config: of its run.
+        recorded: the configuration as the run keeps it.
+        run_id: in MLflow.
+    """
+    from mlflow.models import ModelSignature
+    from mlflow.pyfunc import save_model
+    from mlflow.types import ColSpec, DataType, Schema
+
+    question: list[Any] = [ColSpec(DataType.string, "question"), ColSpec(DataType.string, "context")]
+    answer: list[Any] = [ColSpec(DataType.string, "answer"), ColSpec(DataType.double, "score")]
+    answer += [ColSpec(DataType.long, "start"), ColSpec(DataType.long, "end")]
+    with tempfile.TemporaryDirectory() as temporary:
+        code = Path(temporary) / "src"
+        here = Path(__file__).parent
+        for name in SHIPPED:
+            shutil.copytree(here / name, code / name, ignore=shutil.ignore_patterns("__pycache__", "fast"))
+        for name in SHIPPED_FILES:
+            shutil.copy(here / f"{name}.py", code)
+        logger = logging.getLogger("mlflow.pyfunc")
+        level = logger.level
+        logger.setLevel(logging.WARNING)  # it says that it validates the example
+        try:
+            save_model(
+                str(folder),
+                loader_module=__name__,
+                code_paths=[str(code)],
+                signature=ModelSignature(Schema(question), Schema(answer)),
+                input_example=pd.DataFrame([EXAMPLE]),
+                pip_requirements=requirements(config),
+                metadata={"run_id": run_id},
+                model_config={BASE: None},  # what is not named here cannot be given later
+            )
+        finally:
+            logger.setLevel(level)
+    (folder / CONFIG).write_text(OmegaConf.to_yaml(recorded), encoding="utf-8")
+
+
+def requirements(config: Config) -> list[str]:
+    """The packages that a run's model needs, at the versions that are installed, as pip wants them.
+
+    A package of weights that pip must install without its dependencies (`model.install`) is left out; the sentence
+    that asks for it says how.
+    """
+    names = [*PACKAGES]
+    if config.model.gguf is not None:
+        names.append("gguf")
+    if config.method.quantize is not None:
+        names.append("bitsandbytes")
+    if str(config.model.path).startswith("pkg://") and config.model.install is None:
+        module = str(config.model.path).removeprefix("pkg://").partition("/")[0]
+        names += packages_distributions().get(module, [])
+    return [f"{name}=={version(name).partition('+')[0]}" for name in sorted(set(names))]
+
+
+class Served:
+    """A stored model that answers tables of questions, one table at a time.
+
+    Args:
+        ready: the model.
+    """
+
+    def __init__(self, ready: ReadyModel) -> None:
+        self.ready = ready
+        self.lock = Lock()  # a server calls from several threads
+
+    def predict(self, model_input: pd.DataFrame, params: Mapping[str, Any] | None = None) -> pd.DataFrame:
+        """Answer questions.
+
+        Args:
+            model_input: columns `question` and `context`, a row a question.
+            params: MLflow passes some; none has a meaning here.
+
+        Returns:
+            A row a question: `answer` (empty: the passage holds none), `score` (its probability), and the characters
+            `start` to `end` of the passage (-1 where the answer has no place in it).
+
+        Raises:
+            MlflowException: a question or a passage without text.
+        """
+        from mlflow.exceptions import MlflowException
+
+        table = model_input.reset_index(drop=True)
+        for name in ("question", "context"):
+            empty = table[name].map(lambda text: not isinstance(text, str) or not text.strip())
+            if empty.any():
+                raise MlflowException.invalid_parameter_value(
+                    f"Row {int(empty.idxmax())}: `{name}` holds no text; give a question and the passage it is about."
+                )
+        rows = [
+            {"id": str(number), "question": question, "context": context}
+            for number, (question, context) in enumerate(zip(table["question"], table["context"], strict=True))
+        ]
+        with self.lock:
+            answers = self.ready.answer(rows)
+        found = []
+        for row, answer in zip(rows, answers, strict=True):
+            start, end = place_of(answer.best, row["context"]) or (NO_PLACE, NO_PLACE)
+            found.append((answer.best.text, answer.best.probability, start, end))
+        return pd.DataFrame(found, columns=["answer", "score", "start", "end"], index=model_input.index)
+
+
+def _load_pyfunc(path: str, model_config: Mapping[str, Any] | None = None) -> Served:
+    """What MLflow calls to load the model.
+
+    Args:
+        path: of the model's folder.
+        model_config: `base` is the folder or hub name of the model that an adapter belongs on, where it is not where
+            the run found it.
+
+    Raises:
+        UserError: a base that is not there or is another one; weights that are damaged.
+    """
+    folder = Path(path)
+    from mlflow.models import Model
+
+    datasets.disable_progress_bars()
+    stored = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
+    config = config_of(stored)
+    # Device, threads and micro-batches were chosen for the machine of the run.
+    precision = config.hardware.precision
+    if precision == "fp16" and not torch.cuda.is_available():
+        precision = "auto"
+    config.hardware = HardwareConfig(name="serving", precision=precision)
+    run_id = Model.load(path).metadata["run_id"]
+    return Served(read_folder(config, folder, run_id, (model_config or {}).get(BASE)))

