@@ -169,7 +169,7 @@ def from_hydra(composed: DictConfig, overrides: Sequence[str]) -> Config:
         if not given & {"model.name", "model"}:
             config.model.name = Path(str(config.model.path)).name
         own: dict[str, Any] = {"pretrained": True, "config": {}}
-        own |= dict.fromkeys(("gguf", "install", "sha256", "tokenizer"))
+        own |= dict.fromkeys(("gguf", "install", "license", "sha256", "tokenizer"))
         for key, value in own.items():
             if not any(override.startswith(f"model.{key}") for override in given):
                 setattr(config.model, key, value)

@@ -45,6 +45,7 @@ class ModelConfig:
     max_length: int = 384  # tokens in a window: question, context and special tokens
     doc_stride: int = 128  # context tokens that neighbouring windows share
     trust_remote_code: bool = False
+    license: str | None = None  # of the weights, as the hub abbreviates it; for the card of what is trained from them
 
 
 @dataclass
@@ -195,6 +196,7 @@ CHANGES_NO_RESULT = (
     "hardware.memory",
     "model.shape",
     "model.install",
+    "model.license",
     "model.rate_scale",  # train.learning_rate holds the product
     "train.checkpoint_minutes",
     "train.keep_checkpoints",

@@ -2,6 +2,7 @@
 
     python -m src.export run=RUN to=FOLDER                  # an adapter stays an adapter, for its base on the hub
     python -m src.export run=RUN to=FOLDER merged=true      # the adapter added into the weights: a plain model
+    python -m src.export run=RUN to=FOLDER format=onnx      # the merged model as ONNX, in fp32, for onnxruntime
 
 A RUN is the beginning of a run's id, a run's name, or `best`. What trained only some parameters is always written as a
 whole model. The folder is read again (a whole model by transformers alone) and answers questions that the run was
@@ -17,7 +18,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -36,6 +37,7 @@ class Arguments(ModelArguments):
     run: str = Field(description="the beginning of a run's id, its name, or best")
     to: Path = Field(description="the folder to write; it must be empty or not exist")
     merged: bool = Field(False, description="true: add an adapter into the weights of its base")
+    format: Literal["transformers", "onnx"] = Field("transformers", description="transformers or onnx")
     questions: int = Field(200, ge=0, description="that the exported model answers as a check; 0 for no check")
 
 
@@ -46,10 +48,16 @@ def main() -> None:
         given = read(Arguments, sys.argv[1:] or ["--help"], str(__doc__))
         if given.to.exists() and (not given.to.is_dir() or any(given.to.iterdir())):
             raise UserError(f"to={given.to} is not empty; give a new folder.")
+        if given.format == "onnx":
+            from src.model import onnx
+
+            onnx.check_installed()
         stored = load_run(given.run, given.tracking(), given.trust_remote_code, given.base)
         rows = scored_questions(stored, given.questions) if given.questions else []
         before = answered(stored, rows) if rows else None  # merging changes the model
-        kind = write(stored, given.to, given.merged)
+        kind = write(stored, given.to, given.merged or given.format == "onnx")
+        if given.format == "onnx":
+            kind = as_onnx(stored, given.to)
         print(f"{given.to}: {kind}")
         if before is not None:
             shown = section(kind, before, answered(read_alone(stored, given.to), rows))
@@ -71,18 +79,17 @@ def write(stored: StoredRun, folder: Path, merged: bool) -> str:
     Raises:
         UserError: an adapter that cannot be added to its base, or a folder that cannot be written.
     """
-    from src.model import card
-    from src.model.base import FILE, Base
+    from src import serving
     from src.model.stored import ADAPTER, holds_whole_model
     from src.runs.store import connect
 
-    store = connect(stored.tracking, create=False)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        kept = Path(str(store.artifact(stored.id, "model", str(folder))))
+        kept = Path(str(connect(stored.tracking, create=False).artifact(stored.id, "model", str(folder))))
         for file in kept.iterdir():
-            shutil.move(str(file), folder / file.name)
-        kept.rmdir()
+            if file.name not in serving.FILES:
+                shutil.move(str(file), folder / file.name)
+        shutil.rmtree(kept)
         if holds_whole_model(folder):
             return "the whole model"
         adapter = (folder / ADAPTER).exists()
@@ -93,12 +100,40 @@ def write(stored: StoredRun, folder: Path, merged: bool) -> str:
             file.unlink()
         (folder / ADAPTER).unlink(missing_ok=True)
         whole.save_pretrained(folder)
-        if (folder / FILE).exists():  # runs of version 0.1 have none, and no card
-            base = Base(**json.loads((folder / FILE).read_text(encoding="utf-8")))
-            card.write(folder, stored.config, base, store.record(stored.id).metrics, stored.id)
+        _write_card(stored, folder)
     except OSError as error:
         raise UserError(f"to={folder} cannot be written ({error.strerror or error}).") from error
     return "the whole model, with the adapter in its weights" if adapter else "the whole model"
+
+
+def as_onnx(stored: StoredRun, folder: Path) -> str:
+    """Replace the weights of an exported whole model by an ONNX file; what the folder holds, in words.
+
+    Raises:
+        UserError: an architecture that torch cannot export.
+    """
+    from src.model import onnx
+
+    onnx.write(_whole(stored, folder), folder)
+    for file in folder.glob("*.safetensors*"):
+        file.unlink()
+    _write_card(stored, folder)
+    return "the whole model as ONNX"
+
+
+def _write_card(stored: StoredRun, folder: Path) -> None:
+    from src.final import intervals
+    from src.model import card
+    from src.model.base import FILE, Base
+    from src.runs.store import connect
+
+    if not (folder / FILE).exists():  # runs of version 0.1 have none, and no card
+        return
+    base = Base(**json.loads((folder / FILE).read_text(encoding="utf-8")))
+    record = connect(stored.tracking, create=False).record(stored.id)
+    table = record.questions(split=None)
+    ends = {} if table is None else intervals(table, stored.config.dataset.split == "article")
+    card.write(folder, stored.config, base, record.metrics, stored.id, ends)
 
 
 def _merged(stored: StoredRun) -> Any:
@@ -171,15 +206,26 @@ def answered(stored: StoredRun, rows: Sequence[dict[str, Any]]) -> Answered:
 
 def read_alone(stored: StoredRun, folder: Path) -> StoredRun:
     """A run with the model of an exported folder: read by transformers alone, or an adapter on the base of the run."""
-    from src.model.stored import ADAPTER
-    from src.tasks import task_of
+    from transformers import AutoConfig
 
+    from src.model import onnx
+    from src.model.stored import ADAPTER
+
+    if (folder / onnx.FILE).exists():
+        config = AutoConfig.from_pretrained(folder)
+        return replace(stored, model=onnx.OnnxModel(folder, config, stored.runtime.threads))
     if (folder / ADAPTER).exists():
         return replace(stored, model=read_folder(stored.config, folder, stored.name, stored.base_path).model)
-    model = task_of(stored.config.model).auto_model.from_pretrained(
-        folder, trust_remote_code=stored.config.model.trust_remote_code
-    )
-    return replace(stored, model=stored.runtime.accelerator.prepare_model(model, evaluation_mode=True))
+    model = stored.runtime.accelerator.prepare_model(_whole(stored, folder), evaluation_mode=True)
+    return replace(stored, model=model)
+
+
+def _whole(stored: StoredRun, folder: Path) -> Any:
+    """The whole model in an exported folder, read by transformers alone."""
+    from src.tasks import task_of
+
+    auto = task_of(stored.config.model).auto_model
+    return auto.from_pretrained(folder, trust_remote_code=stored.config.model.trust_remote_code)
 
 
 def section(kind: str, before: Answered, after: Answered) -> str:

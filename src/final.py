@@ -5,16 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import pandas as pd
+
 from src.data.sources import QuestionSets
 from src.data.split import group
+from src.evaluation.kinds import kind_of
 from src.evaluation.score import per_question
 from src.evaluator import Evaluation
 from src.model.method import ParameterCounts
-from src.runs.records import short_key
+from src.report.scored import clusters_of
+from src.report.statistics import FEWEST_SCORED, interval
+from src.runs.records import TEST, VALIDATION, short_key
 from src.tasks.base import Answer
 from src.training.meter import Meter
 from src.training.step import Step
 
+SECTION = {VALIDATION: "quality", TEST: "test"}  # of src/metrics.py, for the scores of a set of questions
 FINAL_LOSS_STEPS = 10  # train/final_loss is the mean over this many last steps
 
 
@@ -87,10 +93,32 @@ def example_rows(questions: Any, answers: Sequence[Answer]) -> list[dict[str, An
                 "answers": list(dict.fromkeys(question["answers"]["text"])),
                 "exact_match": exact,
                 "f1": f1,
+                "kind": kind_of(answer.best.text, question["answers"]["text"], question["context"]).value,
                 "context": question["context"],
             }
         )
     return rows
+
+
+def intervals(rows: pd.DataFrame, by_article: bool) -> dict[str, tuple[float, float]]:
+    """The 95 % intervals of a run's scores over other questions, in percent, by their keys in src/metrics.py.
+
+    None of a score that hardly any question has got.
+
+    Args:
+        rows: of all its questions, as `with_places` makes them.
+        by_article: whether the data were split by article.
+    """
+    ends = {}
+    for split, table in rows.groupby("split"):
+        clusters = clusters_of(table, by_article)
+        for score in ("exact_match", "f1"):
+            scores = 100 * table[score].to_numpy(float)
+            if (scores > 0).sum() < FEWEST_SCORED:
+                continue
+            low, high = interval(scores, clusters)
+            ends[f"{SECTION[str(split)]}/{score}"] = (max(0.0, low), min(100.0, high))
+    return ends
 
 
 def with_places(rows: Sequence[Mapping[str, Any]], questions: Any, split: str) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from accelerate.utils import broadcast_object_list
 from omegaconf import OmegaConf
@@ -21,7 +22,7 @@ from src import questions, serving
 from src.config import Config
 from src.data.sources import QuestionSets
 from src.evaluator import Evaluation, Evaluator
-from src.final import example_rows, final_metrics, with_places
+from src.final import example_rows, final_metrics, intervals, with_places
 from src.history import History
 from src.model import backbone, base, card, fast, method, quantize, stored
 from src.model.base import Base
@@ -314,7 +315,8 @@ def record(job: Prepared, trained: Trained) -> RunResult:
                 job.runtime.accelerator.unwrap_model(job.model), folder, job.base
             )
             job.tokenizer.save_pretrained(folder)
-            card.write(folder, config, job.base, metrics, log.run_id)
+            ends = intervals(pd.DataFrame(rows), config.dataset.split == "article")
+            card.write(folder, config, job.base, metrics, log.run_id, ends)
         log.text("config.yaml", OmegaConf.to_yaml(recorded(config)))
         log.json("predictions.json", {answer.id: answer.best.text for answer in validation.answers})
         log.json("nbest.json", {answer.id: [asdict(span) for span in answer.n_best] for answer in validation.answers})

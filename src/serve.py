@@ -2,8 +2,8 @@
 
     python -m src.serve run=RUN port=5001
 
-A RUN is the beginning of a run's id, a run's name, or `best`. It starts `mlflow models serve` with the packages that
-are installed here; see docs/trained.md for other machines. What the server logs goes to serve.log in the store's folder.
+A RUN is the beginning of a run's id, a run's name, or `best`. The server is `mlflow models serve`, with the packages
+that are installed here (docs/trained.md says how it runs elsewhere). It logs to serve.log in the store's folder.
 """
 
 from __future__ import annotations
@@ -56,8 +56,9 @@ def main() -> None:
             "MLFLOW_TRACKING_URI": with_secrets(store.uri) or store.uri,
             "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
         }
-        if given.base is not None:
-            environment["MLFLOW_PYFUNC_INFERENCE_CONFIG"] = json.dumps({"base": given.base})
+        base = given.base or chosen.params.get("model.path", "")
+        if Path(base).expanduser().is_dir():  # the stored model knows no folder of this machine
+            environment["MLFLOW_PYFUNC_INFERENCE_CONFIG"] = json.dumps({"base": base})
         arguments = ["models", "serve", "--model-uri", f"runs:/{chosen.id}/model", "--env-manager", "local"]
         place = f"http://{HOST}:{given.port}/invocations"
         print(f"curl {place} -H 'Content-Type: application/json' -d '{json.dumps(REQUEST)}'")

@@ -2,7 +2,8 @@
 
 A run's model folder holds, with the weights, the configuration of the run and the code that answers, so that it is
 loaded where this program is not installed; `requirements.txt` there names the packages. An adapter takes its base from
-where the run took it (a package or the hub), or from `model_config={"base": FOLDER}`, and checks its hash.
+where the run took it (a package or the hub), or from `model_config={"base": FOLDER}` where that was a folder of its
+machine; the hash is checked.
 """
 
 from __future__ import annotations
@@ -47,6 +48,11 @@ PACKAGES = (
     ),
     *("safetensors", "torch", "transformers"),
 )
+# What `write` leaves in the folder.
+FILES = (
+    *("MLmodel", "code", "conda.yaml", "python_env.yaml", "requirements.txt"),
+    *("input_example.json", "serving_input_example.json", CONFIG),
+)
 EXAMPLE = {"question": "Who wrote the first program?", "context": "Ada Lovelace wrote the first program in 1843."}
 
 
@@ -89,7 +95,21 @@ def write(folder: Path, config: Config, recorded: Mapping[str, Any], run_id: str
             )
         finally:
             logger.setLevel(level)
-    (folder / CONFIG).write_text(OmegaConf.to_yaml(recorded), encoding="utf-8")
+    (folder / CONFIG).write_text(OmegaConf.to_yaml(_without_places(recorded)), encoding="utf-8")
+
+
+def _without_places(recorded: Mapping[str, Any]) -> dict[str, Any]:
+    """What answering needs of a run's configuration, without the places of files on this machine.
+
+    A base that is a folder here is known by its name alone; who loads the model says where it is.
+    """
+    kept = {name: dict(values) for name, values in recorded.items() if name != "tracking"}
+    kept["dataset"] |= {"path": None, "test_path": None, "root": None, "extra_validation": {}}
+    base = kept["model"]["path"]
+    if base is not None and Path(base).expanduser().is_dir():
+        kept["model"]["path"] = Path(base).name
+    kept["model"]["tokenizer"] = None
+    return kept
 
 
 def requirements(config: Config) -> list[str]:
@@ -178,5 +198,5 @@ def _load_pyfunc(path: str, model_config: Mapping[str, Any] | None = None) -> Se
     if precision == "fp16" and not torch.cuda.is_available():
         precision = "auto"
     config.hardware = HardwareConfig(name="serving", precision=precision)
-    run_id = Model.load(path).metadata["run_id"]
+    run_id = (Model.load(path).metadata or {})["run_id"]
     return Served(read_folder(config, folder, run_id, (model_config or {}).get(BASE)))

@@ -164,6 +164,7 @@ def _answered(number: int, right: float, draws: Sequence[int], context: Callable
             "id": [f"q{i}" for i in range(number)],
             "question": [f"{WORDS[i % 4]} is number {i}?" for i in range(number)],
             "predicted": [f"answer {i}" if exact[i] else "another" for i in range(number)],
+            "kind": ["right" if exact[i] else "not in the passage" for i in range(number)],
             "answers": [[f"answer {i}"] for i in range(number)],
             "exact_match": exact.astype(float),
             "f1": np.where(exact, 1.0, np.where(hard < 0.9, 0.4, 0.0)).astype("float32"),

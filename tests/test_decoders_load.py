@@ -260,7 +260,7 @@ def test_a_stored_adapter_finds_its_gguf_again(small_gguf, warm, configure, tmp_
     stored.save(model, tmp_path, start)
     assert str(small_gguf.parent) not in "".join(file.read_text() for file in tmp_path.glob("*.json"))
     metrics = {"params/trainable": 1.0, "params/total": 2.0}
-    card.write(tmp_path, replace(configure("method=lora"), model=config), start, metrics, "1")
+    card.write(tmp_path, replace(configure("method=lora"), model=config), start, metrics, "1", {})
     assert "from_pretrained('FOLDER_OF_THE_GGUF', gguf_file='small.gguf')" in (tmp_path / "README.md").read_text()
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()

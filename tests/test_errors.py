@@ -12,7 +12,12 @@ import pytest
 from src import errors
 from src.error_analysis import errors_of, exchange
 from src.evaluation.kinds import Kind, kind_of, shared_words
+from src.report.comparison import compare_runs
 from src.report.groups import GROUPINGS, groups, in_order
+from src.report.page import render
+from src.report.plots import plots
+from src.report.tables import kinds_of_answers
+from src.runs.results import select
 from tests.stored import Store
 
 PASSAGE = "Ada Byron wrote the first program in 1843. She lived in London, near Dr. Who's. Babbage built an engine."
@@ -156,3 +161,34 @@ def test_mistakes_are_one_sentence(store, shown, tmp_path):
         assert code == status, said
         assert out == "" and said.startswith(f"Error: {sentence}") and said.count("\n") == 1
     assert shown(f"runs=[{one},{other}]")[0] == 0, "q0 to q9 are in both"
+
+
+def test_the_page_counts_the_kinds_of_answers_of_each_method(tmp_path):
+    store = Store(tmp_path)
+    for method, right in (("full", 0.6), ("lora", 0.4)):
+        for seed in (0, 1):
+            store.run(method, 1e-3, right, seed)
+    comparison = compare_runs("both", select(store.tracking).results)
+    table = kinds_of_answers(comparison)
+    shares = [
+        np.mean([100 * run["kind"].eq("right").mean() for run in arm.best.by_seed.values()]) for arm in comparison.arms
+    ]
+    assert table.arms == ["full", "lora"] and shares[0] > shares[1]
+    cells = {label: [cell.value for cell in row] for label, row in table.rows}
+    assert cells == {"right": pytest.approx(shares), "not in the passage": pytest.approx([100 - s for s in shares])}
+    page = render(comparison, plots(comparison))
+    assert "<h2>Where they err</h2>" in page and f"<td>{shares[0]:.1f}</td>" in page
+
+
+def test_runs_that_kept_no_kinds_have_none_on_the_page(tmp_path, monkeypatch):
+    store = Store(tmp_path)
+    monkeypatch.setattr(pd.DataFrame, "to_parquet", _without_kinds(pd.DataFrame.to_parquet))
+    store.run("full", 1e-4, 0.6)
+    store.run("lora", 1e-3, 0.4)
+    comparison = compare_runs("both", select(store.tracking).results)
+    assert kinds_of_answers(comparison).rows == []
+    assert "Where they err" not in render(comparison, plots(comparison))
+
+
+def _without_kinds(write):
+    return lambda table, *arguments, **named: write(table.drop(columns="kind"), *arguments, **named)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import re
 import shutil
+from types import SimpleNamespace
 
+import onnxruntime
 import peft
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoModelForQuestionAnswering, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoModelForQuestionAnswering, AutoTokenizer, PretrainedConfig
 
-from src import export
+from src import export, serving
 from src.answering import load_run
-from src.config import TrackingConfig
+from src.config import TrackingConfig, UserError
+from src.model import onnx
 from src.run import run
 from tests.conftest import TINY
 
@@ -80,6 +83,53 @@ def test_transformers_alone_reads_the_folder(store, exported, tmp_path, name, mo
     count = "8" if name == "decoder" else "16"
     assert [row[1:3] for row in rows] == [(count, count)] * 2, "the answers are those of the run"
     assert rows[0][3:] == rows[1][3:]
+
+
+@pytest.mark.parametrize(
+    ("name", "inputs"),
+    [
+        ("lora", ["input_ids", "attention_mask", "token_type_ids"]),
+        (
+            "decoder",
+            ["input_ids", "attention_mask", "position_ids", "past_key_values.0.key", "past_key_values.0.value"],
+        ),
+    ],
+)
+def test_an_onnx_file_answers_as_the_run_did(store, exported, tmp_path, name, inputs):
+    folder = tmp_path / "out"
+    status, shown, said = exported(folder, store[1][name], "format=onnx")
+    assert (status, said) == (0, "")
+    assert shown.startswith(f"{folder}: the whole model as ONNX\n")
+    files = {file.name for file in folder.iterdir()}
+    assert {"model.onnx", "config.json", "README.md", "tokenizer.json", "base.json"} <= files
+    assert not {file for file in files if "safetensors" in file or "adapter" in file} | files & set(serving.FILES)
+    session = onnxruntime.InferenceSession(str(folder / "model.onnx"))
+    assert [value.name for value in session.get_inputs()][: len(inputs)] == inputs
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert 'InferenceSession("THIS_FOLDER/model.onnx")' in card and "library_name: onnx\n" in card
+    count = 8 if name == "decoder" else 16
+    assert card.count(f"| {count} of {count} |") == 2
+
+
+def test_onnx_that_is_not_installed_is_asked_for(store, exported, tmp_path, monkeypatch):
+    monkeypatch.setattr(onnx, "PACKAGES", ("onnx", "no_such_package"))
+    status, _, said = exported(tmp_path / "out", store[1]["lora"], "format=onnx")
+    assert status == 1
+    assert said == "Error: format=onnx needs no_such_package, which is not installed; pip install 'tuneoff[onnx]'.\n"
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_architecture_that_cannot_be_exported_is_a_sentence(tmp_path):
+    class Counting(torch.nn.Module):
+        config = PretrainedConfig(architectures=["CountingForQuestionAnswering"])
+
+        def forward(self, input_ids):
+            if input_ids.sum() > 3:  # depends on the data
+                return SimpleNamespace(start_logits=input_ids, end_logits=input_ids)
+            raise ValueError
+
+    with pytest.raises(UserError, match="format=onnx: torch cannot export"):
+        onnx.write(Counting(), tmp_path)
 
 
 @pytest.mark.slow

@@ -197,7 +197,7 @@ def test_a_new_metric_is_in_what_a_run_shows_and_keeps_without_any_other_change(
     assert heading.split("┃")[-2].strip() == "price ($)" and row.split("│")[-2].strip() == "1,234.568"
     assert run_line(figures) == "trained 770  price 1,234.568 $"
     base = SimpleNamespace(revision=None, weights={}, name="base", model_type="bert", on_the_hub=False)
-    card.write(tmp_path, configure(), base, figures, "0123")
+    card.write(tmp_path, configure(), base, figures, "0123", {})
     assert " | price, machine 1,234.568 $ |" in (tmp_path / "README.md").read_text(encoding="utf-8")
 
 

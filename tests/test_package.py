@@ -186,7 +186,7 @@ def test_an_unknown_command_is_one_sentence(monkeypatch, capsys):
     assert ended.value.code == 2
     assert capsys.readouterr().err == (
         "Error: There is no command 'trian' (did you mean 'train'?); there are: plan, settle, train, compare, "
-        "predict, export, errors, ui, runs, check.\n"
+        "predict, export, serve, errors, ui, runs, check.\n"
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -55,10 +56,11 @@ def store(configure, base_folder, empty_store, tmp_path_factory):
 
 
 @pytest.fixture
-def load(store, monkeypatch):
+def load(store, base_folder, monkeypatch):
     monkeypatch.setenv("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     mlflow.set_tracking_uri(f"sqlite:///{store[0] / 'mlflow.db'}")
-    yield lambda run, **named: mlflow.pyfunc.load_model(f"runs:/{store[1][run]}/model", **named)
+    given = {"base": str(base_folder)}
+    yield lambda run, **named: mlflow.pyfunc.load_model(f"runs:/{store[1][run]}/model", model_config=named or given)
     mlflow.set_tracking_uri(None)
 
 
@@ -116,12 +118,12 @@ def test_an_adapter_takes_its_base_from_elsewhere_and_checks_it(store, load, bas
     moved = base_folder.rename(tmp_path / "moved")
     try:
         with pytest.raises(UserError, match="my_base"):
-            load("lora")
-        assert load("lora", model_config={"base": str(moved)}).predict(ASKED).equals(expected)
+            load("lora", base=None)
+        assert load("lora", base=str(moved)).predict(ASKED).equals(expected)
         other = shutil.copytree(moved, tmp_path / "other")
         backbone.load_model(configure("model=tiny").model, 0.1, 0.0, seed=6).save_pretrained(other)
         with pytest.raises(UserError, match=f"run={store[1]['lora']} was .* holds other weights"):
-            load("lora", model_config={"base": str(other)})
+            load("lora", base=str(other))
     finally:
         moved.rename(base_folder)
 
@@ -139,10 +141,16 @@ print({getattr(module, "__file__", None) or "" for name, module in sys.modules.i
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["lora", "decoder"])
-def test_the_model_brings_all_code_that_it_needs(store, load, tmp_path, name):
+def test_the_model_brings_all_code_that_it_needs(store, load, base_folder, tmp_path, name):
     folder = artifacts(store, name) / "model"
+    environment = os.environ | {"MLFLOW_PYFUNC_INFERENCE_CONFIG": json.dumps({"base": str(base_folder)})}
     done = subprocess.run(
-        [sys.executable, "-c", LOAD_ALONE, str(folder)], cwd=tmp_path, capture_output=True, text=True, timeout=300
+        [sys.executable, "-c", LOAD_ALONE, str(folder)],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     answer, files = done.stdout.splitlines()
@@ -201,7 +209,9 @@ def test_a_model_answers_over_http(store, load):
         assert server.stdout.readline().startswith(f"curl http://127.0.0.1:{port}/invocations ")
         assert server.stdout.readline() == f"http://127.0.0.1:{port}/invocations  (Ctrl-C ends it)\n"
         expected = load("lora").predict(ASKED).to_dict("records")
-        assert post(ASKED.to_dict("records")) == [expected[0] | {"score": pytest.approx(expected[0]["score"], abs=1e-5)}]
+        assert post(ASKED.to_dict("records")) == [
+            expected[0] | {"score": pytest.approx(expected[0]["score"], abs=1e-5)}
+        ]
         with pytest.raises(urllib.error.HTTPError) as refused:
             post([{"question": "", "context": "It was written by Ada."}])
         assert refused.value.code == 400 and b"`question` holds no text" in refused.value.read()

@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from scipy.stats import permutation_test, ttest_ind, ttest_rel
+from scipy.stats import permutation_test, t, ttest_ind, ttest_rel
 
 from benchmarks.correlations import components, deviations
 from benchmarks.coverage import (
@@ -23,7 +23,7 @@ from benchmarks.coverage import (
 )
 from src.report.decision import Decision, decide
 from src.report.planning import NOISE_DEVIATION
-from src.report.statistics import Clusters, compare, detectable, reach, satterthwaite
+from src.report.statistics import Clusters, compare, detectable, interval, reach, satterthwaite
 
 SMALL = Clusters(np.array([0, 0, 1, 1, 1, 2, 3, 3, 3, 3]), np.array([0, 0, 0, 0, 0, 1, 2, 2, 2, 2]))
 
@@ -266,3 +266,12 @@ def test_test_articles_are_the_next_fifth_after_validation(tmp_path):
     file = tmp_path / "data.json"
     file.write_text(json.dumps({"data": [{"title": f"{i}", "paragraphs": article} for i in range(10)]}))
     assert drawn_articles(str(file), 10) == [[2, 1], [2, 1]]
+
+
+def test_the_interval_of_one_run_is_that_of_a_mean_over_clusters():
+    scores = np.array([0.0, 100.0, 100.0, 50.0, 0.0, 50.0, 100.0, 100.0])
+    articles = np.repeat([0, 1, 2, 3], 2)
+    low, high = interval(scores, Clusters(np.arange(8), articles))
+    means = scores.reshape(4, 2).mean(1)  # equal clusters: the mean of their means, with three degrees of freedom
+    half = t.ppf(0.975, 3) * means.std(ddof=1) / 2
+    assert (low, high) == pytest.approx((means.mean() - half, means.mean() + half))

@@ -7,12 +7,17 @@ from pathlib import Path
 
 from src.config import Config
 from src.metrics import TOTAL, TRAINABLE, Place, metric, shown
+from src.model import onnx
 from src.model.base import Base
 from src.model.stored import ADAPTER, TRAINED
 from src.tasks import task_of
 
 SETTINGS = ("epochs", "batch_size", "gradient_accumulation_steps", "weight_decay", "warmup_ratio", "scheduler", "seed")
 LOADING = {
+    onnx.FILE: """\
+import onnxruntime
+
+session = onnxruntime.InferenceSession("THIS_FOLDER/model.onnx")""",
     ADAPTER: """\
 from peft import PeftModel
 from transformers import {imported}
@@ -31,13 +36,35 @@ from transformers import {auto}
 
 model = {auto}.from_pretrained("THIS_FOLDER").eval()""",
 }
+FORMS = {
+    ADAPTER: "an adapter for",
+    TRAINED: "the trained weights for",
+    onnx.FILE: "as ONNX, in fp32, a model trained from",
+    "": "a model trained from",
+}
+LIBRARIES = {ADAPTER: "peft", onnx.FILE: "onnx"}
+LIMITS = {
+    "extractive": "An answer is always a span of the passage: the model cannot count, or answer with yes or no.",
+    "generative": "An answer is written by a language model: it may not occur in the passage.",
+}
+NO_ANSWER = {
+    False: "It always gives an answer, also where the passage holds none.",
+    True: "It may give no answer; how often it is right to do so, the scores above do not say.",
+}
 # Of the base that an adapter was trained on and scored with (method=qlora).
 IN_4_BITS = """, quantization_config=BitsAndBytesConfig(
     load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True
 )"""
 
 
-def write(folder: Path, config: Config, base: Base, metrics: Mapping[str, float], run_id: str) -> None:
+def write(
+    folder: Path,
+    config: Config,
+    base: Base,
+    metrics: Mapping[str, float],
+    run_id: str,
+    intervals: Mapping[str, tuple[float, float]],
+) -> None:
     """Write the card of the model that lies in `folder`.
 
     Args:
@@ -46,43 +73,56 @@ def write(folder: Path, config: Config, base: Base, metrics: Mapping[str, float]
         base: that it was trained from.
         metrics: of the run, by their keys in src/metrics.py.
         run_id: in MLflow.
+        intervals: of scores among the metrics, 95 %, by their keys.
     """
-    kind = next((file for file in (ADAPTER, TRAINED) if (folder / file).exists()), "")
-    (folder / "README.md").write_text(_text(kind, config, base, metrics, run_id), encoding="utf-8")
+    kind = next((file for file in (ADAPTER, TRAINED, onnx.FILE) if (folder / file).exists()), "")
+    scores = ", ".join(
+        f"{entry.label} {entry.text(metrics[entry.key])}{_interval(intervals.get(entry.key))}"
+        for entry in shown(Place.CARD, metrics)
+    )
+    (folder / "README.md").write_text(_text(kind, config, base, metrics, run_id, scores), encoding="utf-8")
 
 
-def _text(kind: str, config: Config, base: Base, metrics: Mapping[str, float], run_id: str) -> str:
-    method, data, train = config.method, config.dataset, config.train
-    known = f"commit {base.revision}" if base.revision else "".join(f"sha256 {s}" for s in base.weights.values())
-    form = {ADAPTER: "an adapter for", TRAINED: "the trained weights for", "": "a model trained from"}[kind]
-    peft = ", ".join(f"{key}={value}" for key, value in (method.peft or {}).items())
-    size = data.train_size or "all"
-    settings = {"learning_rate": f"{train.learning_rate:g}", **{key: getattr(train, key) for key in SETTINGS}}
-    trainable, total = (metric(key).text(metrics[key]) for key in (TRAINABLE, TOTAL))
-    scores = ", ".join(f"{entry.label} {entry.text(metrics[entry.key])}" for entry in shown(Place.CARD, metrics))
+def _loading(kind: str, config: Config, base: Base) -> str:
+    """The code that loads the model."""
     revision = f", revision={base.revision!r}" if base.revision else ""
     source = base.name
     if config.model.gguf is not None:
         source, revision = "FOLDER_OF_THE_GGUF", f", gguf_file={config.model.gguf!r}"
     auto = task_of(config.model).auto_model.__name__
-    loading = LOADING[kind].format(
+    quantised = config.method.quantize is not None
+    return LOADING[kind].format(
         auto=auto,
-        imported=f"{auto}, BitsAndBytesConfig" if method.quantize else auto,
+        imported=f"{auto}, BitsAndBytesConfig" if quantised else auto,
         base=source,
-        revision=revision + (IN_4_BITS if method.quantize else ""),
+        revision=revision + (IN_4_BITS if quantised else ""),
     )
+
+
+def _interval(ends: tuple[float, float] | None) -> str:
+    return "" if ends is None else f" [{ends[0]:.1f}, {ends[1]:.1f}]"
+
+
+def _text(kind: str, config: Config, base: Base, metrics: Mapping[str, float], run_id: str, scores: str) -> str:
+    method, data, train = config.method, config.dataset, config.train
+    known = f"commit {base.revision}" if base.revision else "".join(f"sha256 {s}" for s in base.weights.values())
+    peft = ", ".join(f"{key}={value}" for key, value in (method.peft or {}).items())
+    size = data.train_size or "all"
+    settings = {"learning_rate": f"{train.learning_rate:g}", **{key: getattr(train, key) for key in SETTINGS}}
+    trainable, total = (metric(key).text(metrics[key]) for key in (TRAINABLE, TOTAL))
+    licence = config.model.license or "unknown"
     held = f", on a base in 4 bits ({method.quantize})" if method.quantize else ""
     return f"""\
 ---
-library_name: {"peft" if kind == ADAPTER else "transformers"}
+library_name: {LIBRARIES.get(kind, "transformers")}
 pipeline_tag: question-answering
-license: unknown
+license: {licence}
 {f"base_model: {base.name}" + chr(10) if base.on_the_hub else ""}tags: [question-answering, tuneoff, {method.name}]
 ---
 
 # {config.model.name}, {method.name}, on {data.name}
 
-For {config.model.task} question answering: {form} {base.name}.
+For {config.model.task} question answering: {FORMS[kind]} {base.name}.
 
 | | |
 |---|---|
@@ -91,13 +131,20 @@ For {config.model.task} question answering: {form} {base.name}.
 | {metric(TRAINABLE).heading} | {trainable} of {total} |
 | data | {data.name}: {size} training questions (subset {data.subset}, split {data.split}, seed {data.seed}) |
 | settings | {", ".join(f"{key}={value}" for key, value in settings.items())} |
-| scores (%), on the validation questions unless they name others | {scores} |
-| licence | unknown: see those of the base model and of the data |
+| scores (%) with 95 % intervals over questions, on the validation questions unless they name others | {scores} |
+| licence | of the base model: {licence}; see that of the data as well |
+
+## Limits
+
+The scores hold for questions like those of {data.name}, in their language, and for this one seed: another may score
+differently. {LIMITS.get(config.model.task, "")} {NO_ANSWER[bool(data.unanswerable)]}
+
+A question with its passage of more than {config.model.max_length} tokens is read in overlapping windows.
 
 ## How to load it
 
 ```python
-{loading}
+{_loading(kind, config, base)}
 ```
 
 Or, where the run is in the store:

@@ -18,6 +18,7 @@ from src.metrics import F1, STEPS, TEST_F1, TRAIN_LOSS, metric
 
 RATE = "train.learning_rate"
 SCORES = ("exact_match", "f1")
+KIND = "kind"  # of an answer: right, or what is wrong with it
 KEYS = ("passage", "article")  # what a question is about, by which questions are resampled
 # What keys begin with that may differ between two runs of one setting: what changes no result, and in addition the
 # seed, and the places of data files, which a comparison knows by the digests of their questions (`Result.inputs`).
@@ -149,7 +150,7 @@ class Trial:
         tables: dict[str, pd.DataFrame | UserError | None] = {}
         for run in self.runs:
             try:
-                tables[run.seed] = run.questions((*SCORES, *KEYS), split=self.scored_on)
+                tables[run.seed] = run.questions((*SCORES, *KEYS, KIND), split=self.scored_on)
             except UserError as error:
                 tables[run.seed] = error
         return tables

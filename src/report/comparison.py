@@ -22,14 +22,13 @@ from src.report.planning import chance_to_decide
 from src.report.schedule import Look, Schedule
 from src.report.scored import Footing, Scored, footing, scored
 from src.report.spending import Spent, spending
-from src.report.statistics import Difference, compare
+from src.report.statistics import FEWEST_SCORED, Difference, compare
 from src.report.words import count, listed
 
 # What tells arms apart wherever it varies. Scores on different questions do not compare, so what draws the questions
 # is among it.
 DRAWN_BY = ("dataset.split", "dataset.subset", "dataset.validation_size", "dataset.test_size", "dataset.seed")
 FEWEST_SEEDS = 2  # fresh seeds with a result of both, without which the spread between seeds is not known
-FEWEST_SCORED = 10  # questions that one of two methods scores on, below which there is nothing to resample
 NAMES = ("dataset.name", "model.name", "method.name")
 ARMS_BY = ("dataset.name", *DRAWN_BY, "model.name", "method.name")
 

@@ -53,6 +53,7 @@ def render(comparison: Comparison, plots: list[Plot], examples: int = EXAMPLES) 
         verdict=[[unbroken(sentence) for sentence in finding] for finding in verdict.verdict(comparison)],
         conditions=[*tables.conditions(comparison), *made_with(comparison)],
         table=tables.side_by_side(comparison),
+        kinds=tables.kinds_of_answers(comparison),
         runs=_best_first(*tables.all_runs(comparison)),
         parts={part: list(members) for part, members in groupby(plots, key=lambda plot: plot.part)},
         Part=Part,

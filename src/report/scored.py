@@ -75,7 +75,7 @@ def scored(arm: Arm) -> Scored | None:
     fresh = sorted(tables.keys() - arm.choosing_seeds)
     seeds = fresh if len(fresh) >= FEWEST_FRESH else sorted(tables)
     first = tables[seeds[0]]
-    clusters = _clusters(first, by_article=best.runs[0].params.get("dataset.split") == "article")
+    clusters = clusters_of(first, by_article=best.runs[0].params.get("dataset.split") == "article")
     crossed = None
     lucky = bool(set(seeds) & arm.choosing_seeds)
     if arm.was_chosen and best.scored_on == "validation" and clusters.counts[0] > 1:
@@ -125,7 +125,13 @@ def _values(table: pd.DataFrame, score: str) -> Any:
     return table[score].to_numpy(float)
 
 
-def _clusters(table: pd.DataFrame, by_article: bool) -> Clusters:
+def clusters_of(table: pd.DataFrame, by_article: bool) -> Clusters:
+    """The passages and articles of questions.
+
+    Args:
+        table: with the columns `passage` and `article`, a row a question.
+        by_article: whether the data were split by article.
+    """
     passages, articles = (pd.factorize(table[key])[0] for key in KEYS)
     if (passages < 0).any():  # a run that kept no passages: each question stands for itself
         return Clusters(np.arange(len(table)))

@@ -20,6 +20,7 @@ RESAMPLES = 10_000
 CONFIDENCE = 0.95
 POWER = 0.80
 SEED = 0
+FEWEST_SCORED = 10  # questions with a score above 0, below which there is nothing to resample
 AT_ONCE = 1_000_000  # drawn counts that are held in memory at a time
 
 
@@ -119,6 +120,18 @@ def compare(
         _difference(*split_values, freedom, sum(seeds) - 2, comparisons, margin)
         for split_values in zip(*parts, strict=True)
     ]
+
+
+def interval(scores: np.ndarray, clusters: Clusters) -> tuple[float, float]:
+    """The ends of the 95 % interval of the mean score of one run, over other questions; nothing is said of other seeds.
+
+    Args:
+        scores: shape (questions,).
+        clusters: of the questions.
+    """
+    covariance, freedom = _covariance(scores[None, :].astype(float), clusters, RESAMPLES, np.random.default_rng(SEED))
+    half = float(reach(freedom, 1) * np.sqrt(covariance[0, 0]))
+    return float(scores.mean()) - half, float(scores.mean()) + half
 
 
 def reach(freedom: Any, comparisons: int) -> Any:

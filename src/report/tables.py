@@ -7,8 +7,10 @@ import io
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+import pandas as pd
+
 from src.metrics import EVAL_F1, TRAINABLE, Metric, Place, metric, shown
-from src.report.arms import Arm, Result
+from src.report.arms import KIND, Arm, Result
 from src.report.comparison import Comparison, Contrast
 from src.report.fairness import comparable
 from src.report.findings import decimals, f1_of, interval, short
@@ -93,6 +95,24 @@ def side_by_side(comparison: Comparison) -> Table:
         settings = [Cell(" ".join(arm.best.setting(comparison.varied)) or NOTHING) for arm in arms]
         rows.insert(len(scores), ("setting", settings))
     return Table([arm.name for arm in arms], rows)
+
+
+def kinds_of_answers(comparison: Comparison) -> Table:
+    """How many of each arm's answers are of each kind, in percent, mean over seeds; the most frequent kinds first.
+
+    No rows where a run has not kept the kinds.
+    """
+    shares = []
+    for arm in comparison.arms:
+        tables = list(arm.best.by_seed.values())
+        if not tables or any(table[KIND].isna().any() for table in tables):
+            return Table([], [])
+        counted = pd.concat([table[KIND].value_counts(normalize=True) for table in tables], axis=1)
+        shares.append(100 * counted.fillna(0.0).mean(axis=1))
+    together = pd.concat(shares, axis=1).fillna(0.0) if shares else pd.DataFrame()
+    order = together.mean(axis=1).sort_values(ascending=False, kind="stable").index
+    rows = [(str(kind), [Cell(f"{value:.1f}", value=value) for value in together.loc[kind]]) for kind in order]
+    return Table([arm.name for arm in comparison.arms], rows)
 
 
 def _first_scores(entry: Metric) -> tuple[bool, bool]:

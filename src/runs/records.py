@@ -17,6 +17,7 @@ QUESTIONS = "questions.parquet"  # the artifact that holds a run's scores by que
 VALIDATION, TEST = "validation", "test"
 # Columns of QUESTIONS that version 0.1 did not have: the set, the article's title, short keys of article and passage.
 PLACES = ("split", "title", "article", "passage")
+KIND = "kind"  # of an answer (src/evaluation/kinds.py), which runs of version 0.1 have not kept
 SPENT = "spent_seconds"  # tag: wall time of all attempts at a run that sweeps have made
 KIND, SWEEP = "kind", "sweep"  # the tag that tells the parent run of a sweep from other runs, and its value
 
@@ -167,7 +168,7 @@ def to_read(present: Sequence[str], columns: Sequence[str] | None) -> list[str]:
     """
     wanted = dict.fromkeys(present if columns is None else columns)
     missing = [column for column in wanted if column not in present]
-    if unknown := [column for column in missing if column not in PLACES]:
+    if unknown := [column for column in missing if column not in (*PLACES, KIND)]:
         raise KeyError(f"no column {', '.join(unknown)}")
     told_by_text = ["context"] if "context" in present and {"article", "passage"} & set(missing) else []
     return list(dict.fromkeys([column for column in wanted if column in present] + told_by_text))
@@ -177,7 +178,7 @@ def _with_places(table: pd.DataFrame) -> pd.DataFrame:
     """Scores by question with all of PLACES, also where version 0.1 has left them."""
     known = "passage" in table or "context" not in table
     passages = table.get("passage") if known else table["context"].map(short_key)
-    places = {"split": VALIDATION, "title": "", "article": passages, "passage": passages}
+    places = {"split": VALIDATION, "title": "", "article": passages, "passage": passages, KIND: None}
     return table.assign(**{column: value for column, value in places.items() if column not in table})
 
 
