@@ -32,21 +32,10 @@ CONFIG = "run.yaml"  # the configuration of the run, in the folder of its model
 # The part of `src` that answers questions.
 SHIPPED = ("data", "evaluation", "model", "tasks", "training")
 SHIPPED_FILES = ("__init__", "answering", "config", "credentials", "evaluator", "serving")
+# What that part imports.
 PACKAGES = (
-    *(
-        "accelerate",
-        "datasets",
-        "evaluate",
-        "filelock",
-        "numpy",
-        "omegaconf",
-        "pandas",
-        "peft",
-        "psutil",
-        "pyarrow",
-        "pyyaml",
-    ),
-    *("safetensors", "torch", "transformers"),
+    *("accelerate", "datasets", "evaluate", "filelock", "huggingface-hub", "numpy", "omegaconf", "pandas", "peft"),
+    *("psutil", "pyarrow", "pyyaml", "safetensors", "tokenizers", "torch", "transformers"),
 )
 # What `write` leaves in the folder.
 FILES = (

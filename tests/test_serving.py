@@ -23,6 +23,7 @@ from src.config import ROOT, UserError
 from src.model import backbone
 from src.run import run
 from tests.conftest import TINY
+from tests.test_structure import imports
 
 ASKED = pd.DataFrame([{"question": "Who wrote it?", "context": "It was written by Ada."}])
 
@@ -92,6 +93,20 @@ def test_the_model_says_what_goes_in_and_comes_out_and_what_it_needs(store):
 
     assert f"torch=={torch.__version__.partition('+')[0]}" in needed, "a version that the package index knows"
     assert {line.partition("==")[0] for line in needed} >= {*serving.PACKAGES, "mlflow"}
+
+
+def test_the_requirements_name_all_that_the_shipped_code_imports():
+    files = [ROOT / "src" / f"{name}.py" for name in serving.SHIPPED_FILES]
+    files += [
+        file for name in serving.SHIPPED for file in (ROOT / "src" / name).rglob("*.py") if file.parent.name != "fast"
+    ]
+    assert len(files) > 50
+    imported = {name.partition(".")[0] for file in files for name in imports(file)}
+    others = imported - sys.stdlib_module_names - {"src"}
+    optional = {"bitsandbytes", "gguf", "mlflow", "onnxruntime"}  # of some models; mlflow itself; of exported folders
+    assert "torch" in others
+    names = {"yaml": "pyyaml"}
+    assert {names.get(name, name.replace("_", "-")) for name in others - optional} <= set(serving.PACKAGES)
 
 
 @pytest.mark.parametrize(
