@@ -42,6 +42,12 @@ PASSAGE = "Ada Byron wrote the first program in 1843. She lived in London, near 
         ("Babbage", ["Ada Byron"], Kind.ELSEWHERE),
         ("London", ["Ada Byron"], Kind.ELSEWHERE),
         ("Charles", ["Ada Byron"], Kind.NOT_THERE),
+        ("THE FIRST", ["Ada Byron"], Kind.SENTENCE),
+        ("in 1843. She lived", ["London"], Kind.SENTENCE),
+        ("ada program", ["Ada Byron"], Kind.OVERLAPPING),
+        ("Charles was in Rome", ["in London"], Kind.NOT_THERE),
+        ("gram in", ["Ada Byron"], Kind.SENTENCE),
+        ("on", ["engine"], Kind.ELSEWHERE),
     ],
 )
 def test_each_answer_has_one_kind(predicted, answers, kind):

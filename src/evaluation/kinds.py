@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from enum import Enum
 
 from src.evaluation.squad_metric import normalize
@@ -57,14 +57,14 @@ def kind_of(predicted: str, answers: Sequence[str], context: str) -> Kind:
         return Kind.LONGER
     if any(_holds(gold, words) for gold in golds):
         return Kind.SHORTER
-    here = list(_places(predicted, context))
+    here = _places(predicted, context)
     there = [place for answer in answers for place in _places(answer, context)]
     if any(a < d and c < b for a, b in here for c, d in there):
         return Kind.OVERLAPPING
     if not here:
-        return Kind.OVERLAPPING if any(set(words) & set(gold) for gold in golds) else Kind.NOT_THERE
+        return Kind.OVERLAPPING if any(_share_words(words, gold) for gold in golds) else Kind.NOT_THERE
     sentences = _sentences(context)
-    if {_sentence_at(sentences, a) for a, _ in here} & {_sentence_at(sentences, c) for c, _ in there}:
+    if _sentences_of(here, sentences) & _sentences_of(there, sentences):
         return Kind.SENTENCE
     return Kind.ELSEWHERE
 
@@ -81,15 +81,33 @@ def _holds(words: Sequence[str], part: Sequence[str]) -> bool:
     return size > 0 and any(words[i : i + size] == part for i in range(len(words) - size + 1))
 
 
-def _places(text: str, context: str) -> Iterator[tuple[int, int]]:
-    """Where a text stands in the passage, as characters from and to."""
-    if text:
-        yield from (match.span() for match in re.finditer(re.escape(text), context))
+def _share_words(words: Sequence[str], gold: Sequence[str]) -> bool:
+    """Whether half of the words of the shorter one, empty words left out, stand in the other."""
+    one, other = set(words) - EMPTY_WORDS, set(gold) - EMPTY_WORDS
+    return bool(one and other) and 2 * len(one & other) >= min(len(one), len(other))
+
+
+def _places(text: str, context: str) -> list[tuple[int, int]]:
+    """Where a text stands in the passage, as characters from and to, whatever its case.
+
+    Within words only where it nowhere stands for itself: `finite` is no part of `infinite`, unless a span was cut so.
+    """
+    if not text:
+        return []
+    pattern = re.escape(text)
+    by_itself = re.finditer(rf"(?<!\w){pattern}(?!\w)", context, re.IGNORECASE)
+    return [match.span() for match in by_itself] or [match.span() for match in re.finditer(pattern, context)]
 
 
 def _sentences(context: str) -> list[int]:
     """Where each sentence begins."""
     return [0, *(match.end() for match in SENTENCE_END.finditer(context))]
+
+
+def _sentences_of(places: Sequence[tuple[int, int]], sentences: Sequence[int]) -> set[int]:
+    """The numbers of all sentences that some texts stand in, or begin or end in."""
+    spans = [(_sentence_at(sentences, start), _sentence_at(sentences, end - 1)) for start, end in places]
+    return {number for first, last in spans for number in range(first, last + 1)}
 
 
 def _sentence_at(sentences: Sequence[int], place: int) -> int:
