@@ -1,9 +1,9 @@
 """Hold every form in which a run's model is used against the answers of the run: how many are the same, and how fast.
 
-    python -m benchmarks.deployed run=RUN [questions=200] [folder=mlruns] [to=FOLDER]
+    python -m benchmarks.deployed run=RUN [questions=200] [folder=mlruns] [to=FOLDER] ['forms=[predict,onnx]']
 
-The forms are `src.predict`, the model that MLflow loads, the one that `mlflow models serve` serves over HTTP, and the
-exported folders: as stored, merged (where it is an adapter) and ONNX. `to=` keeps the exported folders.
+The forms are `predict` (as `src.predict`), `pyfunc` (the model that MLflow loads), `served` (by `mlflow models serve`,
+over HTTP), and the exported folders `stored`, `merged` and `onnx`. `to=` keeps these folders.
 """
 
 from __future__ import annotations
@@ -23,17 +23,16 @@ from typing import Any
 import mlflow
 import pandas as pd
 from pydantic import Field
-from rich.console import Console
-from rich.table import Table
 
 from src import export
 from src.answering import load_run
-from src.arguments import ModelArguments, read
+from src.arguments import Listed, ModelArguments, read
 from src.compose import MISTAKES, fail
 from src.console import begin
 from src.runs.store import connect
 from src.server import end_with_children
 
+AT_ONCE = 16  # questions in a request: MLflow's server gives up on one after 60 s
 ANSWERED = Callable[[Sequence[dict[str, Any]]], list[str]]
 
 
@@ -42,6 +41,7 @@ class Arguments(ModelArguments):
 
     run: str = Field(description="the beginning of a run's id, its name, or best")
     questions: int = Field(200, ge=1, description="of those that the run was scored on")
+    forms: Listed[str] = Field([], description="some of them alone")
     to: Path | None = Field(None, description="a folder that keeps what is exported")
 
 
@@ -52,23 +52,31 @@ def main() -> None:
         given = read(Arguments, sys.argv[1:] or ["--help"], str(__doc__))
         stored = load_run(given.run, given.tracking(), given.trust_remote_code, given.base)
         rows = export.scored_questions(stored, given.questions)
-        table = Table(title=f"{stored.name}, {stored.id[:8]}: {len(rows):,} questions, {stored.runtime}")
-        for heading in ("form", "same answers as the run", "questions/s", "loaded in (s)"):
-            table.add_column(heading, justify="left" if heading == "form" else "right")
+        print(
+            f"{stored.name}, {stored.id[:8]}, {stored.config.model.name}, {len(rows):,} questions, {stored.runtime}\n"
+        )
+        print("| form | same answers as the run | questions/s | ready after (s) |\n|---|---:|---:|---:|")
         with tempfile.TemporaryDirectory() as temporary:
             for name, make in forms(given, stored, given.to or Path(temporary)).items():
-                begun = time.perf_counter()
-                answer, end = make()
-                loaded = time.perf_counter() - begun
-                begun = time.perf_counter()
-                answers = answer(rows)
-                seconds = time.perf_counter() - begun
-                end()
-                same = sum(text == row["predicted"] for text, row in zip(answers, rows, strict=True))
-                table.add_row(name, f"{same:,} of {len(rows):,}", f"{len(rows) / seconds:.1f}", f"{loaded:.1f}")
-        Console(width=110).print(table)
+                if not given.forms or name in given.forms:
+                    print(measured(name, make, rows), flush=True)
     except MISTAKES as error:
         fail(error)
+
+
+def measured(name: str, make: Callable[[], tuple[ANSWERED, Callable[[], None]]], rows: Sequence[dict[str, Any]]) -> str:
+    """A row of the table."""
+    begun = time.perf_counter()
+    answer, end = make()
+    ready = time.perf_counter() - begun
+    try:
+        begun = time.perf_counter()
+        answers = answer(rows)
+        seconds = time.perf_counter() - begun
+    finally:
+        end()
+    same = sum(text == row["predicted"] for text, row in zip(answers, rows, strict=True))
+    return f"| {name} | {same:,} of {len(rows):,} | {len(rows) / seconds:.1f} | {ready:.1f} |"
 
 
 def forms(given: Arguments, stored: Any, folder: Path) -> dict[str, Callable[[], tuple[ANSWERED, Callable[[], None]]]]:
@@ -100,12 +108,12 @@ def forms(given: Arguments, stored: Any, folder: Path) -> dict[str, Callable[[],
         return make
 
     return {
-        "src.predict": predicted,
-        "mlflow.pyfunc": loaded,
-        "mlflow models serve": lambda: _served(uri),
-        "exported": exported("stored"),
-        "exported, merged": exported("merged", merged="true"),
-        "exported, ONNX": exported("onnx", format="onnx"),
+        "predict": predicted,
+        "pyfunc": loaded,
+        "served": lambda: _served(uri),
+        "stored": exported("stored"),
+        "merged": exported("merged", merged="true"),
+        "onnx": exported("onnx", format="onnx"),
     }
 
 
@@ -126,11 +134,14 @@ def _served(uri: str) -> tuple[ANSWERED, Callable[[], None]]:
             time.sleep(0.2)
 
     def answer(rows: Sequence[dict[str, Any]]) -> list[str]:
-        records = [{key: row[key] for key in ("question", "context")} for row in rows]
-        body = json.dumps({"dataframe_records": records}).encode()
-        request = urllib.request.Request(f"{address}/invocations", body, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request) as response:
-            return [prediction["answer"] for prediction in json.load(response)["predictions"]]
+        answers = []
+        for start in range(0, len(rows), AT_ONCE):
+            records = [{key: row[key] for key in ("question", "context")} for row in rows[start : start + AT_ONCE]]
+            body = json.dumps({"dataframe_records": records}).encode()
+            request = urllib.request.Request(f"{address}/invocations", body, {"Content-Type": "application/json"})
+            with urllib.request.urlopen(request) as response:
+                answers += [prediction["answer"] for prediction in json.load(response)["predictions"]]
+        return answers
 
     return answer, lambda: end_with_children(server)
 

@@ -9,6 +9,7 @@ that are installed here (docs/trained.md says how it runs elsewhere). It logs to
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from src.console import begin
 from src.credentials import with_secrets
 from src.server import HOST, refuse_taken, run_server
 
+TIMEOUT = "MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT"
 REQUEST = {"dataframe_records": [{"question": "Who wrote it?", "context": "It was written by Ada."}]}
 
 
@@ -56,6 +58,8 @@ def main() -> None:
             "MLFLOW_TRACKING_URI": with_secrets(store.uri) or store.uri,
             "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
         }
+        # MLflow gives up on a request after 60 s, in which a decoder on a CPU answers some dozens of questions.
+        environment[TIMEOUT] = os.environ.get(TIMEOUT, "600")
         base = given.base or chosen.params.get("model.path", "")
         if Path(base).expanduser().is_dir():  # the stored model knows no folder of this machine
             environment["MLFLOW_PYFUNC_INFERENCE_CONFIG"] = json.dumps({"base": base})

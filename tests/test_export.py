@@ -85,6 +85,7 @@ def test_transformers_alone_reads_the_folder(store, exported, tmp_path, name, mo
     assert rows[0][3:] == rows[1][3:]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "inputs"),
     [
@@ -119,6 +120,7 @@ def test_onnx_that_is_not_installed_is_asked_for(store, exported, tmp_path, monk
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_an_architecture_that_cannot_be_exported_is_a_sentence(tmp_path):
     class Counting(torch.nn.Module):
         config = PretrainedConfig(architectures=["CountingForQuestionAnswering"])

@@ -69,7 +69,7 @@ def artifacts(store, name):
     return store[0] / "artifacts" / store[1][name] / "artifacts"
 
 
-@pytest.mark.parametrize("name", ["full", pytest.param("lora", marks=pytest.mark.slow), "decoder"])
+@pytest.mark.parametrize("name", ["full", "lora", "decoder"])
 def test_mlflow_loads_the_model_and_it_answers_as_the_run_did(store, load, name):
     questions = pd.read_parquet(artifacts(store, name) / "questions.parquet")
     asked = questions[["question", "context"]].iloc[::-1]  # an index that is none of 0, 1, 2, ...
