@@ -41,7 +41,8 @@ def test_the_test_sees_what_it_looks_for():
 
 def test_only_the_package_of_runs_knows_mlflow():
     files = [*(ROOT / "src").rglob("*.py"), *(ROOT / "hydra_plugins").rglob("*.py")]
-    outside = [file for file in files if ROOT / "src" / "runs" not in file.parents]
+    served = ROOT / "src" / "serving.py"  # is what MLflow loads
+    outside = [file for file in files if ROOT / "src" / "runs" not in file.parents and file != served]
     assert len(outside) > 40
     knowing = {str(file.relative_to(ROOT)): uses_of_mlflow(file.read_text(encoding="utf-8")) for file in outside}
     assert {file: uses for file, uses in knowing.items() if uses} == {}
