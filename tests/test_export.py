@@ -116,7 +116,7 @@ def test_onnx_that_is_not_installed_is_asked_for(store, exported, tmp_path, monk
     monkeypatch.setattr(onnx, "PACKAGES", ("onnx", "no_such_package"))
     status, _, said = exported(tmp_path / "out", store[1]["lora"], "format=onnx")
     assert status == 1
-    assert said == "Error: format=onnx needs no_such_package, which is not installed; pip install 'tuneoff[onnx]'.\n"
+    assert said == "Error: format=onnx needs no_such_package, which is not installed; pip install -e '.[onnx]'.\n"
     assert not (tmp_path / "out").exists()
 
 

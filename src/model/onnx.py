@@ -24,7 +24,7 @@ from src.tasks.base import known_inputs
 
 FILE = "model.onnx"
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")
-INSTALL = "pip install 'tuneoff[onnx]'"
+INSTALL = "pip install -e '.[onnx]'"
 LARGEST = 2**30  # bytes of weights within the file (a protocol buffer ends at 2 GB); more go into a file of their own
 OPSET = 18
 BATCH, TOKENS, PAST = (torch.export.Dim(name) for name in ("batch", "tokens", "past"))
