@@ -60,8 +60,10 @@ def main() -> None:
         }
         # MLflow gives up on a request after 60 s, in which a decoder on a CPU answers some dozens of questions.
         environment[TIMEOUT] = os.environ.get(TIMEOUT, "600")
-        base = given.base or chosen.params.get("model.path", "")
-        if Path(base).expanduser().is_dir():  # the stored model knows no folder of this machine
+        base, trained_from = given.base, chosen.params.get("model.path", "")
+        if base is None and Path(trained_from).expanduser().is_dir():
+            base = trained_from  # the stored model knows no folder of this machine
+        if base is not None:
             environment["MLFLOW_PYFUNC_INFERENCE_CONFIG"] = json.dumps({"base": base})
         arguments = ["models", "serve", "--model-uri", f"runs:/{chosen.id}/model", "--env-manager", "local"]
         place = f"http://{HOST}:{given.port}/invocations"

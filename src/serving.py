@@ -24,7 +24,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from src.answering import ReadyModel, config_of, place_of, read_folder
-from src.config import Config, HardwareConfig
+from src.config import DATA_FILES, Config, HardwareConfig
 from src.tasks.base import NO_PLACE
 
 BASE = "base"  # of `model_config`: the folder or hub name of the model that an adapter belongs on
@@ -93,7 +93,8 @@ def _without_places(recorded: Mapping[str, Any]) -> dict[str, Any]:
     A base that is a folder here is known by its name alone; who loads the model says where it is.
     """
     kept = {name: dict(values) for name, values in recorded.items() if name != "tracking"}
-    kept["dataset"] |= {"path": None, "test_path": None, "root": None, "extra_validation": {}}
+    files = {key.removeprefix("dataset."): None for key in DATA_FILES}
+    kept["dataset"] |= files | {"root": None, "extra_validation": {}}
     base = kept["model"]["path"]
     if base is not None and Path(base).expanduser().is_dir():
         kept["model"]["path"] = Path(base).name
@@ -176,12 +177,11 @@ def _load_pyfunc(path: str, model_config: Mapping[str, Any] | None = None) -> Se
     Raises:
         UserError: a base that is not there or is another one; weights that are damaged.
     """
-    folder = Path(path)
     from mlflow.models import Model
 
+    folder = Path(path)
     datasets.disable_progress_bars()
-    stored = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
-    config = config_of(stored)
+    config = config_of(yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8")))
     # Device, threads and micro-batches were chosen for the machine of the run.
     precision = config.hardware.precision
     if precision == "fp16" and not torch.cuda.is_available():

@@ -112,6 +112,19 @@ def minilm_tokenizer(configure: Callable[..., Config]) -> Any:
     return load_tokenizer(configure("model=minilm").model)
 
 
+@pytest.fixture(scope="module")
+def base_folder(
+    configure: Callable[..., Config], minilm_tokenizer: Any, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A small model of random weights, as a folder."""
+    from src.model import backbone
+
+    folder = tmp_path_factory.mktemp("models") / "my_base"
+    backbone.load_model(configure("model=tiny").model, 0.1, 0.0, seed=5).save_pretrained(folder)
+    minilm_tokenizer.save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def command(server: None) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run `python -m MODULE ARGUMENTS` in the repository, in a forked process (`tests.forked`)."""

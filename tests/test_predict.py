@@ -27,15 +27,6 @@ METHODS = ("full", "lora", "head", "bitfit")
 
 
 @pytest.fixture(scope="module")
-def base_folder(configure, minilm_tokenizer, tmp_path_factory):
-    """A small model of random weights, as a folder."""
-    folder = tmp_path_factory.mktemp("models") / "my_base"
-    backbone.load_model(configure("model=tiny").model, 0.1, 0.0, seed=5).save_pretrained(folder)
-    minilm_tokenizer.save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def store(configure, base_folder, empty_store, tmp_path_factory):
     """A run of each method, trained on that folder: (folder, {method: run id})."""
     folder = tmp_path_factory.mktemp("store")

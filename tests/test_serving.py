@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -22,19 +23,11 @@ from src import serve, serving
 from src.config import ROOT, UserError
 from src.model import backbone
 from src.run import run
+from src.runs.tracking import recorded
 from tests.conftest import TINY
 from tests.test_structure import imports
 
 ASKED = pd.DataFrame([{"question": "Who wrote it?", "context": "It was written by Ada."}])
-
-
-@pytest.fixture(scope="module")
-def base_folder(configure, minilm_tokenizer, tmp_path_factory):
-    """A small model of random weights, as a folder."""
-    folder = tmp_path_factory.mktemp("models") / "my_base"
-    backbone.load_model(configure("model=tiny").model, 0.1, 0.0, seed=5).save_pretrained(folder)
-    minilm_tokenizer.save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +113,13 @@ def test_the_requirements_name_all_that_the_shipped_code_imports():
 def test_packages_that_only_some_models_need(configure, given, package):
     assert any(line.startswith(f"{package}==") for line in serving.requirements(configure(*given)))
     assert not any(line.startswith(f"{package}==") for line in serving.requirements(configure("model=tiny")))
+
+
+def test_no_place_of_this_machine_is_kept(configure):
+    given = ["model=tiny", "model.path=/", "dataset.path=/a.json", "dataset.validation_path=/b.json"]
+    given += ["dataset.test_path=/c.json", "dataset.root=/d", "++dataset.extra_validation={noise: /e.json}"]
+    kept = serving._without_places(recorded(configure(*given, "tracking.folder=/f")))
+    assert "tracking" not in kept and [text for text in re.findall(r"/\w*", str(kept)) if text != "/"] == []
 
 
 def test_a_question_without_text_is_refused(load):

@@ -82,7 +82,7 @@ def _holds(words: Sequence[str], part: Sequence[str]) -> bool:
 
 
 def _share_words(words: Sequence[str], gold: Sequence[str]) -> bool:
-    """Whether half of the words of the shorter one, empty words left out, stand in the other."""
+    """Whether at least half of the words of the shorter one, EMPTY_WORDS left out, are words of the other."""
     one, other = set(words) - EMPTY_WORDS, set(gold) - EMPTY_WORDS
     return bool(one and other) and 2 * len(one & other) >= min(len(one), len(other))
 
