@@ -340,8 +340,7 @@ def test_an_output_matrix_is_held_once(named, dtype, tied):
     head, embeddings = base.lm_head.weight, base.model.embed_tokens.weight
     assert (head is embeddings) == tied
     assert head.dtype == embeddings.dtype == dtype
-    cast = base.lm_head.forward.args[1]  # of the parameter, where it is in another precision
-    assert cast.frozen is None
+    assert base.lm_head.weight_cast.kept is None  # of the parameter, where it is in another precision
 
 
 def test_decoders_are_not_packed_on_a_gpu():

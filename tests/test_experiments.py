@@ -3,27 +3,17 @@
 from __future__ import annotations
 
 import re
-import shlex
-from pathlib import Path
 
 import pytest
-from hydra import initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from hydra.types import RunMode
 
 import experiments.planted_faults as planted_faults
-from src import compare
-from src.arguments import read
-from src.compose import completed, register
 from src.config import ROOT
-from src.settle import meant
-from src.sweep import plan
+from tests.commands import works
 
 OVERLAYS = sorted((ROOT / "experiments").glob("*.yaml"))
 SPOKEN = ("train-v1.1", "test-v1.1", "test-v1.1_WER44", "test-v1.1_WER54")
-SCHEMAS = {"src.compare": compare.Compare, "experiments.planted_faults": planted_faults.PlantedFaults}
 # That the commands name, to be filled in by who runs them.
-FILES = ["FILE", "new_wiki_v1.0.json", "spoken_test-v1.1.json", *(f"FOLDER/spoken_{part}.json" for part in SPOKEN)]
+FILES = ("FILE", "new_wiki_v1.0.json", "spoken_test-v1.1.json", *(f"FOLDER/spoken_{part}.json" for part in SPOKEN))
 
 
 def commands(overlay):
@@ -35,22 +25,9 @@ def commands(overlay):
 def test_every_command_of_a_head_composes(overlay, tmp_path, monkeypatch):
     found = commands(overlay)
     monkeypatch.chdir(tmp_path)
-    for file in FILES:
-        Path(file).parent.mkdir(exist_ok=True)
-        Path(file).touch()
     assert any(f"experiments={overlay.stem}" in command for command in found), "no command that runs this file"
-    register()
     for command in found:
-        module, *arguments = shlex.split(command)
-        if module in SCHEMAS:
-            assert read(SCHEMAS[module], arguments, "").model_fields_set
-            continue
-        arguments = completed(meant(arguments) if module == "src.settle" else arguments)
-        overrides = [argument for argument in arguments if argument != "-m"]
-        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-            loader = GlobalHydra.instance().config_loader()
-            composed = loader.load_configuration("config", overrides, run_mode=RunMode.MULTIRUN)
-            assert plan(composed, overrides)[0], command
+        works(command, FILES)
 
 
 def test_a_planted_fault_costs_what_it_must():

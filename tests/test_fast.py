@@ -5,15 +5,19 @@ from __future__ import annotations
 import copy
 import subprocess
 import sys
+from contextlib import nullcontext
 
 import pytest
 import torch
+from peft.tuners.lora import Linear as LoraLinear
+from torch.nn import functional
 
 from src.config import ROOT
 from src.model import backbone, method
-from src.model.fast import packing, speed_up
+from src.model.fast import layers, packing, plain, speed_up
 from src.model.fast.attention import KEPT_UP_TO, PRODUCTS
 from src.model.fast.dropout import Factors, draw
+from src.training.predict import weights_held
 from tests.test_model import SMALL, random_model
 
 WINDOWS, TOKENS = 3, 24
@@ -132,6 +136,45 @@ def test_trained_weights_are_read_anew_after_each_step_and_frozen_ones_cast_once
         optimizer.step()
         plain.load_state_dict(model.state_dict())
         torch.testing.assert_close(model(**values).start_logits, plain(**values).start_logits, rtol=1e-4, atol=1e-4)
+
+
+def test_a_prediction_casts_trained_weights_once(named):
+    model = method.apply(random_model("bert", **SMALL["bert"]), named("full"))
+    speed_up(model, torch.bfloat16)
+    layer = next(module for module in model.modules() if type(module) is torch.nn.Linear)
+    inputs, cast = torch.randn(2, layer.in_features), layer.weight_cast
+    with torch.inference_mode(), weights_held(model):
+        first = layer(inputs)
+        kept = cast.kept
+        assert torch.equal(kept, layer.weight.bfloat16())
+        assert torch.equal(layer(inputs), first) and cast.kept is kept
+    assert cast.kept is None
+    with torch.no_grad():
+        layer.weight.add_(1)
+    for held in (False, True):
+        with torch.inference_mode(), weights_held(model) if held else nullcontext():
+            expected = functional.linear(inputs.bfloat16(), layer.weight.bfloat16(), layer.bias.bfloat16())
+            assert torch.equal(layer(inputs), expected)
+    plain(model)
+    assert not hasattr(layer, "weight_cast")
+
+
+def test_few_tokens_go_through_thin_products(named):
+    """As when a decoder writes: W + s B A is not made for each token."""
+    torch.manual_seed(0)
+    model = method.apply(random_model("bert", **SMALL["bert"]), named("lora"))
+    layer = next(module for module in model.modules() if isinstance(module, LoraLinear))
+    torch.nn.init.normal_(layer.lora_B["default"].weight)
+    few = layer.out_features * layer.in_features // (2 * (layer.out_features + layer.in_features)) - 1
+    inputs = torch.randn(few + 1, layer.in_features)
+    assert layers.few_tokens(inputs[:few], layer.base_layer.weight)
+    assert not layers.few_tokens(inputs, layer.base_layer.weight)
+    with torch.no_grad():
+        expected = layer(inputs)
+        speed_up(model, torch.float32)
+        assert torch.allclose(layer(inputs), expected, atol=1e-5)
+        assert torch.allclose(layer(inputs[:few]), expected[:few], atol=1e-5)
+        assert torch.allclose(layer(inputs[None, :few]), expected[None, :few], atol=1e-5)
 
 
 def test_what_evaluation_has_cast_can_be_trained_with(named):

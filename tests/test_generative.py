@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
+from transformers import DynamicCache, LlamaConfig, MistralConfig, MistralForCausalLM
 
 from src.config import EvaluationConfig, HardwareConfig, TrainConfig, UserError
 from src.data import sample
@@ -21,6 +22,7 @@ from src.tasks import task_of
 from src.tasks.base import NO_PLACE
 from src.tasks.generative.answers import NO_ANSWER, answer_questions
 from src.tasks.generative.batches import PromptBatches
+from src.tasks.generative.cache import by_beginning, make_cache, moved_up, shared_beginnings
 from src.tasks.generative.decode import Candidate, Prediction, Stops, write_answers
 from src.tasks.generative.prompts import Writer, make_prompts
 from src.training import hardware
@@ -251,6 +253,84 @@ def test_a_batch_is_decoded_as_one_at_a_time(batches, model):
         assert one.silence.score == pytest.approx(other.silence.score, abs=1e-3)
 
 
+PASSAGES = (CONTEXT[:900], "Grace Hopper wrote the first compiler. " * 9, "Bridges cross rivers. " * 12)
+ASKED = ("Who built it?", "What did she write?", "Where was that, and in which year of the century?")
+
+
+def sliding(**config):
+    """A decoder whose attention sees the last tokens alone."""
+    return MistralForCausalLM(
+        MistralConfig(num_hidden_layers=2, num_key_value_heads=2, vocab_size=400, sliding_window=64, **config)
+    ).eval()
+
+
+@pytest.mark.parametrize("slides", [False, True])
+@torch.inference_mode()
+def test_a_passage_of_several_questions_is_read_once(config, tokenizer, model, slides):
+    long = changed(config, max_length=1000)
+    asked = [question(context, text, "") for text in ASKED for context in PASSAGES]
+    often = PromptBatches(prompts_of(long, tokenizer, *asked)[0], Often(tokenizer), tokenizer(" none")["input_ids"])
+    [order] = often.evaluation(len(asked))
+    together_with = [order[i : i + 3] for i in range(0, len(order), 3)]
+    assert sorted(map(sorted, together_with)) == [[0, 3, 6], [1, 4, 7], [2, 5, 8]]
+    assert order[0] in (0, 3, 6)  # the longest passage first
+    torch.manual_seed(0)
+    made = sliding(hidden_size=64, intermediate_size=64, num_attention_heads=4) if slides else model
+    read = []
+    made.register_forward_pre_hook(lambda _, __, given: read.append(given["input_ids"].shape), with_kwargs=True)
+    together = often.predict(made, order, CPU, LIMITS)
+    whole = max(len(often.prompts[row]["prompt"]) for row in order)
+    if slides:
+        assert read[0] == (9, whole)
+    else:
+        assert read[0][0] == 3 and read[1][0] == 9 and read[0][1] + read[1][1] < whole + 40 and read[1][1] < 100
+    for row, one in zip(order, together, strict=True):
+        [alone] = often.predict(made, [row], CPU, LIMITS)
+        assert (one.written.text, one.written.tokens) == (alone.written.text, alone.written.tokens)
+        assert one.written.log_probability == pytest.approx(alone.written.log_probability, abs=1e-3)
+        assert one.silence.score == pytest.approx(alone.silence.score, abs=1e-3)
+
+
+def test_prompts_with_half_of_their_tokens_in_common_share_them():
+    assert shared_beginnings([[1, 2, 3, 4], [1, 2, 3, 5], [1, 2, 9, 9, 9, 9], [7]]) == [(2, 3), (1, 5), (1, 0)]
+    assert shared_beginnings([[1, 2, 3, 4], [1, 2, 3, 4], [1, 2, 3]]) == [(3, 2)]  # each keeps a token to read
+    assert by_beginning([np.array(row) for row in ([1, 2, 3], [5, 6, 7, 8], [1, 2, 4], [9], [5, 6, 7])]) == [
+        4,
+        1,
+        0,
+        2,
+        3,
+    ]
+
+
+def test_rows_that_stay_move_only_to_places_that_became_free():
+    assert moved_up([0, 3, 4]) == [0, 3, 4]
+    assert moved_up([0, 1, 2]) == [0, 1, 2]
+    assert moved_up([1, 2, 5, 6]) == [5, 1, 2, 6]
+
+
+def test_the_cache_holds_what_transformers_own_holds():
+    plain = DynamicCache(config=Scripted.config)
+    ours = make_cache(Scripted([], 0), 20)
+
+    def grow(rows, tokens):
+        keys, values = torch.randn(2, rows, 3, tokens, 4)
+        for one, other in zip(plain.update(keys, values, 0), ours.update(keys, values, 0), strict=True):
+            assert torch.equal(one, other)
+
+    grow(2, 5)
+    for rows, tokens in (([0, 1, 1, 0, 1], 3), ([4, 1, 2], 1), ([2], 4)):
+        for cache in (plain, ours):
+            cache.batch_select_indices(torch.tensor(rows))
+        grow(len(rows), tokens)
+    memory = ours.layers[0].memory[0]
+    for cache in (plain, ours):
+        cache.crop(-2)
+    grow(1, 3)
+    assert ours.layers[0].memory[0] is memory and memory.shape == (5, 3, 20, 4)
+    assert make_cache(SimpleNamespace(config=MistralConfig(sliding_window=8)), 20) is None
+
+
 @torch.inference_mode()
 def test_decoding_is_greedy_and_stops_at_a_line_break_or_a_special_token(batches, model, tokenizer):
     for row in range(8):
@@ -270,20 +350,26 @@ def test_decoding_is_greedy_and_stops_at_a_line_break_or_a_special_token(batches
 
 
 class Scripted:
-    """A decoder that says after each prompt what a script says; it counts its calls and the rows of each."""
+    """A decoder that says after each prompt what a script says; it counts its calls and the rows of each.
+
+    Its cache holds the number of each row, so that it sees which rows are left.
+    """
+
+    config = LlamaConfig(num_hidden_layers=1)
 
     def __init__(self, script, vocabulary):
         self.script, self.vocabulary, self.rows = script, vocabulary, []
 
     def __call__(self, input_ids, attention_mask, position_ids, past_key_values, use_cache, logits_to_keep):
-        cache = past_key_values or SimpleNamespace(rows=list(range(len(input_ids))), at=0)
-        cache.batch_select_indices = lambda rows: setattr(cache, "rows", [cache.rows[i] for i in rows.tolist()])
+        first = past_key_values.get_seq_length() == 0
+        numbers = torch.arange(len(input_ids)) if first else past_key_values.layers[0].keys[:, 0, 0, 0]
+        new = numbers[:, None, None, None].expand(-1, 1, input_ids.shape[1], 1).clone()
+        past_key_values.update(new, new, 0)
         self.rows.append(len(input_ids))
         logits = torch.zeros(len(input_ids), 1, self.vocabulary)
-        for place, row in enumerate(cache.rows):
-            logits[place, 0, self.script[row][min(cache.at, len(self.script[row]) - 1)]] = 20.0
-        cache.at += 1
-        return SimpleNamespace(logits=logits, past_key_values=cache)
+        for place, row in enumerate(numbers.tolist()):
+            logits[place, 0, self.script[row][min(len(self.rows), len(self.script[row])) - 1]] = 20.0
+        return SimpleNamespace(logits=logits, past_key_values=past_key_values)
 
 
 def test_rows_leave_the_batch_and_nothing_is_decoded_beyond_the_last(tokenizer):
@@ -292,7 +378,7 @@ def test_rows_leave_the_batch_and_nothing_is_decoded_beyond_the_last(tokenizer):
 
     script = [tokens(" no\n"), [*tokens(" yes"), tokenizer.eos_token_id], tokens("\n"), tokens(" " + "a" * 50)]
     model = Scripted(script, len(tokenizer))
-    found = write_answers(model, [[5]] * 4, [[]] * 4, None, Stops(tokenizer), CPU, longest=7)
+    found = write_answers(model, [[5], [6], [7], [8]], [[]] * 4, None, Stops(tokenizer), CPU, longest=7)
     assert [each.written.text for each in found] == ["no", "yes", "", "a" * 6]
     assert [each.written.tokens for each in found] == [4, 5, 1, 7]
     assert model.rows == [4, 3, 3, 3, 2, 1, 1]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -10,6 +12,19 @@ from accelerate.utils import gather_object
 from src.config import EvaluationConfig
 from src.tasks.base import Batches, micro_batches
 from src.training.hardware import Runtime
+
+
+@contextmanager
+def weights_held(model: torch.nn.Module) -> Iterator[None]:
+    """Inside, no weight changes: modules that cast theirs (`src.model.fast`) do so once."""
+    casting: list[Any] = [module for module in model.modules() if hasattr(module, "weight_cast")]
+    for module in casting:
+        module.weight_cast.hold(module.weight, True)
+    try:
+        yield
+    finally:
+        for module in casting:
+            module.weight_cast.hold(module.weight, False)
 
 
 @torch.inference_mode()
@@ -23,6 +38,7 @@ def predict(runtime: Runtime, model: torch.nn.Module, batches: Batches, limits: 
     tokens = runtime.micro_batch_tokens and runtime.micro_batch_tokens * batches.more_in_prediction
     parts = [part for rows in everything for part in micro_batches(rows, batches.lengths, tokens)]
     mine: list[tuple[int, Any]] = []
-    for rows in parts[accelerator.process_index :: accelerator.num_processes]:
-        mine += zip(rows, batches.predict(model, rows, accelerator.device, limits), strict=True)
+    with weights_held(model):
+        for rows in parts[accelerator.process_index :: accelerator.num_processes]:
+            mine += zip(rows, batches.predict(model, rows, accelerator.device, limits), strict=True)
     return [prediction for _, prediction in sorted(gather_object(mine), key=lambda item: item[0])]

@@ -26,26 +26,34 @@ class Cast:
     """A parameter in another precision: a frozen one is cast once, a trained one each time.
 
     Each time is once a step. Whether it has changed since cannot be known: torch's fused optimizers do not raise the
-    version of what they change.
+    version of what they change. A decoder that writes uses its weights again for every token, so a prediction says that
+    they will not change (`hold`).
     """
 
     def __init__(self, dtype: torch.dtype) -> None:
         self.dtype = dtype
-        self.frozen: Tensor | None = None
+        self.held = False
+        self.kept: Tensor | None = None
 
     def __call__(self, parameter: Tensor) -> Tensor:
-        if parameter.dtype == self.dtype or parameter.requires_grad:
+        if parameter.dtype == self.dtype or (parameter.requires_grad and not self.held):
             return parameter.detach().to(self.dtype)
-        if self.frozen is None:
+        if self.kept is None:
             with torch.inference_mode(False):  # or what evaluation has cast could not be trained with
-                self.frozen = parameter.detach().to(self.dtype)
-        return self.frozen
+                self.kept = parameter.detach().to(self.dtype)
+        return self.kept
+
+    def hold(self, parameter: Tensor, held: bool) -> None:
+        """Say that the parameter will not change, or that it may from now on."""
+        self.held = held
+        if parameter.requires_grad:
+            self.kept = None
 
 
 def _input(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Remade | None, Tensor]:
     """A layer's input in the precision of the products; what makes it again, if anything does; and from what."""
     remade, source = marked(x)
-    x = x.to(dtype)
+    x = x.to(dtype).contiguous()  # torch multiplies each row of a slice by a copy of the weights
     return x, remade, x if source is None else source
 
 
@@ -96,6 +104,12 @@ def linear(module: nn.Linear, cast: Cast, x: Tensor) -> Tensor:
     x, *how = _input(x, cast.dtype)
     out: Tensor = _Linear.apply(x, module.weight, module.bias, cast(module.weight), *how)
     return out
+
+
+def few_tokens(x: Tensor, weight: Tensor) -> bool:
+    """Whether thin products with A and B cost less for `x`, (..., inputs), than making W + s B A."""
+    outputs, inputs = weight.shape
+    return 2 * (x.numel() // inputs) * (inputs + outputs) < inputs * outputs
 
 
 class _Lora(torch.autograd.Function):
@@ -158,6 +172,10 @@ def lora(module: Any, dtype: torch.dtype, x: Tensor, *arguments: Any, **more: An
         return plain
     a, b = module.lora_A[name].weight, module.lora_B[name].weight
     x, *how = _input(x, dtype)
+    if not torch.is_grad_enabled() and few_tokens(x, base.weight):
+        thin = functional.linear(functional.linear(x, a.to(dtype)), b.to(dtype))
+        bias = None if base.bias is None else base.bias.to(dtype)
+        return functional.linear(x, base.weight, bias).add_(thin, alpha=module.scaling[name])
     out: Tensor = _Lora.apply(x, base.weight, base.bias, a, b, module.scaling[name], *how)
     return out
 

@@ -67,6 +67,7 @@ def plain(model: nn.Module) -> None:
     """
     for module in model.modules():
         restore_forward(module)
+        vars(module).pop("weight_cast", None)
     plain_attention(model)
     base = _base(model)
     before = vars(base).pop("before_speed_up", None)
@@ -96,7 +97,8 @@ def _fast_forward(module: Any, dtype: torch.dtype, factors: Factors, remember: M
         fused = layers.is_plain_lora(module) and module.base_layer.weight.dtype == dtype
         return (layers.lora, dtype) if fused else None
     if type(module) is nn.Linear:
-        return layers.linear, layers.Cast(dtype)
+        module.weight_cast = layers.Cast(dtype)
+        return layers.linear, module.weight_cast
     if type(module) is nn.LayerNorm and module.elementwise_affine:
         return layers.layer_norm, dtype, remember
     if layers.is_rms_norm(module):

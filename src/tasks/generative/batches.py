@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy
 from src.config import EvaluationConfig
 from src.tasks.base import Answer, Batches, Questions, padded, unwrapped
 from src.tasks.generative.answers import answer_questions
+from src.tasks.generative.cache import by_beginning
 from src.tasks.generative.decode import Prediction, Stops, write_answers
 
 
@@ -25,7 +26,9 @@ class PromptBatches(Batches):
         silence: the tokens of "no answer"; None where every question has an answer.
     """
 
-    more_in_prediction = 4  # each token that is written reads all weights: for as many prompts as fit
+    # Each token that is written reads all weights, so many prompts are answered at once; of most of them only the
+    # question is read, since they share their passage with others.
+    more_in_prediction = 12
 
     def __init__(self, prompts: Any, stops: Stops, silence: list[int] | None) -> None:
         self.prompts = prompts
@@ -52,6 +55,11 @@ class PromptBatches(Batches):
         with logits_at(model, at):
             logits = model(input_ids=torch.from_numpy(tokens).to(device), use_cache=False).logits
         return cross_entropy(logits.float(), learnt, reduction="sum")
+
+    def evaluation(self, batch_size: int) -> list[list[int]]:
+        """The rows of each batch, questions about one passage together; the longest prompts first."""
+        order = by_beginning(self.prompts["prompt"][:])
+        return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
 
     def predict(
         self, model: Any, rows: Sequence[int], device: torch.device, limits: EvaluationConfig

@@ -1,7 +1,8 @@
 """Greedy decoding of a batch of prompts with a key-value cache.
 
-Prompts are padded in front, so that all of them end, and all answers begin, in the same column. An answer ends at a
-line break, at any special token, or after a number of tokens; rows that have ended leave the batch.
+What several prompts begin with, such as the passage of several questions, is read once. Prompts are padded in front, so
+that all of them end, and all answers begin, in the same column. An answer ends at a line break, at any special token,
+or after a number of tokens; rows that have ended leave the batch.
 """
 
 from __future__ import annotations
@@ -13,6 +14,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from src.tasks.base import unwrapped
+from src.tasks.generative.cache import make_cache, moved_up, padded_in_front, shared_beginnings
 
 
 @dataclass(frozen=True)
@@ -87,15 +91,8 @@ def write_answers(
         device: of the model.
         longest: tokens of an answer, at most.
     """
-    width = max(len(prompt) for prompt in prompts)
-    tokens = torch.zeros(len(prompts), width, dtype=torch.int64)
-    mask = torch.zeros_like(tokens)
-    for i, prompt in enumerate(prompts):
-        tokens[i, width - len(prompt) :] = torch.tensor(prompt)
-        mask[i, width - len(prompt) :] = 1
-    tokens, mask = tokens.to(device), mask.to(device)
-    state = _State(model, mask)
-    logits = state.read(tokens, keep=1)[:, -1]
+    room = max(longest, len(silence or ()), *(len(gold) for gold in golds))
+    state, logits = _read_prompts(model, prompts, room, device)
     gold = state.log_probabilities(logits, golds)
     silences: list[Candidate | None] = [None] * len(prompts)
     if silence is not None:
@@ -108,26 +105,55 @@ def write_answers(
     ]
 
 
+def _read_prompts(model: Any, prompts: Sequence[list[int]], room: int, device: torch.device) -> tuple[_State, Tensor]:
+    """The state after reading prompts, and the logits of what comes next, (rows, vocabulary).
+
+    Args:
+        model: the decoder.
+        prompts: the tokens of each; neighbours may begin with the same ones.
+        room: further tokens that will be read, at most.
+        device: of the model.
+    """
+    groups = shared_beginnings(prompts)
+    group_of = [group for group, (rows, _) in enumerate(groups) for _ in range(rows)]
+    rests = [prompt[groups[group][1] :] for prompt, group in zip(prompts, group_of, strict=True)]
+    longest = max(shared for _, shared in groups) + max(len(rest) for rest in rests)
+    state = _State(model, make_cache(unwrapped(model), longest + room))
+    if state.cache is None or len(groups) == len(prompts):
+        return state, state.read(*padded_in_front(prompts, device), keep=1)[:, -1]
+    beginnings = [prompts[group_of.index(group)][:shared] for group, (_, shared) in enumerate(groups)]
+    state.read(*padded_in_front(beginnings, device), keep=1)
+    state.keep(torch.tensor(group_of, device=device))
+    return state, state.read(*padded_in_front(rests, device), keep=1)[:, -1]
+
+
 @dataclass
 class _State:
     """A batch that a model has read so far.
 
     Args:
         model: the decoder.
+        cache: of `make_cache`; None where the model makes its own.
         mask: 1 for tokens, 0 for padding, shape (rows, tokens).
     """
 
     model: Any
-    mask: Tensor
-    cache: Any = None
+    cache: Any
+    mask: Tensor | None = None
 
-    def read(self, tokens: Tensor, keep: int = 0) -> Tensor:
-        """The logits, in fp32, after reading on; `tokens` are (rows, further tokens), the last ones of the mask.
+    def __post_init__(self) -> None:
+        self.ours = self.cache is not None
+
+    def read(self, tokens: Tensor, mask: Tensor | None = None, keep: int = 0) -> Tensor:
+        """The logits, in fp32, after reading on.
 
         Args:
-            tokens: ids.
+            tokens: ids, (rows, further tokens).
+            mask: of these; None where none is padding.
             keep: how many of the last places are asked for; 0 for all.
         """
+        mask = torch.ones_like(tokens) if mask is None else mask
+        self.mask = mask if self.mask is None else torch.cat([self.mask, mask], dim=1)
         places = self.mask.cumsum(1).sub(1).clamp(min=0)[:, -tokens.shape[1] :]
         out = self.model(
             input_ids=tokens,
@@ -141,17 +167,19 @@ class _State:
         logits: Tensor = out.logits
         return logits.float()
 
-    def fork(self) -> _State:
-        """The same state once more; what one of them reads, the other does not know."""
-        return _State(self.model, self.mask, copy.deepcopy(self.cache))
-
-    def grow(self, tokens: Tensor) -> Tensor:
-        """Read on; the mask grows by as much."""
-        self.mask = torch.cat([self.mask, torch.ones_like(tokens)], dim=1)
-        return self.read(tokens)
+    def look_ahead(self, tokens: Tensor) -> Tensor:
+        """The logits after further tokens, which are not remembered."""
+        if not self.ours:
+            return _State(self.model, copy.deepcopy(self.cache), self.mask).read(tokens)
+        mask = self.mask
+        logits = self.read(tokens)
+        self.cache.crop(-tokens.shape[1])
+        self.mask = mask
+        return logits
 
     def keep(self, rows: Tensor) -> None:
-        """Leave out all other rows."""
+        """Have row i be what row `rows[i]` was."""
+        assert self.mask is not None
         self.mask = self.mask[rows]
         self.cache.batch_select_indices(rows)
 
@@ -169,7 +197,7 @@ class _State:
         # Padding stands behind the answers, where causal attention does not look.
         every = logits[:, None]
         if longest > 1:
-            every = torch.cat([every, self.fork().grow(tokens[:, :-1])], dim=1)
+            every = torch.cat([every, self.look_ahead(tokens[:, :-1])], dim=1)
         each = every.log_softmax(-1).gather(2, tokens[:, :, None])[:, :, 0]
         sums: list[float] = each.masked_fill(~inside, 0.0).double().sum(1).tolist()
         return sums
@@ -193,7 +221,8 @@ def _decode(state: _State, logits: Tensor, stops: Stops, longest: int) -> list[t
             return list(zip(written, total, strict=True))
         tokens = best.indices
         if len(still) < len(going):
+            still = moved_up(still)
             rows = torch.tensor(still, device=logits.device)
             state.keep(rows)
             tokens, going = tokens[rows], [going[place] for place in still]
-        logits = state.grow(tokens[:, None])[:, -1]
+        logits = state.read(tokens[:, None])[:, -1]
