@@ -250,7 +250,7 @@ def test_dropout_is_drawn_by_torchs_generator_and_only_in_training():
     assert module.eval()(x) is x
 
 
-def test_attention_with_dropout_or_causal_attention_is_left_to_torch(named):
+def test_attention_with_dropout_is_left_to_torch(named):
     model = random_model("bert", **SMALL["bert"])
     plain = copy.deepcopy(model)
     speed_up(model, torch.float32)

@@ -7,6 +7,7 @@ import copy
 import peft
 import pytest
 import torch
+from torch.nn import functional
 from transformers import (
     Gemma3ForCausalLM,
     Gemma3TextConfig,
@@ -17,6 +18,7 @@ from transformers import (
 )
 
 from src.model.fast import layers, speed_up
+from src.model.fast.causal import CausalProducts
 from src.tasks.generative.batches import logits_at
 
 SHAPE = {
@@ -72,6 +74,40 @@ def test_logits_and_gradients_are_those_of_the_plain_model(kind, chosen, tied):
     assert gradients.keys() == fast_gradients.keys() and len(gradients) > 20
     for name, gradient in gradients.items():
         assert (fast_gradients[name] - gradient).norm() <= 1e-4 * gradient.norm(), name
+
+
+@pytest.mark.parametrize("tokens", [1, 40, 65, 150, 300])
+@pytest.mark.parametrize(("heads", "groups"), [(4, 4), (9, 3), (4, 1)])
+def test_causal_attention_is_torchs(heads, groups, tokens):
+    torch.manual_seed(0)
+    shapes = [(2, heads, tokens, 16), (2, groups, tokens, 16), (2, groups, tokens, 16)]
+    values = [torch.randn(shape, requires_grad=True) for shape in shapes]
+    weights = torch.randn(2, tokens, heads, 16)
+    expected = functional.scaled_dot_product_attention(*values, is_causal=True, scale=0.3, enable_gqa=True)
+    expected = expected.transpose(1, 2)
+    found = CausalProducts.apply(0.3 * values[0], *values[1:])
+    assert torch.allclose(found, expected, atol=1e-5)
+    gradients = [torch.autograd.grad((out * weights).sum(), values) for out in (found, expected)]
+    for one, other in zip(*gradients, strict=True):
+        assert (one - other).norm() <= 1e-5 * other.norm() + 1e-5  # a single token gives no gradient to q and k
+
+
+def test_causal_attention_is_used_in_training_alone(monkeypatch):
+    used = []
+    monkeypatch.setattr(CausalProducts, "apply", lambda *values: used.append(len(values)) or 1 / 0)
+    model = build("llama", "full")
+    speed_up(model, torch.float32)
+    tokens = torch.randint(0, 300, (2, 10))
+    with torch.inference_mode():
+        model.eval()(input_ids=tokens)
+    with pytest.raises(ZeroDivisionError):
+        model.train()(input_ids=tokens, use_cache=False)
+    assert used == [3]
+    model.config.attention_dropout = 0.1
+    for layer in model.model.layers:
+        layer.self_attn.attention_dropout = 0.1
+    model(input_ids=tokens, use_cache=False)  # attention dropout is torch's
+    assert used == [3]
 
 
 def test_which_modules_are_taken_for_what_they_are():

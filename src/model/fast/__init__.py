@@ -10,6 +10,7 @@ dropout or attention is computed. With fp32 outputs and gradients are those of t
     remade.py      outputs that are made again in the backward pass instead of being kept
     dropout.py     dropout's factors, drawn beforehand
     attention.py   attention as batched matrix products, for CPUs
+    causal.py      the same for the causal attention of decoders in training
     packing.py     windows packed without padding, for GPUs
     encoded.py     an encoder whose output was computed beforehand
 """

@@ -1,15 +1,15 @@
 """Attention as batched matrix products, for CPUs: registered with transformers as the implementation `products`.
 
 torch's own CPU attention works block by block and leaves most of the machine's matrix rate unused; in its backward
-most of all. Here each product runs over all heads at once. The rule: used on a CPU, for encoders whose attention is
-full (no causal or relative-position variant) and where nothing falls out inside attention (`attention_dropout` 0,
-or evaluation); anything else goes to torch's `sdpa`.
+most of all. Here each product runs over all heads at once. The rule: used on a CPU without attention dropout, for
+encoders whose attention is full (no relative-position variant), and for decoders in training, whose windows are padded
+behind their end; anything else goes to torch's `sdpa`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +17,8 @@ from torch import Tensor
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, bidirectional_mask_function, sdpa_mask
+
+from src.model.fast.causal import CausalProducts
 
 PRODUCTS = "products"
 # The attention weights of a batch this long are kept for the backward pass. Those of longer windows are made again,
@@ -105,6 +107,10 @@ def _attend(
 ) -> tuple[Tensor, None]:
     """transformers' attention interface: (windows, heads, tokens, head size) in, (windows, tokens, heads, size) out."""
     windows, _, tokens, size = query.shape
+    scale = size**-0.5 if scaling is None else scaling
+    if is_causal_training(module, query, key, value, attention_mask, dropout, more):
+        together: Tensor = CausalProducts.apply(query * scale, key, value)
+        return together, None
     full = attention_mask.ndim == 2 if attention_mask is not None else not getattr(module, "is_causal", True)
     if not full or dropout or query.device.type != "cpu" or not (key.shape == value.shape == query.shape):
         if attention_mask is not None and attention_mask.ndim == 2:
@@ -112,10 +118,35 @@ def _attend(
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **more
         )
-    q, k, v = (part.contiguous() for part in (query * (size**-0.5 if scaling is None else scaling), key, value))
+    q, k, v = (part.contiguous() for part in (query * scale, key, value))
     padding = [slice(0, 0)] * windows if attention_mask is None else _padding(attention_mask)
     mixed: Tensor = _Products.apply(q, k, v, padding)
     return mixed.transpose(1, 2), None
+
+
+def is_causal_training(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float,
+    more: Mapping[str, Any],
+) -> bool:
+    """Whether a decoder trains: each token attends to itself and all before it, and nothing is cached."""
+    given = more.get("is_causal")
+    causal = getattr(module, "is_causal", True) if given is None else given
+    special = any(more.get(name) is not None for name in ("softcap", "position_bias", "s_aux"))
+    return bool(
+        attention_mask is None
+        and causal
+        and not dropout
+        and not special
+        and (module.training or torch.is_grad_enabled())
+        and query.device.type == "cpu"
+        and key.shape == value.shape
+        and query.shape[2:] == key.shape[2:]
+    )
 
 
 def _mask(
