@@ -15,8 +15,8 @@ from torch.nn import functional
 from src.config import ROOT
 from src.model import backbone, method
 from src.model.fast import layers, packing, plain, speed_up
-from src.model.fast.attention import KEPT_UP_TO, PRODUCTS
-from src.model.fast.dropout import Factors, draw
+from src.model.fast.attention import BATCHED_MATMUL, KEPT_UP_TO
+from src.model.fast.dropout import DropoutMasks, draw
 from src.training.predict import weights_held
 from tests.test_model import SMALL, random_model
 
@@ -254,7 +254,7 @@ def test_attention_with_dropout_is_left_to_torch(named):
     model = random_model("bert", **SMALL["bert"])
     plain = copy.deepcopy(model)
     speed_up(model, torch.float32)
-    assert model.config._attn_implementation == PRODUCTS
+    assert model.config._attn_implementation == BATCHED_MATMUL
     for part in (model, plain):
         part.train()
         for layer in part.bert.encoder.layer:
@@ -270,14 +270,14 @@ def test_attention_with_dropout_is_left_to_torch(named):
 def test_dropout_does_not_depend_on_the_largest_batch_before():
     """4,096 tokens of BERT-base are more than half of the buffer: a resumed run has not seen the batches before."""
     large, small = torch.ones(4096, 768), torch.ones(100, 768)
-    uninterrupted, resumed = Factors(), Factors()
+    uninterrupted, resumed = DropoutMasks(), DropoutMasks()
     torch.manual_seed(0)
-    uninterrupted.take(large, 0.1)
+    uninterrupted.mask_like(large, 0.1)
     state = torch.get_rng_state()
-    expected = [uninterrupted.take(like, 0.1) for like in (small, large, small)]
+    expected = [uninterrupted.mask_like(like, 0.1) for like in (small, large, small)]
     torch.set_rng_state(state)
     for like, factors in zip((small, large, small), expected, strict=True):
-        assert torch.equal(resumed.take(like, 0.1), factors)
+        assert torch.equal(resumed.mask_like(like, 0.1), factors)
 
 
 @pytest.mark.parametrize("model_type", ["bert", "distilbert", "roberta"])

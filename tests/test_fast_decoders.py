@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from src.model.fast import layers, speed_up
-from src.model.fast.causal import CausalProducts
+from src.model.fast.causal import CausalAttention
 from src.tasks.generative.batches import logits_at
 
 SHAPE = {
@@ -85,7 +85,7 @@ def test_causal_attention_is_torchs(heads, groups, tokens):
     weights = torch.randn(2, tokens, heads, 16)
     expected = functional.scaled_dot_product_attention(*values, is_causal=True, scale=0.3, enable_gqa=True)
     expected = expected.transpose(1, 2)
-    found = CausalProducts.apply(0.3 * values[0], *values[1:])
+    found = CausalAttention.apply(0.3 * values[0], *values[1:])
     assert torch.allclose(found, expected, atol=1e-5)
     gradients = [torch.autograd.grad((out * weights).sum(), values) for out in (found, expected)]
     for one, other in zip(*gradients, strict=True):
@@ -94,7 +94,7 @@ def test_causal_attention_is_torchs(heads, groups, tokens):
 
 def test_causal_attention_is_used_in_training_alone(monkeypatch):
     used = []
-    monkeypatch.setattr(CausalProducts, "apply", lambda *values: used.append(len(values)) or 1 / 0)
+    monkeypatch.setattr(CausalAttention, "apply", lambda *values: used.append(len(values)) or 1 / 0)
     model = build("llama", "full")
     speed_up(model, torch.float32)
     tokens = torch.randint(0, 300, (2, 10))

@@ -17,7 +17,7 @@ from torch.nn.functional import cross_entropy
 from src.estimate.bare import Bare, put_on_cpu
 from src.estimate.live import Live
 from src.model import fast
-from src.model.fast.dropout import Factors, buffer_length, dropout
+from src.model.fast.dropout import DropoutMasks, buffer_length, dropout
 from src.model.fast.forward import replace_forward
 from src.tasks.generative.batches import logits_at
 
@@ -57,7 +57,7 @@ def footprint(bare: Bare, work: Work) -> Footprint:
 
 def _prepare(bare: Bare, work: Work) -> None:
     """Give the modules the kernels and the precision that they have in training."""
-    factors = _NotDrawn()
+    masks = _NotDrawn()
     if work.fast_kernels:
         fast.speed_up(bare.model, work.dtype, "cpu" if work.on_cpu else "cuda")
         if not work.on_cpu:  # packing leaves out padding, of which there is none here
@@ -71,14 +71,14 @@ def _prepare(bare: Bare, work: Work) -> None:
             if not work.on_cpu:
                 replace_forward(module, _gpu_dropout)
             elif work.fast_kernels:
-                replace_forward(module, dropout, factors)
+                replace_forward(module, dropout, masks)
     bare.model.train()
 
 
-class _NotDrawn(Factors):
-    """The buffer of dropout's factors, with nothing in it."""
+class _NotDrawn(DropoutMasks):
+    """Masks of dropout without their values."""
 
-    def take(self, like: Tensor, p: float) -> Tensor:
+    def mask_like(self, like: Tensor, p: float) -> Tensor:
         key, length = (p, like.dtype), buffer_length(like.numel())
         if key not in self.drawn or len(self.drawn[key]) < length:
             self.drawn[key] = torch.empty(length, dtype=like.dtype)
@@ -106,7 +106,7 @@ def _counted(bare: Bare, work: Work, live: Live) -> Footprint:
     kept = live.bytes - before
     loss.backward()
     del loss
-    # Casts of frozen weights, and factors of dropout: they stay from step to step.
+    # Casts of frozen weights, and masks of dropout: they stay from step to step.
     copies = live.bytes - weights - live.gradients
     # A CPU's allocator keeps what activations have freed, and gradients that follow them move in there.
     besides = live.peak_besides if work.on_cpu else live.peak - live.gradients_at_peak

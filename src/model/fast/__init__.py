@@ -7,8 +7,8 @@ dropout or attention is computed. With fp32 outputs and gradients are those of t
     forward.py     the one place where a module gets another `forward`, and the way back
     switch.py      `speed_up` and `plain`: which module gets which
     layers.py      linear and LoRA layers, layer normalisation, GELU
-    remade.py      outputs that are made again in the backward pass instead of being kept
-    dropout.py     dropout's factors, drawn beforehand
+    recompute.py   outputs that the backward pass recomputes, so that they are not kept
+    dropout.py     dropout whose masks are drawn beforehand
     attention.py   attention as batched matrix products, for CPUs
     causal.py      the same for the causal attention of decoders in training
     packing.py     windows packed without padding, for GPUs

@@ -1,4 +1,4 @@
-"""Attention as batched matrix products, for CPUs: registered with transformers as the implementation `products`.
+"""Attention as batched matrix products, for CPUs: registered with transformers as the implementation `batched_matmul`.
 
 torch's own CPU attention works block by block and leaves most of the machine's matrix rate unused; in its backward
 most of all. Here each product runs over all heads at once. The rule: used on a CPU without attention dropout, for
@@ -18,10 +18,10 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, bidirectional_mask_function, sdpa_mask
 
-from src.model.fast.causal import CausalProducts
+from src.model.fast.causal import CausalAttention
 
-PRODUCTS = "products"
-# The attention weights of a batch this long are kept for the backward pass. Those of longer windows are made again,
+BATCHED_MATMUL = "batched_matmul"
+# The attention weights of a batch this long are kept for the backward pass. Those of longer windows are recomputed,
 # since they would set the peak of memory: with heads of 32 or 64 they are more than all else that a layer keeps.
 KEPT_UP_TO = 256
 CHUNK = 1 << 22  # elements of the attention weights that are worked on at once; about what the caches hold
@@ -29,7 +29,7 @@ CHUNK = 1 << 22  # elements of the attention weights that are worked on at once;
 Padding = Sequence[slice | Tensor]  # for each window the columns of its padding
 
 
-class _Products(torch.autograd.Function):
+class _FullAttention(torch.autograd.Function):
     """softmax(q k^T + mask) v, with q scaled already; q, k, v of shape (windows, heads, tokens, head size)."""
 
     @staticmethod
@@ -109,7 +109,7 @@ def _attend(
     windows, _, tokens, size = query.shape
     scale = size**-0.5 if scaling is None else scaling
     if is_causal_training(module, query, key, value, attention_mask, dropout, more):
-        together: Tensor = CausalProducts.apply(query * scale, key, value)
+        together: Tensor = CausalAttention.apply(query * scale, key, value)
         return together, None
     full = attention_mask.ndim == 2 if attention_mask is not None else not getattr(module, "is_causal", True)
     if not full or dropout or query.device.type != "cpu" or not (key.shape == value.shape == query.shape):
@@ -120,7 +120,7 @@ def _attend(
         )
     q, k, v = (part.contiguous() for part in (query * scale, key, value))
     padding = [slice(0, 0)] * windows if attention_mask is None else _padding(attention_mask)
-    mixed: Tensor = _Products.apply(q, k, v, padding)
+    mixed: Tensor = _FullAttention.apply(q, k, v, padding)
     return mixed.transpose(1, 2), None
 
 
@@ -172,5 +172,5 @@ def _mask(
     )
 
 
-AttentionInterface.register(PRODUCTS, _attend)
-AttentionMaskInterface.register(PRODUCTS, _mask)
+AttentionInterface.register(BATCHED_MATMUL, _attend)
+AttentionMaskInterface.register(BATCHED_MATMUL, _mask)

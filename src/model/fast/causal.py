@@ -2,7 +2,7 @@
 
 The heads of a group share their keys and values, which are not copied for each of them. Queries are taken in blocks,
 and each block is multiplied only with the keys up to its end, so that most of the upper triangle is never computed.
-Attention weights are made again in the backward pass.
+The backward pass recomputes the attention weights.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ BLOCK = 64  # tokens at least: smaller products leave the matrix units idle
 BLOCKS = 4  # at most: 4 blocks compute 5/8 of all pairs of tokens
 
 
-class CausalProducts(torch.autograd.Function):
+class CausalAttention(torch.autograd.Function):
     """softmax(q k^T + mask) v, where a token attends to itself and those before it.
 
     Shapes: q (windows, heads, tokens, head size), scaled already; k and v (windows, groups, tokens, head size), each

@@ -1,7 +1,7 @@
-"""Dropout whose factors are drawn beforehand.
+"""Dropout whose masks are drawn beforehand.
 
-torch draws them one after the other, on one core, which takes longer than the products around it. Here they are read at
-a random place of a large buffer.
+torch draws a mask element by element, on one core, which takes longer than the matrix products around it. Here masks
+are read from a random place of a large buffer.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-BUFFER = 1 << 22  # factors that are drawn at least
+BUFFER = 1 << 22  # elements that are drawn at least
 
 
-class Factors:
-    """What dropout multiplies with: 0 with probability p, else 1 / (1 - p), drawn beforehand.
+class DropoutMasks:
+    """What dropout multiplies by: 0 with probability p, else 1 / (1 - p), drawn beforehand.
 
     In bf16 1 / (1 - p) lies between two numbers; both are used, as often as makes the mean 1 exactly.
     """
@@ -21,8 +21,8 @@ class Factors:
     def __init__(self) -> None:
         self.drawn: dict[tuple[float, torch.dtype], Tensor] = {}
 
-    def take(self, like: Tensor, p: float) -> Tensor:
-        """Factors in the shape and precision of `like`, from a place that torch's generator names."""
+    def mask_like(self, like: Tensor, p: float) -> Tensor:
+        """A mask in the shape and precision of `like`, from a place that torch's generator chooses."""
         count = like.numel()
         # The place depends on this size alone and not on what was taken before, which a resumed run does not know. A
         # longer buffer begins with the shorter one.
@@ -35,12 +35,12 @@ class Factors:
 
 
 def buffer_length(count: int) -> int:
-    """Factors that are drawn for a tensor of `count` elements."""
+    """Elements that are drawn for a tensor of `count` elements."""
     return max(BUFFER, 1 << (2 * count - 1).bit_length())
 
 
 def draw(count: int, p: float, dtype: torch.dtype) -> Tensor:
-    """`count` independent factors of dropout with probability p, the first of always the same row; see `Factors`."""
+    """`count` independent elements of a mask with probability p, always the same ones; see `DropoutMasks`."""
     generator = torch.Generator().manual_seed(0x6C6F7261)
     uniform = torch.rand(count, generator=generator)
     exact = 1 / (1 - p)
@@ -53,6 +53,6 @@ def draw(count: int, p: float, dtype: torch.dtype) -> Tensor:
     return torch.where(uniform < p, torch.zeros((), dtype=dtype), kept)
 
 
-def dropout(module: nn.Dropout, factors: Factors, x: Tensor) -> Tensor:
+def dropout(module: nn.Dropout, masks: DropoutMasks, x: Tensor) -> Tensor:
     """`x` with some elements set to 0 in training, as `nn.Dropout` computes it; any shape."""
-    return x * factors.take(x, module.p) if module.training else x
+    return x * masks.mask_like(x, module.p) if module.training else x

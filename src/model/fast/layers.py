@@ -4,7 +4,7 @@
   those under a LoRA adapter are held in it alone.
 - LoRA is one product with W + s B A, and thin products for the gradients of A and B. peft reads and writes every
   activation several times more.
-- What is cheap to make again from what is kept anyway (GELU, SwiGLU, normalisation) is not kept for the backward pass.
+- What is cheap to recompute from what is kept anyway (GELU, SwiGLU, normalisation) is not kept for the backward pass.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers.activations import ACT2FN, GELUActivation
 
-from src.model.fast.remade import Mark, Remade, marked
+from src.model.fast.recompute import Mark, Recompute, marked
 
 SILU = (nn.SiLU, type(ACT2FN["silu"]))
 
@@ -50,16 +50,16 @@ class Cast:
             self.kept = None
 
 
-def _input(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Remade | None, Tensor]:
-    """A layer's input in the precision of the products; what makes it again, if anything does; and from what."""
-    remade, source = marked(x)
+def _input(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Recompute | None, Tensor]:
+    """A layer's input in the precision of the products; what recomputes it, if anything does; and from what."""
+    recompute, source = marked(x)
     x = x.to(dtype).contiguous()  # torch multiplies each row of a slice by a copy of the weights
-    return x, remade, x if source is None else source
+    return x, recompute, x if source is None else source
 
 
-def _taken(ctx: Any, source: Tensor) -> Tensor:
+def _layer_input(ctx: Any, source: Tensor) -> Tensor:
     """The input of a layer in its backward pass, two-dimensional."""
-    x = source if ctx.remade is None else ctx.remade.take(source)
+    x = source if ctx.recompute is None else ctx.recompute.materialise(source)
     return x.reshape(-1, x.shape[-1])
 
 
@@ -73,14 +73,14 @@ class _Linear(torch.autograd.Function):
         weight: Tensor,
         bias: Tensor | None,
         cast: Tensor,
-        remade: Remade | None,
+        recompute: Recompute | None,
         source: Tensor,
     ) -> Tensor:
         if not weight.requires_grad:
-            remade = None
-        elif remade is not None:
-            remade.takers += 1
-        ctx.remade = remade
+            recompute = None
+        elif recompute is not None:
+            recompute.consumers += 1
+        ctx.recompute = recompute
         ctx.save_for_backward(source if weight.requires_grad else None, cast)
         ctx.dtypes = weight.dtype, None if bias is None else bias.dtype
         return functional.linear(x, cast, None if bias is None else bias.to(x.dtype))
@@ -93,7 +93,7 @@ class _Linear(torch.autograd.Function):
         dx, dweight, dbias = ctx.needs_input_grad[:3]
         return (
             g @ cast if dx else None,
-            (flat.t() @ _taken(ctx, source)).to(ctx.dtypes[0]) if dweight else None,
+            (flat.t() @ _layer_input(ctx, source)).to(ctx.dtypes[0]) if dweight else None,
             flat.sum(0, dtype=ctx.dtypes[1]) if dbias else None,
             *[None] * 3,
         )
@@ -124,13 +124,13 @@ class _Lora(torch.autograd.Function):
         a: Tensor,
         b: Tensor,
         s: float,
-        remade: Remade | None,
+        recompute: Recompute | None,
         source: Tensor,
     ) -> Tensor:
         a, b = a.to(w.dtype), b.to(w.dtype)
-        if remade is not None:
-            remade.takers += 1
-        ctx.remade = remade
+        if recompute is not None:
+            recompute.consumers += 1
+        ctx.recompute = recompute
         ctx.save_for_backward(source, w, a, b)
         ctx.s = s
         ctx.bias = None if bias is None else bias.dtype
@@ -140,7 +140,7 @@ class _Lora(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         source, w, a, b = ctx.saved_tensors
-        x = _taken(ctx, source)
+        x = _layer_input(ctx, source)
         g = gradients[0].to(w.dtype)
         flat = g.reshape(-1, g.shape[-1])
         da = ((flat @ b).t() @ x).float() * ctx.s
@@ -181,7 +181,7 @@ def lora(module: Any, dtype: torch.dtype, x: Tensor, *arguments: Any, **more: An
 
 
 def layer_norm(module: nn.LayerNorm, dtype: torch.dtype, mark: Mark, x: Tensor) -> Tensor:
-    """`x` normalised, in `dtype`; the layers that take it make it again."""
+    """`x` normalised, in `dtype`; the layers that use it recompute it."""
 
     def normalise(x: Tensor) -> Tensor:
         return functional.layer_norm(x, module.normalized_shape, module.weight, module.bias, module.eps)
@@ -221,7 +221,7 @@ def _rms_normalised(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -
 
 
 def rms_norm(module: Any, dtype: torch.dtype, mark: Mark, x: Tensor) -> Tensor:
-    """`x` over its root mean square, in `dtype`; the layers that take it make it again."""
+    """`x` over its root mean square, in `dtype`; the layers that use it recompute it."""
     weight, eps = module.weight, module.variance_epsilon
     out: Tensor = _RmsNorm.apply(x, weight, eps, dtype)
     return mark(out, lambda source: _rms_normalised(source, weight.detach(), eps, dtype), x)
@@ -248,7 +248,7 @@ class _SwiGlu(torch.autograd.Function):
 
 
 def swiglu(module: Any, mark: Mark, x: Tensor) -> Tensor:
-    """`x` through a gated feed-forward layer, whose last linear layer makes its input again."""
+    """`x` through a gated feed-forward layer, whose last linear layer recomputes its input."""
     gate, up = module.gate_proj(x), module.up_proj(x)
     out: Tensor = _SwiGlu.apply(gate, up)
     kept = up.detach()
@@ -263,7 +263,7 @@ def is_swiglu(module: nn.Module) -> bool:
 
 
 def gelu(module: nn.Module, mark: Mark, x: Tensor) -> Tensor:
-    """The exact GELU of `x`; the layers that take it make it again."""
+    """The exact GELU of `x`; the layers that use it recompute it."""
     return mark(functional.gelu(x), functional.gelu, x)
 
 

@@ -1,8 +1,8 @@
-"""Windows one behind the other instead of one below the other: no padding is computed. For GPUs.
+"""Sequence packing: the windows of a batch in one row, so that no padding is computed. For GPUs.
 
-The model sees one row of all the batch's tokens; attention, registered with transformers as the implementation
-`packed`, keeps each window to itself by its boundaries (block-diagonal; with `position_ids` alone an encoder would
-look across them). Logits come back padded, so that nothing outside knows.
+Attention, registered with transformers as the implementation `packed`, is block-diagonal: it gets the boundaries of the
+windows (with `position_ids` alone an encoder would attend across them). Logits come back padded, so that callers see no
+difference.
 """
 
 from __future__ import annotations

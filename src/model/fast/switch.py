@@ -11,10 +11,10 @@ from peft.tuners.lora import Linear as LoraLinear
 from torch import nn
 
 from src.model.fast import layers, packing
-from src.model.fast.attention import PRODUCTS
-from src.model.fast.dropout import Factors, dropout
+from src.model.fast.attention import BATCHED_MATMUL
+from src.model.fast.dropout import DropoutMasks, dropout
 from src.model.fast.forward import replace_forward, restore_forward
-from src.model.fast.remade import Mark, mark, no_mark
+from src.model.fast.recompute import Mark, mark, no_mark
 from src.model.quantize import is_packed
 
 
@@ -44,15 +44,15 @@ def speed_up(model: nn.Module, dtype: torch.dtype, device: str = "cpu") -> None:
     if not on_cpu and packing.has_kernel(dtype) and packing.can_pack(base):
         packing.pack(base)
     elif on_cpu and base._supports_sdpa:
-        base.set_attn_implementation(PRODUCTS)
+        base.set_attn_implementation(BATCHED_MATMUL)
     precisions = _shrink_frozen(base, dtype) if isinstance(model, PeftModel) else []
     base.before_speed_up = _Before(attention, precisions)  # on the model, so that a copy of it has a way back too
-    factors = Factors()
+    masks = DropoutMasks()
     # A checkpointed layer gets its input back without our mark on it, and keeps nothing between layers anyway.
     remember = no_mark if base.is_gradient_checkpointing else mark
     for module in list(base.modules()):
         if on_cpu or isinstance(module, LoraLinear):
-            fast = _fast_forward(module, dtype, factors, remember)
+            fast = _fast_forward(module, dtype, masks, remember)
             if fast is not None:
                 replace_forward(module, *fast)
 
@@ -91,7 +91,7 @@ def _base(model: nn.Module) -> Any:
     return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
-def _fast_forward(module: Any, dtype: torch.dtype, factors: Factors, remember: Mark) -> tuple[Any, ...] | None:
+def _fast_forward(module: Any, dtype: torch.dtype, masks: DropoutMasks, remember: Mark) -> tuple[Any, ...] | None:
     """What `replace_forward` takes for this module, behind the module; None where its class's `forward` stays."""
     if isinstance(module, LoraLinear):
         fused = layers.is_plain_lora(module) and module.base_layer.weight.dtype == dtype
@@ -108,7 +108,7 @@ def _fast_forward(module: Any, dtype: torch.dtype, factors: Factors, remember: M
     if layers.is_exact_gelu(module):
         return layers.gelu, remember
     if type(module) is nn.Dropout and module.p:
-        return dropout, factors
+        return dropout, masks
     return None
 
 

@@ -1,0 +1,51 @@
+"""Outputs that the backward pass recomputes, so that the forward pass does not keep them.
+
+A GELU or a layer normalisation marks its output with a function that recomputes it. The linear layers that use this
+output keep the function's input, which autograd keeps anyway, and not the output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+Mark = Callable[[Tensor, Callable[[Tensor], Tensor], Tensor], Tensor]
+
+
+class Recompute:
+    """Recomputes a tensor in the backward pass, once for all the layers that used it."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        self.function = function
+        self.consumers = 0
+        self.value: Tensor | None = None
+
+    def materialise(self, source: Tensor) -> Tensor:
+        """The tensor, computed from `source`; it is freed when its last consumer has it."""
+        value = self.function(source) if self.value is None else self.value
+        self.consumers -= 1
+        self.value = value if self.consumers else None
+        return value
+
+
+def mark(out: Tensor, function: Callable[[Tensor], Tensor], source: Tensor) -> Tensor:
+    """Mark `out` as a tensor that need not be kept: `function(source)` recomputes it.
+
+    The mark is an attribute of the tensor, since transformers' modules stand between the layers and hand on tensors
+    alone. A table with tensors as weak keys would take more code, and a tensor may outlive its Python object.
+    """
+    if out.requires_grad:  # then autograd keeps the source anyway, for the function's own gradient
+        out.recompute = Recompute(function), source.detach()  # type: ignore[attr-defined]
+    return out
+
+
+def no_mark(out: Tensor, function: Callable[[Tensor], Tensor], source: Tensor) -> Tensor:
+    """Leave `out` as it is; the arguments are those of `mark`."""
+    return out
+
+
+def marked(x: Tensor) -> tuple[Recompute | None, Tensor | None]:
+    """The mark of `x`: what recomputes it, and from what; None for both where it has no mark."""
+    found: tuple[Recompute | None, Tensor | None] = getattr(x, "recompute", (None, None))
+    return found
