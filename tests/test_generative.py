@@ -277,8 +277,9 @@ def test_a_passage_of_several_questions_is_read_once(config, tokenizer, model, s
     torch.manual_seed(0)
     made = sliding(hidden_size=64, intermediate_size=64, num_attention_heads=4) if slides else model
     read = []
-    made.register_forward_pre_hook(lambda _, __, given: read.append(given["input_ids"].shape), with_kwargs=True)
+    hook = made.register_forward_pre_hook(lambda _, __, given: read.append(given["input_ids"].shape), with_kwargs=True)
     together = often.predict(made, order, CPU, LIMITS)
+    hook.remove()
     whole = max(len(often.prompts[row]["prompt"]) for row in order)
     if slides:
         assert read[0] == (9, whole)
