@@ -118,13 +118,16 @@ def read_folder(config: Config, folder: Path, run: str, base_path: str | None) -
     itself = replace(
         config.model, path=str(folder), gguf=None, sha256=None, pretrained=True, tokenizer=None, revision=None
     )
-    tokenizer = backbone.load_tokenizer(itself)
     if whole := stored.holds_whole_model(folder):
         start = itself
     else:
         start = config.model if base_path is None else replace(config.model, path=base_path, revision=None)
         start = base.check(start, folder, run)
-    model: Any = backbone.load_model(start, hidden_dropout=0.0, attention_dropout=0.0, seed=config.train.seed)
+    try:
+        tokenizer = backbone.load_tokenizer(itself)
+        model: Any = backbone.load_model(start, hidden_dropout=0.0, attention_dropout=0.0, seed=config.train.seed)
+    except UserError as error:  # the folder is a copy of what the store keeps, under a name that says nothing
+        raise UserError(str(error).replace(str(folder), f"run={run}")) from error
     if config.method.quantize is not None:
         quantize.hold_in_4_bits(model)  # it is scored, and answers, on the base that it was trained on
     if not whole:

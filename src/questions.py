@@ -24,6 +24,10 @@ class RunData:
     test: Batches | None  # where there is a test set
     extra: dict[str, Batches]
 
+    @property
+    def all(self) -> list[Batches]:
+        return [self.train, self.validation, *([] if self.test is None else [self.test]), *self.extra.values()]
+
 
 def load(config: Config, tokenizer: Any) -> RunData:
     """Load the questions of a run and make its batches; notes on both are in `sets.notes`.

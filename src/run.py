@@ -165,10 +165,11 @@ def prepare(
     """Load the model, apply the method, say what is about to run, and make the model ready to train.
 
     Raises:
-        UserError: a model that cannot be loaded, or that the method does not fit.
+        UserError: a model that cannot be loaded, or that method or tokenizer do not fit.
     """
     meter = Meter(runtime.device)
     bare, model = build(config)
+    backbone.check_vocabulary(bare, config.model, max(batches.highest_token for batches in data.all))
     start = together(lambda: base.identify(config.model, bare.config.model_type, config.train.seed))
     counts = method.count(model)
     if not meter.memory_is_own:

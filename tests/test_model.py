@@ -282,6 +282,52 @@ def test_a_damaged_folder_is_one_sentence(folder):
         load(folder)
 
 
+COPY = "copy its files again: config.json, model.safetensors and tokenizer.json"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("tokenizer.json", "{}", rf"The tokenizer of .*\(KeyError: 'added_tokens'\)\. A file of the folder .*; {COPY}"),
+        ("tokenizer.json", "null", rf"The tokenizer of .*\. tokenizer.json is not a JSON object; {COPY}"),
+        ("tokenizer_config.json", "[]", rf"The tokenizer of .*\. tokenizer_config.json is not a JSON object; {COPY}"),
+        ("special_tokens_map.json", "[1]", r"The tokenizer of .*\. special_tokens_map.json is not a JSON object"),
+        ("config.json", "[]", rf"The configuration of .*\. config.json is not a JSON object; {COPY}"),
+        ("config.json", "null", r"The configuration of .*\. config.json is not a JSON object"),
+        ("config.json", '{"model_type": ["bert"]}', r"The configuration of .*\(TypeError: unhashable type"),
+        ("config.json", '{"model_type": "bert", "vocab_size": -1}', r"The weights of .* negative dimension"),
+        ("config.json", '{"model_type": "bert", "num_attention_heads": 0}', r"The weights of .*\(ZeroDivisionError"),
+        ("model.safetensors.index.json", "[]", r"The weights of .*index.json is not a JSON object"),
+    ],
+)
+def test_a_damaged_file_of_a_model_is_one_sentence(folder, name, content, sentence):
+    (folder / name).write_text(content)
+    if name.endswith("index.json"):
+        (folder / "model.safetensors").unlink()
+    config = ModelConfig(name="m", path=str(folder), max_length=128)
+    with pytest.raises(UserError, match=sentence):
+        backbone.load_model(config, 0.1, 0.0, 0)
+        backbone.load_tokenizer(config)
+    if name == "config.json" and "bert" not in content:
+        with pytest.raises(UserError, match=sentence):
+            backbone.shape_only(config, 0.1, 0.0)
+
+
+@pytest.mark.parametrize("kind", ["adapter_model.bin", "adapter_model.safetensors"])
+def test_an_adapter_is_no_model_and_its_pickle_is_not_read(folder, kind, monkeypatch):
+    """transformers would put an adapter on that lies with a model."""
+    adapted = peft.get_peft_model(load(folder), peft.LoraConfig(target_modules=["query"]))
+    adapted.save_pretrained(folder)
+    if kind.endswith(".bin"):
+        (folder / "adapter_model.safetensors").unlink()
+        torch.save(peft.get_peft_model_state_dict(adapted), folder / kind)
+    monkeypatch.setattr(torch, "load", lambda *args, **more: pytest.fail("a pickle was read"))
+    with pytest.raises(
+        UserError, match=r"holds an adapter \(adapter_config.json\), and a whole model is needed: merge"
+    ):
+        load(folder)
+
+
 def test_a_base_is_known_by_its_weights_and_not_by_its_place(configure, folder):
     package = base.identify(configure("model=minilm").model, "bert", 0)
     published = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"

@@ -312,6 +312,32 @@ def test_an_adapter_imports_nothing(store, stored, tmp_path, monkeypatch):
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("adapter_config.json", b"[]"),
+        ("adapter_config.json", b"null"),
+        ("adapter_config.json", b"{"),
+        ("adapter_config.json", b'{"peft_type": "NONE_SUCH"}'),
+        ("adapter_config.json", b'{"peft_type": "LORA", "r": "eight"}'),
+        ("adapter_config.json", b"\xff"),
+        ("adapter_model.safetensors", b"half"),
+        ("adapter_model.safetensors", None),
+    ],
+)
+def test_a_damaged_adapter_is_one_sentence(store, stored, name, content):
+    file = stored("lora") / "model" / name
+    file.write_bytes(file.read_bytes()[:-100] if content is None else content)
+    with pytest.raises(UserError, match="weights do not fit the base model or are damaged .*; choose another run, or"):
+        load(store, "lora")
+
+
+def test_a_damaged_tokenizer_of_a_run_is_one_sentence(store, stored):
+    (stored("lora") / "model" / "tokenizer.json").write_text("{}")
+    with pytest.raises(UserError, match=f"The tokenizer of run={store[1]['lora']} could not be loaded"):
+        load(store, "lora")
+
+
 def test_a_damaged_store_is_one_sentence(store, stored):
     folder = stored("head") / "model"
     (folder / "trained.safetensors").write_bytes(b"damaged")

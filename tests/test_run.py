@@ -74,6 +74,14 @@ def finished(fresh_command, configure, server, tmp_path_factory):
     return folder, shown, runs_of(folder)
 
 
+def test_a_vocabulary_that_lacks_tokens_is_one_sentence(configure, tmp_path):
+    config = configure(*TINY, "++model.config.vocab_size=500", f"tracking.folder={tmp_path}")
+    with pytest.raises(UserError, match=r"gives token [\d,]+, and the vocabulary of model=tiny has 500: they do not"):
+        run(config)
+    [ended] = runs_of(tmp_path)
+    assert ended.info.status == "FAILED"
+
+
 def test_a_run_leaves_what_the_readme_promises(finished):
     folder, _, runs = finished
     client = client_of(folder)

@@ -6,13 +6,15 @@ loading a pickle runs whatever is in it; a GGUF is converted to safetensors firs
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub import constants
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
-from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -21,7 +23,7 @@ from transformers import (
     PretrainedConfig,
     PreTrainedModel,
 )
-from transformers.utils import logging
+from transformers.utils import find_adapter_config_file, logging
 
 from src.config import ModelConfig, UserError
 from src.model import byte_tokenizer
@@ -36,23 +38,23 @@ HIDDEN_DROPOUT = (
     *("hidden_dropout", "resid_pdrop", "embd_pdrop", "resid_dropout", "embed_dropout"),  # of decoders
 )
 
+FILES = "config.json, model.safetensors and tokenizer.json"
+
 
 def load_tokenizer(config: ModelConfig) -> Any:
     """The tokenizer of a model.
 
     Raises:
-        UserError: it cannot be found.
+        UserError: it cannot be found, or its files are damaged.
     """
     if config.tokenizer == byte_tokenizer.NAME:
         return byte_tokenizer.byte_tokenizer()
     name = config.tokenizer or config.path
     place = place_of(config.tokenizer) if config.tokenizer else locate(config)
-    try:
+    with loading(f"The tokenizer of {name}", place):
         return AutoTokenizer.from_pretrained(
             place, revision=config.revision, trust_remote_code=config.trust_remote_code
         )
-    except (OSError, ValueError, ImportError) as error:
-        raise unreachable(f"The tokenizer of {name}", error) from error
 
 
 def load_model(config: ModelConfig, hidden_dropout: float, attention_dropout: float, seed: int) -> PreTrainedModel:
@@ -68,6 +70,8 @@ def load_model(config: ModelConfig, hidden_dropout: float, attention_dropout: fl
     """
     logging.set_verbosity_error()  # its load report is replaced by the check of the missing keys below
     logging.disable_progress_bar()
+    if config.pretrained:
+        _refuse_adapter(config)
     architecture = _architecture(config)
     _check_task(architecture, config)
     _set_dropout(architecture, hidden_dropout, attention_dropout)
@@ -87,8 +91,8 @@ def load_model(config: ModelConfig, hidden_dropout: float, attention_dropout: fl
     path = locate(config)
     if config.sha256 is not None and config.gguf is None:
         check_hash(Path(path) / "model.safetensors", config.sha256)
-    try:
-        model, loading = auto_model.from_pretrained(
+    with loading(f"The weights of {config.path}", path):
+        model, report = auto_model.from_pretrained(
             path,
             config=architecture,
             revision=config.revision,
@@ -97,9 +101,7 @@ def load_model(config: ModelConfig, hidden_dropout: float, attention_dropout: fl
             dtype=torch.float32,
             output_loading_info=True,
         )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise unreachable(f"The weights of {config.path}", error) from error
-    missing = [name for name in loading["missing_keys"] if name.startswith(pretrained_prefixes(model))]
+    missing = [name for name in report["missing_keys"] if name.startswith(pretrained_prefixes(model))]
     if missing:
         kind = "decoder" if reads_forwards(architecture) else "encoder"
         raise UserError(
@@ -107,6 +109,32 @@ def load_model(config: ModelConfig, hidden_dropout: float, attention_dropout: fl
             f"({missing[0]}, ...); they are of another architecture."
         )
     return model
+
+
+def _refuse_adapter(config: ModelConfig) -> None:
+    """Refuse a model that is or holds an adapter, which transformers would put on its base by itself."""
+    path = locate(config)
+    with loading(f"The weights of {config.path}", path):
+        adapter = find_adapter_config_file(path, revision=config.revision)
+    if adapter is not None:
+        raise UserError(
+            f"model.path={config.path} holds an adapter ({Path(adapter).name}), and a whole model is needed: merge the "
+            "adapter into its base first (src.export merged=true for one of a run), or name the base."
+        )
+
+
+def check_vocabulary(model: PreTrainedModel, config: ModelConfig, highest_token: int) -> None:
+    """Hold the tokens of the questions against the rows of the model's embeddings.
+
+    Raises:
+        UserError: a token has no row.
+    """
+    rows = model.get_input_embeddings().weight.shape[0]
+    if highest_token >= rows:
+        raise UserError(
+            f"The tokenizer of {config.tokenizer or config.path} gives token {highest_token:,}, and the vocabulary of "
+            f"model={config.name} has {rows:,}: they do not belong together; check model.path and model.tokenizer."
+        )
 
 
 def pretrained_prefixes(model: PreTrainedModel) -> tuple[str, ...]:
@@ -173,7 +201,8 @@ def shape_only(config: ModelConfig, hidden_dropout: float, attention_dropout: fl
     architecture = _shape(config)
     _check_task(architecture, config)
     _set_dropout(architecture, hidden_dropout, attention_dropout)
-    return task_of(config).auto_model.from_config(architecture, trust_remote_code=config.trust_remote_code)
+    with loading(f"The configuration of {config.path or config.model_type}", str(config.path)):
+        return task_of(config).auto_model.from_config(architecture, trust_remote_code=config.trust_remote_code)
 
 
 def _shape(config: ModelConfig) -> PretrainedConfig:
@@ -182,6 +211,8 @@ def _shape(config: ModelConfig) -> PretrainedConfig:
             return AutoConfig.for_model(str(config.model_type), **{**config.shape, **config.config})
         return _architecture(config, local_files_only=True)
     except UserError as error:
+        if _is_local(config):
+            raise
         raise UserError(
             f"The shape of {config.path} is not known here: put the values of its config.json under `shape:` in "
             f"conf/model/{config.name}.yaml, or name a local folder in model.path."
@@ -222,18 +253,17 @@ def checkpoint_gradients(model: PreTrainedModel) -> None:
 
 
 def _architecture(config: ModelConfig, local_files_only: bool = False) -> PretrainedConfig:
-    try:
+    path = locate(config) if config.pretrained else ""
+    with loading(f"The configuration of {config.path or config.model_type}", path):
         if not config.pretrained:
             return AutoConfig.for_model(str(config.model_type), **config.config)
         return AutoConfig.from_pretrained(
-            locate(config),
+            path,
             revision=config.revision,
             trust_remote_code=config.trust_remote_code,
             local_files_only=local_files_only,
             **config.config,
         )
-    except (OSError, ValueError) as error:
-        raise unreachable(f"The configuration of {config.path or config.model_type}", error) from error
 
 
 def locate(config: ModelConfig) -> str:
@@ -246,8 +276,24 @@ def locate(config: ModelConfig) -> str:
     return place if config.gguf is None else str(converted(Path(place) / config.gguf, config.sha256))
 
 
-def unreachable(what: str, error: Exception) -> UserError:
-    """The sentence for a model that cannot be loaded, from a library's error."""
+@contextmanager
+def loading(what: str, place: str) -> Iterator[None]:
+    """Turn whatever a library raises while it loads something of a model into one sentence.
+
+    Args:
+        what: is loaded, as the beginning of the sentence.
+        place: folder or hub name that it is loaded from.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # of any type, where a file is damaged
+        raise unreachable(what, error, place) from error
+
+
+def unreachable(what: str, error: Exception, place: str = "") -> UserError:
+    """The sentence for a model that cannot be loaded, from a library's error; `place` as for `loading`."""
     reason = " ".join(str(error).split())
     if "trust_remote_code" in reason:
         return UserError(
@@ -256,10 +302,24 @@ def unreachable(what: str, error: Exception) -> UserError:
         )
     if refused := _refused(error):
         return UserError(f"{what} could not be loaded: {refused}, or choose another model.")
-    return UserError(
+    failed = (
         f"{what} could not be loaded ({type(error).__name__}: {reason[:200]}{'...' if len(reason) > 200 else ''}). "
-        "Without a hub: model=minilm, or model.path=FOLDER with config.json, model.safetensors and tokenizer.json."
     )
+    if place and Path(place).is_dir():
+        return UserError(f"{failed}{_damage(Path(place))}; copy its files again: {FILES}.")
+    return UserError(f"{failed}Without a hub: model=minilm, or model.path=FOLDER with {FILES}.")
+
+
+def _damage(folder: Path) -> str:
+    """Which file of a model's folder is damaged, as far as that can be seen."""
+    for file in sorted(folder.glob("*.json")):
+        try:
+            whole = isinstance(json.loads(file.read_text(encoding="utf-8")), dict)
+        except (OSError, ValueError, RecursionError):
+            whole = False
+        if not whole:
+            return f"{file.name} is not a JSON object"
+    return "A file of the folder is missing or damaged"
 
 
 def _refused(error: BaseException | None) -> str | None:

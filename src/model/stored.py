@@ -88,9 +88,14 @@ def put_on_base(model: PreTrainedModel, folder: Path) -> torch.nn.Module:
         with torch.no_grad():
             for name, value in stored.items():
                 parameters[name].copy_(value)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"The stored weights do not fit the base model or are damaged ({reason}).") from error
+    except UserError:
+        raise
+    except Exception as error:  # of any type, where a file is damaged
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise UserError(
+            f"The stored weights do not fit the base model or are damaged ({reason}); choose another run, or train this "
+            "one again with rerun=true."
+        ) from error
     return model
 
 

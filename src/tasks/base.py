@@ -66,6 +66,11 @@ class Batches(ABC):
     terms: np.ndarray
     questions: np.ndarray
 
+    @property
+    def highest_token(self) -> int:
+        """The highest id of a token in the examples; 0 where the task does not say."""
+        return 0
+
     def training(self, batch_size: int, seed: int, epoch: int) -> list[list[int]]:
         """The rows of each batch of an epoch; see `batch_order`."""
         return batch_order(self.lengths, batch_size, seed, epoch)

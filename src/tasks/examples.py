@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as compute
 from datasets import Dataset, Features
 
 from src.config import ModelConfig, UserError
@@ -72,6 +73,12 @@ def chosen(examples: Dataset, rows: np.ndarray, questions: np.ndarray) -> Datase
     place = table.column_names.index("question")
     table = table.set_column(place, table.schema.field("question"), pa.array(questions, pa.int32()))
     return Dataset(table).with_format("numpy")
+
+
+def highest_token(examples: Dataset, *columns: str) -> int:
+    """The highest number in some columns of token ids; 0 where there are none."""
+    table: pa.Table = examples.with_format("arrow")[:]
+    return max(compute.max(compute.list_flatten(table[column])).as_py() or 0 for column in columns)
 
 
 def content_key(questions: Dataset, tokenizer: Any, facts: Sequence[Any]) -> str:

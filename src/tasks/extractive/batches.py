@@ -37,6 +37,12 @@ class SpanBatches(Batches):
         self.pad_token_id = pad_token_id
         self.max_length = max_length
 
+    @property
+    def highest_token(self) -> int:
+        from src.tasks.examples import highest_token  # needs datasets, which training does not
+
+        return max(self.pad_token_id, highest_token(self.windows, "input_ids"))
+
     def collate(self, rows: Sequence[int]) -> dict[str, torch.Tensor]:
         """Pad some windows into one batch.
 

@@ -38,6 +38,12 @@ class PromptBatches(Batches):
         self.terms = np.array([len(answer) for answer in prompts["answer"][:]], dtype=self.lengths.dtype)
         self.questions = np.asarray(prompts["question"][:])
 
+    @property
+    def highest_token(self) -> int:
+        from src.tasks.examples import highest_token  # needs datasets, which training does not
+
+        return highest_token(self.prompts, "prompt", "answer")
+
     def loss(self, model: Any, rows: Sequence[int], device: torch.device) -> torch.Tensor:
         """The cross entropy of the answers' tokens, the end token among them.
 
