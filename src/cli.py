@@ -7,7 +7,7 @@ import sys
 
 from src.arguments import HELP_WORDS
 from src.config import nearest
-from src.console import begin
+from src.console import tolerate_any_encoding
 
 COMMANDS = {
     "plan": "say what a run will take before it is trained: memory, time, price",
@@ -48,7 +48,7 @@ def main() -> None:
         module = f"src.{name}.__main__" if name in PACKAGES else f"src.{name}"
         importlib.import_module(module).main()
     else:
-        begin()
+        tolerate_any_encoding()
         print(
             f"Error: There is no command '{name}'{nearest(name, COMMANDS)}; there are: {', '.join(COMMANDS)}.",
             file=sys.stderr,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Iterable
 
-from src.arguments import written_out
+from src.arguments import UsageError, written_out
 from src.compose import quiet_libraries
 from src.credentials import without_secrets_in_arguments
 
@@ -15,11 +17,29 @@ def begin() -> None:
     Short forms of keys are written out in `sys.argv`: `tracking.uri=` for `uri=`, which may hold a password.
 
     Raises:
-        UsageError: a short form that was hardly meant.
+        UsageError: an argument that is not text, or a short form that was hardly meant.
     """
     tolerate_any_encoding()
+    refuse_undecodable(sys.argv[1:])
     sys.argv[1:] = without_secrets_in_arguments(written_out(sys.argv[1:]))
     quiet_libraries()
+
+
+def refuse_undecodable(arguments: Iterable[str]) -> None:
+    """Look for bytes that are not text: no tokenizer and no store takes them.
+
+    Raises:
+        UsageError: an argument holds some.
+    """
+    for argument in arguments:
+        try:
+            argument.encode("utf-8")
+        except UnicodeEncodeError:
+            shown = os.fsencode(argument).decode("utf-8", errors="backslashreplace")
+            raise UsageError(
+                f"{shown} holds bytes that are not {sys.getfilesystemencoding().upper()} text (\\x..); type it again, "
+                "or rename the file that it names."
+            ) from None
 
 
 def tolerate_any_encoding(encoding: str | None = None) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
 from src.answering import AT_ONCE, SHOWN, STANDARD, StoredRun, place_of, together
+from src.data.files import parsed
 
 
 def answer_file(runs: Sequence[StoredRun], source: str, target: str, ensemble: bool) -> int:
@@ -73,7 +74,7 @@ def _some_at_a_time(lines: BinaryIO, source: str) -> Iterator[tuple[list[dict[st
 def _question(line: bytes, number: int) -> tuple[str, dict[str, Any]]:
     """What is wrong with a line (empty: nothing), and the question in it."""
     try:
-        record = json.loads(line.strip().decode("utf-8-sig" if number == 1 else "utf-8"))
+        record = parsed(line.strip().decode("utf-8-sig" if number == 1 else "utf-8"))
     except UnicodeDecodeError:
         return "this is not UTF-8 text; the line is skipped.", {}
     except ValueError as error:
@@ -83,8 +84,8 @@ def _question(line: bytes, number: int) -> tuple[str, dict[str, Any]]:
     for key in ("question", "context"):
         if not isinstance(record.get(key), str) or not record[key].strip():
             return f"`{key}` is missing or holds no text; the line is skipped.", {}
-        if not record[key].isprintable() and any("\ud800" <= character <= "\udfff" for character in record[key]):
-            return f"`{key}` holds half a character (a lone surrogate); the line is skipped.", {}
+    if isinstance(record.get("id"), list | dict):
+        return "`id` is neither a text nor a number; the line is skipped.", {}
     return "", {"id": str(record.get("id", number)), "question": record["question"], "context": record["context"]}
 
 

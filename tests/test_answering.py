@@ -88,15 +88,29 @@ def test_a_broken_line_is_named_and_the_others_are_answered(store, asked, monkey
         5: (b'{"question": " ", "context": "Ada."}', "`question` is missing or holds no text"),
         6: (b'{"question": "Who?", "context": 7}', "`context` is missing or holds no text"),
         7: ("Wér?".encode("latin-1"), "this is not UTF-8 text"),
-        9: (b'{"question": "Who?", "context": "A\\ud800"}', "`context` holds half a character (a lone surrogate)"),
+        9: (
+            b'{"question": "Who?", "context": "A\\ud800"}',
+            "this is not JSON (column 35: \\ud800 is half a character, a lone surrogate)",
+        ),
+        10: (b'{"id": ' + b"9" * 5000 + b"}", "this is not JSON (a number has more than 4,300 digits)"),
+        11: (b"[" * 100_000, "this is not JSON (lists or objects stand inside each other too deeply)"),
+        12: (b'{"question": "Who?", "context": "A", "id": [1]}', "`id` is neither a text nor a number"),
     }
-    lines = [good[0], bad[2][0], good[1], *(bad[n][0] for n in (4, 5, 6, 7)), b"", bad[9][0], *good[2:]]
+    lines = [
+        good[0],
+        bad[2][0],
+        good[1],
+        *(bad[n][0] for n in (4, 5, 6, 7)),
+        b"",
+        *(bad[n][0] for n in (9, 10, 11, 12)),
+        *good[2:],
+    ]
     status, shown, said = asked(f"run={store[1][0]}", "input=-", stdin=b"\xef\xbb\xbf" + b"\n".join(lines))
     assert status == 1
     assert [line["id"] for line in read_lines(shown)] == [row["id"] for row in questions(5)]
     *named, summary = said.splitlines()
     assert named == [f"input=-, line {n}: {why}; the line is skipped." for n, (_, why) in bad.items()]
-    assert summary.startswith("5 questions in ") and summary.endswith("; 6 lines were skipped")
+    assert summary.startswith("5 questions in ") and summary.endswith("; 9 lines were skipped")
 
 
 def test_runs_side_by_side_and_together(store, asked, tmp_path):

@@ -231,6 +231,17 @@ def test_a_passage_that_cannot_be_read_is_one_sentence(store, context, sentence,
     assert ended(predict, f"folder={store[0]}", *given) == (1, "", f"Error: {sentence}\n")
 
 
+@pytest.mark.parametrize("key", ["question", "context", "output"])
+def test_bytes_that_are_not_text_are_refused(key, ended):
+    given = {"question": "Who?", "context": "Ada.", key: "W\u00e9\udcff?"}
+    status, shown, said = ended(predict, "run=best", *(f"{name}={value}" for name, value in given.items()))
+    assert (status, shown) == (2, "")
+    assert said == (
+        f"Error: {key}=W\u00e9\\xff? holds bytes that are not UTF-8 text (\\x..); type it again, or rename the file "
+        "that it names.\n"
+    )
+
+
 # Code
 
 
@@ -328,7 +339,7 @@ def test_an_adapter_imports_nothing(store, stored, tmp_path, monkeypatch):
 def test_a_damaged_adapter_is_one_sentence(store, stored, name, content):
     file = stored("lora") / "model" / name
     file.write_bytes(file.read_bytes()[:-100] if content is None else content)
-    with pytest.raises(UserError, match="weights do not fit the base model or are damaged .*; choose another run, or"):
+    with pytest.raises(UserError, match=r"weights do not fit the base model or are damaged .*; choose another"):
         load(store, "lora")
 
 

@@ -145,6 +145,24 @@ def test_text_is_kept_to_the_letter(tmp_path):
             "question,context,answer\n,Ada.,Ada\nWho?,,Ada\n",
             "can be used: row 1 has no question; row 2 has no context",
         ),
+        (
+            "surrogate.json",
+            '{"data": [\n{"title": "\\\\ud800 \\ud83d\\ude00 \\ude00"}]}',
+            "line 2, column 33: \\ude00 is half a",
+        ),
+        (
+            "surrogate.jsonl",
+            '{"question": "\\ud800"}',
+            "line 1 is not valid JSON (column 15: \\ud800 is half a character",
+        ),
+        ("digits.json", '{"data": [' + "9" * 5000 + "]}", "cannot be read (a number has more than 4,300 digits)"),
+        ("digits.jsonl", '{"answer_start": -' + "9" * 5000 + "}", "JSON (a number has more than 4,300 digits)"),
+        ("deep.json", "[" * 100_000, "cannot be read (lists or objects stand inside each other too deeply); mend"),
+        ("deep.jsonl", '{"a":' * 100_000, "line 1 is not valid JSON (lists or objects stand inside each other"),
+        ("deep.csv", "id,question,context,answers\n1,Who?,Ada," + "[" * 100_000, "row 1: answers is not JSON (lists"),
+        ("blank.csv", " \n\t\n ", "holds nothing but white space"),
+        ("blank.json", " \n ", "is not valid JSON (line 2, column 2"),
+        ("blank.jsonl", " \n ", "holds no question"),
         ("windows.csv", "question;context\nWhat?;Caf\xe9\n".encode("cp1252"), "line 2. In Excel choose 'Save as'"),
     ],
 )
@@ -158,6 +176,28 @@ def test_bad_files_in_one_sentence(tmp_path, name, content, expected):
     assert name in str(caught.value)
     shows_the_form = all(line in str(caught.value) for line in EXAMPLE.splitlines())
     assert shows_the_form == (name not in ("missing.json", "latin.json", "windows.csv", "utf16.csv", "utf16.jsonl"))
+
+
+@pytest.mark.parametrize("damage", ["cut", "header", "page", "text"])
+def test_a_damaged_parquet_file_is_one_sentence(tmp_path, damage):
+    """pyarrow raises OSError for some of it, which else is about the disk."""
+    path = write(tmp_path, ".parquet")
+    whole = path.read_bytes()
+    content = {
+        "cut": whole[:-20],
+        "header": whole[:8] + b"\xff" * 40 + whole[48:],
+        "page": whole[:-200] + b"\x00" * 150 + whole[-50:],
+        "text": whole.replace(b"Ada wrote", b"\xff\xfe\xffa wrote"),
+    }
+    path.write_bytes(content[damage])
+    with pytest.raises(UserError, match=r"questions.parquet is not a valid Parquet file, or damaged \("):
+        read_file(path)
+
+
+def test_a_place_of_thousands_of_digits_is_none(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text(f"question,context,answer,answer_start\nWho?,It was Ada.,Ada,{'7' * 5000}\n")
+    assert read_file(path).records[0]["answers"] == {"text": ["Ada"], "answer_start": [7]}
 
 
 def test_a_folder_is_no_file(tmp_path):
@@ -174,6 +214,11 @@ def test_a_folder_is_no_file(tmp_path):
         ({"answers": [{"text": "Ada"}]}, "(id 9): answers needs `text` and `answer_start`"),
         ({"answers": [{"text": "", "answer_start": 0}]}, "(id 9) has nothing but empty answers"),
         ({"answers": [{"text": "Ada", "answer_start": "0"}]}, "answer_start is '0' and must be a whole number"),
+        ({"id": ["9"]}, "question 1: id is ['9'] and must be a text or a number"),
+        (
+            {"answers": [{"text": [[[0]]] * 99, "answer_start": 0}]},
+            "the answer text is [[[0]], [[0]], [[0]], [[0]], [[0]], [[0]], ...] and must be",
+        ),
         ({"answers": {"text": ["Ada"], "answer_start": []}}, "1 answer texts and 0 values"),
     ],
 )

@@ -8,7 +8,9 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import shlex
+import sys
 from collections.abc import Iterator
 from difflib import get_close_matches
 from pathlib import Path
@@ -25,6 +27,9 @@ DELIMITERS = (",", ";", "\t", "|")
 SIMPLE_COLUMNS = ("question", "context", "answer")
 SQUAD_COLUMNS = ("id", "context", "question", "answers")
 EXAMPLE = "question,context,answer\nWho wrote it?,It was written by Ada in Paris.,Ada"
+
+# The escapes of a JSON text; the group holds half of a character beyond U+FFFF without its other half.
+ESCAPES = re.compile(r"\\u[dD][89abAB]..\\u[dD][c-fC-F]..|(\\u[dD][89a-fA-F]..)|\\.")
 
 RawRecord = tuple[str, Any]  # where the record stands ("row 3"), and the record
 
@@ -57,6 +62,28 @@ def read_raw(path: Path) -> list[RawRecord]:
     if path.stat().st_size == 0:
         raise malformed(f"{path} is empty.")
     return list({".json": _json, ".jsonl": _json_lines, ".parquet": _parquet}.get(suffix, _csv)(path))
+
+
+def parsed(text: str) -> Any:
+    """The value of a JSON text.
+
+    Raises:
+        ValueError: it is not JSON (JSONDecodeError), or holds what nothing can be done with.
+    """
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError:
+        raise
+    except RecursionError:
+        raise ValueError("lists or objects stand inside each other too deeply") from None
+    except ValueError:  # Python's guard against numbers that take minutes to read
+        raise ValueError(f"a number has more than {sys.get_int_max_str_digits():,} digits") from None
+    for escape in ESCAPES.finditer(text) if "\\u" in text else ():
+        if escape[1]:
+            line, column = text.count("\n", 0, escape.start()) + 1, escape.start() - text.rfind("\n", 0, escape.start())
+            place = f"line {line}, column {column}" if "\n" in text else f"column {column}"
+            raise ValueError(f"{place}: {escape[1]} is half a character, a lone surrogate")
+    return value
 
 
 def is_simple(columns: list[str]) -> bool:
@@ -110,12 +137,14 @@ def _lower_keys(record: Any) -> Any:
 def _json(path: Path) -> Iterator[RawRecord]:
     """The questions of SQuAD's nested JSON, or of a plain list of records."""
     try:
-        top = json.loads(_text(path))
+        top = parsed(_text(path))
     except json.JSONDecodeError as error:
         raise malformed(
             f"{path} is not valid JSON (line {error.lineno}, column {error.colno}: {error.msg}); it may be truncated. "
             "JSON Lines files must be named .jsonl."
         ) from None
+    except ValueError as error:
+        raise malformed(f"{path} cannot be read ({error}); mend the file.") from None
     if isinstance(top, list) and any(isinstance(record, dict) for record in top):
         yield from ((f"record {number}", _lower_keys(record)) for number, record in enumerate(top, start=1))
         return
@@ -145,15 +174,17 @@ def _json_lines(path: Path) -> Iterator[RawRecord]:
     for number, line in enumerate(_text(path).split("\n"), start=1):
         if line.strip():
             try:
-                yield f"line {number}", _lower_keys(json.loads(line))
-            except json.JSONDecodeError as error:
-                yield f"line {number}", Unreadable(f"is not valid JSON ({error.msg})")
+                yield f"line {number}", _lower_keys(parsed(line))
+            except ValueError as error:
+                yield f"line {number}", Unreadable(f"is not valid JSON ({getattr(error, 'msg', error)})")
 
 
 def _csv(path: Path) -> Iterator[RawRecord]:
     """The rows of a CSV file, counted below the header; every cell stays the text it is."""
     csv.field_size_limit(2**31 - 1)  # the default refuses a passage of more than 131,072 characters
     text = _text(path).lstrip("\r\n")
+    if not text.strip():
+        raise malformed(f"{path} holds nothing but white space.")
     rows = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text), strict=True)
     try:
         header = [name.strip().lower() for name in next(rows, [])]
@@ -187,24 +218,29 @@ def _delimiter(text: str) -> str:
     """The separator that finds most of the needed columns in the header; guessing it from the text misleads."""
 
     def missing(delimiter: str) -> int:
-        header = next(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter), [])
+        try:
+            header = next(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter), [])
+        except csv.Error:  # which the reader of the whole file says more of
+            header = []
         return len(missing_columns([name.strip().lower() for name in header]))
 
     return min(DELIMITERS, key=missing)
 
 
 def _parquet(path: Path) -> Iterator[RawRecord]:
-    import pyarrow
     from pyarrow import parquet
 
-    try:
-        table = parquet.read_table(path)
-    except pyarrow.ArrowException as error:
-        raise malformed(f"{path} is not a valid Parquet file ({str(error).splitlines()[0]}).") from None
+    with path.open("rb") as file:
+        try:
+            table = parquet.read_table(file)
+            rows = table.to_pylist()
+        except Exception as error:  # pyarrow raises any type for a damaged file, OSError among them
+            reason = " ".join(str(error).split())[:200]
+            raise malformed(f"{path} is not a valid Parquet file, or damaged ({reason}).") from None
     columns = [name.strip().lower() for name in table.column_names]
     if missing := missing_columns(columns):
         raise _lacks(path, missing, columns)
-    yield from ((f"row {number}", _lower_keys(row)) for number, row in enumerate(table.to_pylist(), start=1))
+    yield from ((f"row {number}", _lower_keys(row)) for number, row in enumerate(rows, start=1))
 
 
 def _lacks(path: Path, missing: list[str], columns: list[str]) -> UserError:

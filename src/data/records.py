@@ -6,11 +6,11 @@ Used by `python -m src.train dataset=file dataset.path=FILE`. Every source is br
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from reprlib import repr as shortened
 from typing import Any
 
 from src.config import UserError
@@ -21,6 +21,7 @@ from src.data.files import (
     is_simple,
     malformed,
     missing_columns,
+    parsed,
     read_raw,
     renaming,
 )
@@ -107,6 +108,9 @@ def check(raw_records: Iterable[RawRecord], source: str) -> Checked:
         missing = [key for key in SQUAD_COLUMNS if raw.get(key) is None]
         if missing:
             raise malformed(f"{place} has no {' and no '.join(missing)}.")
+        for key in ("id", "title"):
+            if isinstance(raw.get(key), list | dict):
+                raise UserError(f"{place}: {key} is {shortened(raw[key])} and must be a text or a number.")
         record_id, context, question = str(raw["id"]), raw["context"], raw["question"]
         name = where if where.partition(" ")[2] == record_id else f"{where} (id {record_id})"
         place = f"{source}: {name}"
@@ -161,11 +165,11 @@ def _answers(answers: Any, place: str) -> tuple[list[str], list[int]]:
     """Texts and starts out of SQuAD's two forms: {text: [], answer_start: []} or [{text, answer_start}, ...]."""
     if isinstance(answers, str):  # a CSV cell
         try:
-            answers = json.loads(answers)
-        except json.JSONDecodeError:
+            answers = parsed(answers)
+        except ValueError as error:
             raise malformed(
-                f'{place}: answers is not JSON; write {{"text": ["..."], "answer_start": [0]}} in the cell, or have '
-                "one plain `answer` column."
+                f'{place}: answers is not JSON ({error}); write {{"text": ["..."], "answer_start": [0]}} in the cell, '
+                "or have one plain `answer` column."
             ) from None
     try:
         if isinstance(answers, dict):
@@ -178,9 +182,9 @@ def _answers(answers: Any, place: str) -> tuple[list[str], list[int]]:
         raise UserError(f"{place} has {len(texts)} answer texts and {len(starts)} values of answer_start.")
     for text, start in zip(texts, starts, strict=True):
         if not isinstance(text, str):
-            raise UserError(f"{place}: the answer text is {text!r} and must be a string.")
+            raise UserError(f"{place}: the answer text is {shortened(text)} and must be a string.")
         if not isinstance(start, int) or isinstance(start, bool):
-            raise UserError(f"{place}: answer_start is {start!r} and must be a whole number.")
+            raise UserError(f"{place}: answer_start is {shortened(start)} and must be a whole number.")
     return [text if text.strip() else "" for text in texts], starts
 
 
@@ -231,7 +235,7 @@ def _places(context: str, text: str, row: dict[str, Any]) -> list[tuple[str, int
     words. An `answer_start` that fits decides. NOT_FOUND where it stands nowhere.
     """
     given = str(row.get("answer_start", "")).strip()
-    if given.isdecimal() and context.startswith(text, int(given)):
+    if given.isdecimal() and len(given) < 10 and context.startswith(text, int(given)):
         return [(text, int(given))]
     pattern = re.escape(text) if text in context else r"\s+".join(map(re.escape, text.split()))
     found = [match.span() for match in re.finditer(pattern, context, 0 if text in context else re.IGNORECASE)]

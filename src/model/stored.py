@@ -93,8 +93,8 @@ def put_on_base(model: PreTrainedModel, folder: Path) -> torch.nn.Module:
     except Exception as error:  # of any type, where a file is damaged
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise UserError(
-            f"The stored weights do not fit the base model or are damaged ({reason}); choose another run, or train this "
-            "one again with rerun=true."
+            f"The stored weights do not fit the base model or are damaged ({reason}); choose another run, or train "
+            "this one again with rerun=true."
         ) from error
     return model
 
