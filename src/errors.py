@@ -9,7 +9,6 @@ A RUN is the beginning of a run's id, a run's name, or `best`.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,7 +18,7 @@ from pydantic import Field
 from src.arguments import Listed, StoreArguments, UsageError, read
 from src.compose import MISTAKES, fail
 from src.config import UserError
-from src.console import begin
+from src.console import begin, json_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -86,7 +85,7 @@ def show(given: Arguments, names: Sequence[str]) -> None:
         plain: dict[str, Any] = {"split": split, "runs": [_plain(*each) for each in zip(runs, found, strict=True)]}
         if between is not None:
             plain["exchange"] = _plain_exchange(between)
-        print(json.dumps(plain, ensure_ascii=False, indent=2))
+        print(json_text(plain, indent=2))
     else:
         _print(runs, found, between, split, given.examples)
 

@@ -6,7 +6,6 @@ are there.
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
 from src.answering import AT_ONCE, SHOWN, STANDARD, StoredRun, place_of, together
+from src.console import behind, json_text
 from src.data.files import parsed
 
 
@@ -30,7 +30,7 @@ def answer_file(runs: Sequence[StoredRun], source: str, target: str, ensemble: b
     from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
     begun, answered, broken = time.perf_counter(), 0, 0
-    console = Console(stderr=True)
+    console = Console(file=behind(sys.stderr))
     with ExitStack() as stack:
         lines = sys.stdin.buffer if source == STANDARD else stack.enter_context(Path(source).open("rb"))
         out = sys.stdout if target == STANDARD else stack.enter_context(Path(target).open("x", encoding="utf-8"))
@@ -107,7 +107,7 @@ def _answer_some(runs: Sequence[StoredRun], questions: list[dict[str, Any]], ens
                 run.id: {"name": run.name, **_plain(answer.best, answer.n_best, question["context"])}
                 for run, answer in zip(runs, answers, strict=True)
             }
-        out.write(json.dumps(row, ensure_ascii=False) + "\n")
+        out.write(json_text(row) + "\n")
     out.flush()
 
 

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import io
+import json
+import re
+import sys
 import time
+from contextlib import redirect_stdout
 from io import StringIO
 
 import pytest
+from rich.color import ColorSystem
 from rich.console import Console
 
+from src import console
 from src.report.terminal import Terminal
 from src.runs import isolation
 from src.runs.isolation import Outcome, call
@@ -21,6 +28,63 @@ def on_a_terminal(width=120):
     terminal = Terminal()
     terminal.console = Console(file=StringIO(), force_terminal=True, width=width, soft_wrap=True, highlight=False)
     return terminal
+
+
+EVIL = "A\x1b]0;title\x07\x1b[2J\x1b[31mred\x1b[0m \x9b2J\x7f\rB"  # renames the window, clears it, overwrites the line
+SHOWN = r"A\x1b]0;title\x07\x1b[2Jred \x9b2J\x7f\x0dB"
+
+
+def test_text_of_data_cannot_steer_the_terminal(monkeypatch):
+    """What is printed, and what rich shows; rich's own colours pass."""
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", newline="")
+    monkeypatch.setattr(sys, "stdout", stream)
+    monkeypatch.setattr(sys, "stderr", stream)
+    for _ in range(2):  # a second time changes nothing
+        console.tolerate_any_encoding()
+    print(EVIL, "Ä\tnext\r\nline", file=sys.stderr)
+    sys.stdout.writelines(["\r 7 %", "\x1b[A\x1b[A", EVIL, "\n"])
+    terminal = Terminal()
+    terminal.console._force_terminal, terminal.console._color_system = True, ColorSystem.STANDARD
+    terminal.warning(EVIL)
+    terminal.examples([{"question": EVIL, "exact_match": 1.0, "predicted": EVIL, "answers": [EVIL]}])
+    terminal.result({"quality/f1": 50.0}, EVIL)
+    with redirect_stdout(sys.stdout):
+        print(EVIL)
+    stream.flush()
+    written = stream.buffer.getvalue().decode()
+    lines = written.split("\n")
+    assert lines[:3] == [f"{SHOWN} Ä\tnext\r", "line", f"\r 7 %\x1b[A\x1b[A{SHOWN}"]
+    by_rich = SHOWN.replace(r"\x07", "").replace(r"\x0d", "")  # rich drops these
+    assert lines[3] == f"\x1b[1;33mWARNING\x1b[0m {by_rich}"
+    assert lines[4:6] == [
+        f"\x1b[32mright\x1b[0m  {by_rich}",
+        f"       predicted \x1b[1m{by_rich}\x1b[0m  true {by_rich}",
+    ]
+    assert by_rich in lines[8]
+    meant = re.sub(r"\x1b\[[\d;]*m|\r 7 %\x1b\[A\x1b\[A|\r\n", "", written)
+    assert re.findall(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", meant) == []
+
+
+def test_a_progress_bar_moves_and_what_is_printed_meanwhile_is_harmless(monkeypatch):
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
+    monkeypatch.setattr(stream, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(sys, "stdout", stream)
+    monkeypatch.setenv("TERM", "xterm")
+    console.tolerate_any_encoding()
+    with Terminal() as terminal:
+        terminal.step(1, 8, 2.0, 0.0)
+        print(EVIL.replace("\r", ""))
+        terminal.step(2, 8, 2.0, 0.0)
+    stream.flush()
+    written = stream.buffer.getvalue().decode()
+    assert "\r\x1b[2K" in written, "the bar is not drawn anew in its place"
+    assert r"red \x9b2J" in written
+    assert "\x1b]0" not in written and "\x1b[2J" not in written and "\x9b" not in written
+
+
+def test_json_that_is_printed_keeps_its_values():
+    assert console.json_text({"a": [EVIL, "Ä"]}, indent=None).isprintable()
+    assert json.loads(console.json_text({"a": [EVIL, "Ä"]}, indent=2)) == {"a": [EVIL, "Ä"]}
 
 
 def test_a_run_off_a_terminal_tells_the_time_left_with_its_quarters(monkeypatch, capsys):

@@ -108,14 +108,11 @@ def check(raw_records: Iterable[RawRecord], source: str) -> Checked:
         missing = [key for key in SQUAD_COLUMNS if raw.get(key) is None]
         if missing:
             raise malformed(f"{place} has no {' and no '.join(missing)}.")
-        for key in ("id", "title"):
-            if isinstance(raw.get(key), list | dict):
-                raise UserError(f"{place}: {key} is {shortened(raw[key])} and must be a text or a number.")
-        record_id, context, question = str(raw["id"]), raw["context"], raw["question"]
+        record_id, title, context = _plain(raw, "id", place), _plain(raw, "title", place), raw["context"]
         name = where if where.partition(" ")[2] == record_id else f"{where} (id {record_id})"
         place = f"{source}: {name}"
-        for key, text in (("context", context), ("question", question)):
-            if not isinstance(text, str) or not text.strip():
+        for key in ("context", "question"):
+            if not isinstance(raw[key], str) or not raw[key].strip():
                 raise UserError(f"{place} has an empty {key}; remove the record or mend it.")
         if record_id in checked.names:
             raise UserError(f"{place} has the same id as {checked.names[record_id]}; ids must be unique.")
@@ -142,15 +139,23 @@ def check(raw_records: Iterable[RawRecord], source: str) -> Checked:
         checked.records.append(
             {
                 "id": record_id,
-                "title": str(raw.get("title") or ""),
+                "title": title,
                 "context": context,
-                "question": question,
+                "question": raw["question"],
                 "answers": {"text": texts, "answer_start": located},
             }
         )
     if not checked.records:
         raise malformed(f"{source} holds no question.")
     return checked
+
+
+def _plain(raw: dict[str, Any], key: str, place: str) -> str:
+    """A value that names something, as text; empty where there is none."""
+    value = raw.get(key)
+    if isinstance(value, list | dict):
+        raise UserError(f"{place}: {key} is {shortened(value)} and must be a text or a number.")
+    return "" if value is None else str(value)
 
 
 def _locate(context: str, text: str, start: int) -> int:

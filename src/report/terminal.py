@@ -11,14 +11,16 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.live import Live
 from rich.markup import escape
 from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+from src.console import behind, harmless
 from src.metrics import EXAMPLES_PER_SECOND, F1, TRAIN_LOSS, Place, listed, metric, shown
 from src.report.words import HARD_SPACE, duration, unbroken
 
@@ -28,7 +30,11 @@ FOLDING = {"method": 12, "decision": 10}  # columns of words, which are broken b
 
 
 class _Console(Console):
-    """A console whose reader may leave (`| head`, a lost connection): the work goes on without it."""
+    """A console whose reader may leave (`| head`, a lost connection), and whose texts cannot steer the terminal."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=harmless(segment.text))
 
     def on_broken_pipe(self) -> None:
         """Say nothing more; rich itself would end the process."""
@@ -49,7 +55,7 @@ class Terminal:
         """
         # Off a terminal there is no width to keep to.
         width = None if sys.stdout.isatty() else FILE_WIDTH
-        self.console = _Console(quiet=quiet, highlight=False, soft_wrap=True, width=width)
+        self.console = _Console(file=behind(sys.stdout), quiet=quiet, highlight=False, soft_wrap=True, width=width)
         self.progress: Progress | None = None
         self.last_quarter = 0
         self.progress_file = progress_file
