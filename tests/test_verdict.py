@@ -18,6 +18,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag
 from rich.console import Console
 
 from src.config import ROOT, UserError
+from src.csv_text import csv_text
 from src.report.comparison import Comparison, compare_runs
 from src.report.decision import Decision
 from src.report.fairness import CODES
@@ -516,6 +517,30 @@ def test_the_verdict_for_programs(store, tmp_path):
     [row] = csv.DictReader((folder / "verdict.csv").open())
     assert (row["method"], row["baseline"], row["seeds"]) == ("lora", "full", "0 1")
     assert float(row["low"]) == difference.low and row["run_ids"].split() == contrast["method"]["run_ids"]
+
+
+def test_no_cell_of_a_csv_file_is_a_formula(store, tmp_path):
+    evil = "=cmd|' /C calc'!A0"
+    pair(store, -0.3, 4, methods=("full", evil))
+    folder = report(store.tracking, where="attributes.status = 'FINISHED'", output=tmp_path / "out", formats=["csv"])
+    parent = ParentRun.begin(store.tracking, "a", "", "identity", "command", planned=6, fresh=False)
+    for run in store.store.runs("attributes.status = 'FINISHED'"):
+        parent.include(run)
+    parent.end(Status.FINISHED, parent.members())
+    files = [folder / "verdict.csv", folder / "side_by_side.csv"]
+    files.append(Path(store.client.download_artifacts(parent.run_id, "table.csv", str(tmp_path))))
+    for file in files:
+        cells = [cell for row in csv.reader(file.open()) for cell in row]
+        assert any(cell.startswith(f"'{evil}") for cell in cells)
+        assert not [cell for cell in cells if cell.startswith(("=", "@", "+"))]
+        negative = [cell for cell in cells if cell.startswith("-")]
+        assert all(float(cell) < 0 for cell in negative) and bool(negative) == (file.name == "verdict.csv")
+
+
+def test_texts_that_a_spreadsheet_would_compute():
+    given = ["=1", " =1", "+a", "-a", "-1.5", "@a", "\ta", "＝1", "a=1", "", -1.5, None]
+    shown = ["'=1", "' =1", "'+a", "'-a", "-1.5", "'@a", "'\ta", "'＝1", "a=1", "", "-1.5", ""]
+    assert list(csv.reader(StringIO(csv_text([given])))) == [shown]
 
 
 def test_warnings_and_what_is_not_compared_are_in_the_verdict_for_programs(store):

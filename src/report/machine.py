@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
+from src.csv_text import csv_text
 from src.metrics import Place, shown
 from src.report.arms import Arm
 from src.report.comparison import Comparison, Contrast
@@ -77,13 +76,11 @@ def as_json(content: Mapping[str, Any]) -> str:
 
 def as_csv(content: Mapping[str, Any]) -> str:
     """A row a contrast, from what `as_dict` has returned."""
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(COLUMNS)
+    rows: list[Iterable[Any]] = [COLUMNS]
     for contrast in content["contrasts"]:
         parts = ((contrast[part] or {}).get(key) if part else contrast[key] for part, key in COLUMNS.values())
-        writer.writerow(" ".join(part) if isinstance(part, list) else part for part in parts)
-    return text.getvalue()
+        rows.append([" ".join(part) if isinstance(part, list) else part for part in parts])
+    return csv_text(rows)
 
 
 def _schedule(comparison: Comparison) -> dict[str, Any] | None:

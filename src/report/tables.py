@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import pandas as pd
 
+from src.csv_text import csv_text
 from src.metrics import EVAL_F1, TRAINABLE, Metric, Place, metric, shown
 from src.report.arms import KIND, Arm, Result
 from src.report.comparison import Comparison, Contrast
@@ -297,17 +296,15 @@ def _range(counts: set[int]) -> str:
 def as_csv(comparison: Comparison) -> str:
     """The side-by-side table: for each arm a column of values and one of ratios to the baseline."""
     table = side_by_side(comparison)
-    text = io.StringIO()
-    writer = csv.writer(text)
     bases = [(table.arms.index(arm), base) for arm, base in base_columns(comparison).items()]
-    writer.writerow(["", *table.arms, *(f"{table.arms[arm]} / {table.arms[base]}" for arm, base in bases)])
+    rows = [["", *table.arms, *(f"{table.arms[arm]} / {table.arms[base]}" for arm, base in bases)]]
     for label, cells in table.rows:
         values = [cell.value for cell in cells]
         quotients = [a / b if (a := values[arm]) is not None and (b := values[base]) else None for arm, base in bases]
         texts = [cell.text if cell.value is None and cell.text != NOTHING else None for cell in cells]
         shown = [*(text or _exact(value) for text, value in zip(texts, values, strict=True)), *map(_exact, quotients)]
-        writer.writerow([label, *shown])
-    return text.getvalue()
+        rows.append([label, *shown])
+    return csv_text(rows)
 
 
 def _exact(value: float | None) -> str:

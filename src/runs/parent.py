@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import threading
 import time
 from collections.abc import Sequence
@@ -13,6 +11,7 @@ from typing import Any
 from filelock import FileLock
 
 from src.config import TrackingConfig
+from src.csv_text import csv_text
 from src.metrics import Metric, Place, shown
 from src.runs.identity import holder, who
 from src.runs.records import KIND, SWEEP, Record, Status
@@ -110,11 +109,8 @@ class ParentRun:
         columns = shown(Place.CSV, (key for run in members for key in _metrics(run)))
         rows = [_row(run, columns) for run in members]
         if rows:
-            text = io.StringIO()
-            writer = csv.DictWriter(text, list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
-            self.store.client.log_text(self.run_id, text.getvalue(), "table.csv")
+            text = csv_text([rows[0], *(row.values() for row in rows)])
+            self.store.client.log_text(self.run_id, text, "table.csv")
         self.ended.set()
         self.store.client.set_terminated(self.run_id, status.in_mlflow)
 

@@ -1,0 +1,27 @@
+"""Tables as CSV text in which a spreadsheet finds values and no formula."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable
+from typing import Any
+
+FORMULA = tuple("=+-@\t\r\n＝＋－＠")  # what a text begins with that a spreadsheet computes: `=cmd|...`
+
+
+def csv_text(rows: Iterable[Iterable[Any]]) -> str:
+    """Rows of values as CSV; a text that would be a formula has an apostrophe before it, a number has not."""
+    text = io.StringIO()
+    csv.writer(text).writerows(map(_harmless, row) for row in rows)
+    return text.getvalue()
+
+
+def _harmless(value: Any) -> Any:
+    if not isinstance(value, str) or not value.lstrip(" ").startswith(FORMULA):
+        return value
+    try:
+        float(value)
+    except ValueError:
+        return f"'{value}"
+    return value
