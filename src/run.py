@@ -41,7 +41,7 @@ from src.tasks import task_of
 from src.tasks.base import Batches
 from src.tasks.extractive.encoded import EncodedBatches
 from src.training import hardware
-from src.training.checkpoint import Checkpoints
+from src.training.checkpoint import Checkpoints, clear
 from src.training.fit import fit
 from src.training.forgetting import Probe, forgetting, is_decoder, language_loss, make_probe
 from src.training.hardware import Runtime
@@ -128,6 +128,8 @@ def run(config: Config, on_score: OnScore | None = None, progress_file: Path | N
         [whole] = broadcast_object_list([log.result])
         if whole is not None:  # killed after its last artifact
             log.final(whole["metrics"])
+            if runtime.is_main_process:
+                clear(log.checkpoints, config.train.keep_checkpoints)
             result = RunResult(**whole)
             register(runtime, log, result, terminal)
             return result

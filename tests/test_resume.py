@@ -23,6 +23,7 @@ from src.runs.records import Status
 from src.runs.results import select
 from src.runs.store import connect
 from src.runs.tracking import AlreadyRunning, RunLog, Stopped
+from src.training.checkpoint import clear
 from tests.conftest import TINY
 from tests.test_run import BY_STEP, artifact, client_of, runs_of
 
@@ -151,7 +152,14 @@ def test_a_run_killed_before_its_first_checkpoint_is_begun_anew_in_its_place(con
     config = configure(*SETTINGS, f"tracking.folder={tmp_path}")
     interrupted_at(3, config, monkeypatch)
     [stub] = runs_of(tmp_path)
+    unfinished = tmp_path / "checkpoints" / stub.info.run_id / "unfinished"
+    unfinished.mkdir(parents=True)
+    (unfinished / "state.pt").touch()  # it was writing its first
+    other = tmp_path / "checkpoints" / "of another run" / "unfinished"
+    other.mkdir(parents=True)  # whose process is at it
     run(config)
+    assert list((tmp_path / "checkpoints").glob("*/*")) == [other]
+    assert not unfinished.parent.exists()
     [found] = runs_of(tmp_path)
     assert (found.info.status, "resumed" in found.data.tags) == ("FINISHED", False)
     assert client_of(tmp_path).get_run(stub.info.run_id).data.tags["superseded_by"] == found.info.run_id
@@ -163,10 +171,12 @@ def test_a_run_killed_after_its_last_artifact_is_only_marked(configure, tmp_path
     client = client_of(tmp_path)
     client.update_run(first.run_id, status="RUNNING")
     client.set_tag(first.run_id, "process_start", "0.0")
+    (tmp_path / "checkpoints" / first.run_id / "step-00000010").mkdir(parents=True)
     with monkeypatch.context() as patch:
         patch.setattr("src.run.fit", lambda *arguments, **more: 1 / 0)
         again = run(configure(*settings))
     assert again == first
+    assert list((tmp_path / "checkpoints").glob("*")) == []
     [found] = runs_of(tmp_path)
     assert found.info.status == "FINISHED"
     assert len(client.get_metric_history(first.run_id, "quality/f1")) == 1
@@ -262,6 +272,24 @@ def test_checkpoints_are_kept_where_that_is_asked(configure, tmp_path):
     run(configure(*SETTINGS, "train.keep_checkpoints=true", f"tracking.folder={tmp_path}"))
     found = sorted(path.name for path in (tmp_path / "checkpoints").glob("*/*"))
     assert found == ["step-00000010", "step-00000020", "step-00000030"]
+
+
+def test_what_was_left_of_a_checkpoint_goes_where_the_others_are_kept(tmp_path):
+    for name in ("step-00000010", "unfinished"):
+        (tmp_path / "run" / name).mkdir(parents=True)
+    clear(tmp_path / "run", keep=True)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["step-00000010"]
+    clear(tmp_path / "run", keep=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_checkpoint_that_becomes_whole_meanwhile_stays(configure, tmp_path):
+    """Of a process that was taken for dead, and is not."""
+    log = RunLog(configure(*SETTINGS, f"tracking.folder={tmp_path}"))
+    for name in ("step-00000010", "unfinished"):
+        (tmp_path / "checkpoints" / "1" / name).mkdir(parents=True)
+    log._clear("1")
+    assert [path.name for path in (tmp_path / "checkpoints").glob("*/*")] == ["step-00000010"]
 
 
 # Identity

@@ -8,12 +8,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import shutil
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -122,7 +123,10 @@ class RunLog:
     @property
     def checkpoints(self) -> Path:
         """Where the run's checkpoints lie, on this machine."""
-        return Path(self.config.tracking.folder).resolve() / "checkpoints" / self.run_id
+        return self._checkpoints_of(self.run_id)
+
+    def _checkpoints_of(self, run_id: str) -> Path:
+        return Path(self.config.tracking.folder).resolve() / "checkpoints" / run_id
 
     def begin(self, config: Config) -> RunLog:
         """The log, to be entered, of a run whose configuration is recorded as `config`.
@@ -188,6 +192,14 @@ class RunLog:
         for run in unfinished:  # nothing of them can be used: the new one stands for them
             self.client.set_tag(run.id, "superseded_by", self.run_id)
             self.client.delete_run(run.id)  # the UI shows it among the deleted ones
+            self._clear(run.id)
+
+    def _clear(self, run_id: str) -> None:
+        """Remove the beginning of a first checkpoint that a dead process has left; a whole one stays."""
+        folder = self._checkpoints_of(run_id)
+        shutil.rmtree(folder / "unfinished", ignore_errors=True)
+        with suppress(OSError):  # it does not exist, or holds one that has become whole meanwhile
+            folder.rmdir()
 
     def _check_again(self) -> None:
         """Give way to a run of another machine that was begun at the same moment: the file lock is of this machine.

@@ -26,6 +26,7 @@ from src.config import UserError
 from src.training.together import together
 
 WEIGHTS, STATE = "trained.safetensors", "state.pt"
+UNFINISHED = "unfinished"  # the folder of one that is being written
 UNWRITABLE = (OSError, RuntimeError, SafetensorError)  # what a full disk makes torch and safetensors raise
 
 
@@ -80,7 +81,7 @@ class Checkpoints:
 
     def save(self, step: int) -> None:
         """Write one; every process must call it. They go on together where one of them cannot write."""
-        whole, unfinished = self.folder / f"step-{step:08d}", self.folder / "unfinished"
+        whole, unfinished = self.folder / f"step-{step:08d}", self.folder / UNFINISHED
         main = self.accelerator.is_main_process
         try:
             together(lambda: _make_anew(unfinished) if main else None, UNWRITABLE)
@@ -146,11 +147,16 @@ class Checkpoints:
 
     def remove(self) -> None:
         """All of them, when the run is whole."""
-        if not self.keep and self.accelerator.is_main_process:
-            shutil.rmtree(self.folder, ignore_errors=True)
+        if self.accelerator.is_main_process:
+            clear(self.folder, self.keep)
 
     def _existing(self) -> list[Path]:
         return sorted(self.folder.glob("step-*"))
+
+
+def clear(folder: Path, keep: bool) -> None:
+    """Remove the checkpoints of a whole run, or, where they are kept, what was left of one that never became whole."""
+    shutil.rmtree(folder / UNFINISHED if keep else folder, ignore_errors=True)
 
 
 def _make_anew(folder: Path) -> None:
