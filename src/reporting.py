@@ -107,15 +107,22 @@ def report(
         )
         view = re.sub(r"[^\w-]+", "_", view)
         folder = output or Path(tracking.folder) / "reports" / (name + view)
-        written = _write(comparison, folder, formats, examples)
-        if isinstance(source, Store):
-            _keep(source, selection, comparison, written, name, view)
+        kept = not isinstance(source, Store) or source.writable
+        written = _write(comparison, folder, formats, examples) if kept or output else []
+        if isinstance(source, Store) and kept:
+            _keep(connect(tracking), selection, comparison, written, name, view)
     terminal = Terminal()
     for note in notes:
         terminal.note(note)
     show(comparison, terminal)
     page = folder / PAGE
-    terminal.line(f"Report: {page.resolve().as_uri() if page in written else folder}")
+    if written:
+        terminal.line(f"Report: {page.resolve().as_uri() if page in written else folder}")
+    if not kept:
+        terminal.note(
+            f"tracking.folder={tracking.folder} can only be read: no report is kept in the store"
+            + ("." if output else ", and none is written; output=FOLDER writes one.")
+        )
     return folder
 
 

@@ -20,7 +20,7 @@ from src.compose import MISTAKES, fail
 from src.config import UserError
 from src.console import begin
 from src.credentials import with_secrets
-from src.server import HOST, refuse_taken, run_server
+from src.server import HOST, log_of, refuse_taken, run_server
 
 TIMEOUT = "MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT"
 REQUEST = {"dataframe_records": [{"question": "Who wrote it?", "context": "It was written by Ada."}]}
@@ -68,7 +68,7 @@ def main() -> None:
         arguments = ["models", "serve", "--model-uri", f"runs:/{chosen.id}/model", "--env-manager", "local"]
         place = f"http://{HOST}:{given.port}/invocations"
         print(f"curl {place} -H 'Content-Type: application/json' -d '{json.dumps(REQUEST)}'")
-        run_server(arguments, environment, given.port, chosen.name, place, Path(given.folder) / "serve.log")
+        run_server(arguments, environment, given.port, chosen.name, place, log_of("serve", Path(given.folder)))
     except MISTAKES as error:
         fail(error)
 

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -28,6 +29,12 @@ def refuse_taken(port: int) -> None:
     """
     if _answers(port):
         raise UserError(f"port={port} is taken; choose another, such as port={port + 1}.")
+
+
+def log_of(command: str, folder: Path) -> Path:
+    """The file that a server's output goes to: in the store's folder, elsewhere where that can only be read."""
+    readable_alone = folder.exists() and not os.access(folder, os.W_OK)
+    return (Path(tempfile.mkdtemp(prefix="tuneoff-")) if readable_alone else folder) / f"{command}.log"
 
 
 def run_server(

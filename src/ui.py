@@ -4,7 +4,7 @@
     python -m src.ui port=5001 folder=mlruns experiment=tuneoff
 
 With tracking.uri= the UI is the server's own. The address that is printed shows the runs of the experiment, the best F1
-first. What the UI's server logs goes to ui.log in the store's folder.
+first. What the UI's server logs goes to ui.log in the store's folder, or to a temporary one where that is read-only.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pydantic import Field
 from src.arguments import ExperimentArguments, read
 from src.compose import MISTAKES, fail
 from src.console import begin
-from src.server import HOST, refuse_taken, run_server
+from src.server import HOST, log_of, refuse_taken, run_server
 
 
 class Ui(ExperimentArguments):
@@ -40,11 +40,13 @@ def main() -> None:
             print(f"The store is a server; open {address(store.uri, store)}")
             return
         refuse_taken(given.port)
+        if store.writable:  # the UI changes it too, where somebody asks it to
+            store = connect(tracking)
         page = address(f"http://{HOST}:{given.port}", store)
         # Its workers for evaluations of language models are eight processes that nobody needs here.
         environment = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
         arguments = ["ui", "--backend-store-uri", store.uri, "--workers", "1"]
-        run_server(arguments, environment, given.port, "MLflow's UI", page, Path(tracking.folder) / "ui.log")
+        run_server(arguments, environment, given.port, "MLflow's UI", page, log_of("ui", Path(tracking.folder)))
     except MISTAKES as error:
         fail(error)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 import shutil
 import tempfile
@@ -817,6 +818,26 @@ def test_the_reports_address_can_be_opened(store, tmp_path, capsys):
     assert "my%20report%20%231%20%C3%BC/report.html" in (folder / "report.html").as_uri()
     report(store.tracking, output=folder, formats=["md"])
     assert capsys.readouterr().out.splitlines()[-1] == f"Report: {folder}"
+
+
+def test_a_store_that_can_only_be_read_is_compared(store, tmp_path, monkeypatch, capsys):
+    parent = ParentRun.begin(store.tracking, "a sweep", "", "identity", "command", planned=2, fresh=False)
+    for method in ("full", "lora"):
+        parent.include(store.record(store.run(method, 1e-3, 0.5)))
+    parent.end(Status.FINISHED, parent.members())
+    before = (tmp_path / "mlflow.db").read_bytes()
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
+    report(store.tracking)
+    *_, last = capsys.readouterr().out.splitlines()
+    said = f"note tracking.folder={tmp_path} can only be read: no report is kept in the store"
+    assert last == f"{said}, and none is written; output=FOLDER writes one."
+    assert not (tmp_path / "reports").exists()
+    report(store.tracking, output=tmp_path / "out", formats=["md"])
+    *_, where, last = capsys.readouterr().out.splitlines()
+    assert (where, last) == (f"Report: {tmp_path / 'out'}", f"{said}.")
+    assert (tmp_path / "out" / "report.md").exists()
+    assert [file.path for file in store.client.list_artifacts(parent.run_id)] == ["command.txt", "table.csv"]
+    assert (tmp_path / "mlflow.db").read_bytes() == before
 
 
 def test_a_folder_without_runs_is_named_and_left_as_it_was(tmp_path):

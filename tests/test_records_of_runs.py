@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import ast
+import os
+import shutil
+import sqlite3
+from contextlib import closing
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
 from src.config import CHANGES_NO_RESULT, ROOT, TrackingConfig, UserError
 from src.report.arms import NOT_A_SETTING, setting
+from src.runs import store as stores
 from src.runs.records import Input, Status, short_key
 from src.runs.store import connect
 from tests.stored import Store
@@ -134,6 +140,71 @@ def test_a_store_that_fails_is_one_sentence_for_whoever_asks(tmp_path):
     with pytest.raises(UserError, match=r"^There is no experiment other in the store; there are: .*tuneoff"):
         connect(TrackingConfig(folder=str(tmp_path), experiment="other"), create=False).runs()
     assert MlflowClient(store.uri).get_experiment_by_name("other") is None
+
+
+def content(folder):
+    return {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file() and file.name != stores.LOCK}
+
+
+@pytest.mark.parametrize("writable", [True, False])
+def test_who_reads_a_store_changes_nothing(tmp_path, monkeypatch, writable):
+    folder = tmp_path / "a store #1 ü"
+    folder.mkdir()
+    shutil.copy(tmp_path / "mlflow.db", folder)
+    run = Store(folder).run("lora", 1e-3, 0.5)
+    before = content(folder)
+    if not writable:
+        (folder / stores.LOCK).unlink()
+        monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
+    reader = connect(TrackingConfig(folder=str(folder)), create=False)
+    assert (reader.record(run).id, reader.writable) == (run, writable)
+    assert reader.questions(run) is not None
+    assert ("mode=ro" in reader.uri) != writable
+    with pytest.raises(UserError, match="attempt to write a readonly database"):
+        reader.tag(run, {"a": "b"})
+    with pytest.raises(MlflowException, match="attempt to write a readonly database"):
+        reader.client.create_experiment("new")
+    assert content(folder) == before
+    assert writable or not (folder / stores.LOCK).exists()
+
+
+@pytest.mark.parametrize("dropped", ["scorer_versions", "none"])
+def test_who_reads_a_store_makes_and_migrates_none(tmp_path, dropped):
+    """MLflow migrates a store that lacks a table of a later version, and refuses any other of an earlier one."""
+    database = tmp_path / "mlflow.db"
+    with closing(sqlite3.connect(database, isolation_level=None)) as older:
+        older.execute("UPDATE alembic_version SET version_num = '451aebb31d03'")
+        older.execute(f"DROP TABLE IF EXISTS {dropped}")
+    kept = database.read_bytes()
+    tracking = TrackingConfig(folder=str(tmp_path))
+    with pytest.raises(UserError, match=r"not of the installed version of MLflow, .* `mlflow db upgrade sqlite:///.*`"):
+        connect(tracking, create=False)
+    assert database.read_bytes() == kept
+    for text in ("", "some text that was saved here, long enough for a header of a file"):
+        database.write_text(text)
+        with pytest.raises(
+            UserError, match=r"mlflow.db cannot be read as MLflow's store \((no such table|file is not a)"
+        ):
+            connect(tracking, create=False)
+        assert database.read_text() == text
+
+
+def test_what_a_killed_process_has_half_written_is_undone_before_a_store_is_read(tmp_path):
+    store, copied = Store(tmp_path), tmp_path / "copied"
+    run = store.run("lora", 1e-3, 0.5)
+    copied.mkdir()
+    with closing(sqlite3.connect(tmp_path / "mlflow.db", isolation_level=None)) as killed:
+        killed.execute("PRAGMA cache_size = 1")
+        killed.execute("BEGIN")
+        killed.execute("UPDATE metrics SET value = 7")
+        killed.execute("CREATE TABLE more AS SELECT randomblob(1000) FROM metrics, params")  # more than the cache holds
+        for file in ("mlflow.db", "mlflow.db-journal"):
+            shutil.copy(tmp_path / file, copied)
+        killed.execute("ROLLBACK")
+    shutil.copytree(tmp_path / "artifacts", copied / "artifacts")
+    found = connect(TrackingConfig(folder=str(copied)), create=False).record(run)
+    assert found.metrics == store.record(run).metrics != {}
+    assert not (copied / "mlflow.db-journal").exists()
 
 
 def test_what_changes_no_result_is_said_once(tmp_path):

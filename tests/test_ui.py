@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from dataclasses import replace
@@ -112,6 +113,29 @@ def test_the_ui_of_a_server_is_the_servers_own(tmp_path, monkeypatch, capsys):
     ui.main()
     shown = capsys.readouterr().out
     assert shown.startswith(f"The store is a server; open http://server:5000/#/experiments/{store.experiment}/runs?")
+
+
+@pytest.mark.parametrize("writable", [True, False])
+def test_the_ui_writes_where_it_can(tmp_path, monkeypatch, writable):
+    store = Store(tmp_path)
+    before = (tmp_path / "mlflow.db").read_bytes()
+    started = []
+    monkeypatch.setattr(ui, "run_server", lambda *arguments: started.append(arguments))
+    monkeypatch.setattr(ui, "refuse_taken", lambda port: None)
+    if not writable:
+        monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
+    monkeypatch.setattr("sys.argv", ["ui", f"folder={tmp_path}"])
+    ui.main()
+    [(arguments, _, _, _, page, log)] = started
+    assert f"/#/experiments/{store.experiment}/runs" in page
+    if writable:
+        assert arguments[2] == f"sqlite:///{tmp_path / 'mlflow.db'}"
+        assert page.endswith("&viewStateShareKey=tuneoff") and log == tmp_path / "ui.log"
+    else:
+        assert arguments[2].endswith("/mlflow.db?mode=ro&uri=true")
+        assert log.name == "ui.log" and log.parent != tmp_path and log.parent.is_dir()
+        assert (tmp_path / "mlflow.db").read_bytes() == before
+        log.parent.rmdir()
 
 
 @pytest.mark.slow

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from functools import cached_property
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Run, RunTag
 from mlflow.exceptions import MlflowException
 from pyarrow.parquet import read_schema
+from sqlalchemy.engine import URL
 from sqlalchemy.exc import SQLAlchemyError
 
 from src.arguments import command
@@ -32,6 +34,7 @@ from src.runs.records import KIND, QUESTIONS, SWEEP, Input, Record, Status, to_r
 EXPERIMENT_TAGS = {
     "mlflow.note.content": "`python -m src.compare` puts the methods side by side; docs/metrics.md explains metrics.",
 }
+LOCK = "mlflow.db.lock"
 INPUT_TRIES = 3
 PARAMS_A_BATCH = TAGS_A_BATCH = 100  # MLflow's limits
 METRICS_A_BATCH = 1000
@@ -72,15 +75,18 @@ class Store:
     `client` is for what src/runs itself logs; nothing else uses it.
     """
 
-    def __init__(self, client: MlflowClient, uri: str, tracking: TrackingConfig, create: bool = True) -> None:
+    def __init__(
+        self, client: MlflowClient, uri: str, tracking: TrackingConfig, create: bool = True, writable: bool = True
+    ) -> None:
         """
         Args:
-            client: of MLflow.
+            client: of MLflow; where `create` is false, a local store's can only read.
             uri: the store's address, without its password.
             tracking: where it is, and the name of the experiment.
             create: make the experiment where there is none.
+            writable: whether `connect` gives a client that can write.
         """
-        self.client, self.uri, self.tracking, self.create = client, uri, tracking, create
+        self.client, self.uri, self.tracking, self.create, self.writable = client, uri, tracking, create, writable
 
     @property
     def name(self) -> str:
@@ -302,7 +308,7 @@ def connect(config: TrackingConfig, create: bool = True) -> Store:
 
     Args:
         config: where it is.
-        create: make a local store, and the experiment, where there is none.
+        create: make a local store, and the experiment, where there is none; false: a local store is only read.
 
     Raises:
         UserError: a server that does not answer, a folder that cannot be written, or no store and `create` false.
@@ -310,24 +316,64 @@ def connect(config: TrackingConfig, create: bool = True) -> Store:
     if config.uri is not None:
         return Store(_client_of(config.uri), config.uri, config, create)
     folder = Path(config.folder).resolve()
-    if not create and not (folder / "mlflow.db").exists():
-        raise UserError(
-            f"tracking.folder={config.folder} holds no store (mlflow.db); train something first "
-            f"({' '.join(command('train'))}), or name the folder that the runs were logged to."
-        )
+    database = folder / "mlflow.db"
+    uri = f"sqlite:///{database}"
+    if not create:
+        if not database.exists():
+            raise UserError(
+                f"tracking.folder={config.folder} holds no store (mlflow.db); train something first "
+                f"({' '.join(command('train'))}), or name the folder that the runs were logged to."
+            )
+        writable = os.access(database, os.W_OK) and os.access(folder, os.W_OK)  # SQLite needs a file beside it
+        read_only = _read_only(database)
+        return Store(_reader_of(database, writable), uri if writable else read_only, config, create, writable)
     folder.mkdir(parents=True, exist_ok=True)
-    uri = f"sqlite:///{folder / 'mlflow.db'}"
     # Processes that start together must not create the schema at once.
-    with FileLock(folder / "mlflow.db.lock"):
+    with FileLock(folder / LOCK):
         try:
             client = MlflowClient(uri)
             client.search_experiments(max_results=1)
         except (MlflowException, SQLAlchemyError) as error:
             raise UserError(
-                f"{folder / 'mlflow.db'} cannot be used as MLflow's store ({str(error).splitlines()[0][:200]}); move "
+                f"{database} cannot be used as MLflow's store ({str(error).splitlines()[0][:200]}); move "
                 "it away, or set tracking.folder."
             ) from error
     return Store(client, uri, config, create)
+
+
+def _read_only(database: Path) -> str:
+    """The address by which SQLite opens a file without ever changing it, or MLflow its schema."""
+    # With `+pysqlite`, or MLflow takes what follows sqlite:/// for a path, and makes its folders.
+    opened = URL.create("sqlite+pysqlite", database=database.as_uri(), query={"mode": "ro", "uri": "true"})
+    return opened.render_as_string()
+
+
+def _reader_of(database: Path, writable: bool) -> MlflowClient:
+    """A client that only reads.
+
+    Raises:
+        UserError: the file is no store of this MLflow's, or cannot be read.
+    """
+    with FileLock(database.with_name(LOCK)) if writable else nullcontext():  # a new store is whole when it opens
+        try:
+            # At once, where MLflow would try for minutes; and it undoes what a killed process has half written.
+            mode = "rw" if writable else "ro"
+            with closing(sqlite3.connect(f"{database.as_uri()}?mode={mode}", uri=True)) as opened:
+                opened.execute("SELECT version_num FROM alembic_version")
+            client = MlflowClient(_read_only(database))
+            client.search_experiments(max_results=1)
+        except (MlflowException, SQLAlchemyError, sqlite3.Error) as error:
+            reason = str(error).splitlines()[0][:200]
+            if "readonly database" in reason or "out-of-date" in reason:  # MLflow would make or change its tables
+                raise UserError(
+                    f"{database} is not of the installed version of MLflow, and this command only reads: copy the "
+                    f"file, then run `mlflow db upgrade sqlite:///{database}`."
+                ) from error
+            raise UserError(
+                f"{database} cannot be read as MLflow's store ({reason}); check the file and who may read it, or set "
+                "tracking.folder."
+            ) from error
+    return client
 
 
 def _client_of(uri: str) -> MlflowClient:

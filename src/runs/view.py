@@ -82,6 +82,8 @@ def address(server: str, store: Store) -> str:
     if experiment is None:
         return server
     place = f"{server}/#/experiments/{experiment.experiment_id}/runs?workflowType=machine_learning"
+    if not store.writable:
+        return place
     try:
         if experiment.tags.get(TAG) != view():
             client.set_experiment_tag(experiment.experiment_id, TAG, view())
