@@ -1,17 +1,96 @@
-"""A tracking server that goes away while a run trains: MLflow's own application, stopped and started again."""
+"""A tracking server that goes away while a run trains, never answers, or is not there at all."""
 
 from __future__ import annotations
 
+import importlib
+import os
 import socket
+import sys
 import threading
+import time
 
 import pytest
 from mlflow import MlflowClient
 from werkzeug.serving import make_server
 
-from src.config import UserError
+from src import runs
+from src.config import TrackingConfig, UserError
+from src.credentials import DATABASES
 from src.run import run
+from src.runs import REQUESTS
+from src.runs.store import connect, patience, quick_refusal
 from tests.conftest import TINY
+
+
+@pytest.fixture
+def silent_server():
+    """The address of a server that takes every request and answers none."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+def test_a_server_that_never_answers_is_given_up(silent_server, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(UserError) as raised:
+        connect(TrackingConfig(uri=silent_server))
+    reason = "ReadTimeoutError: Read timed out. (read timeout=1)"
+    assert str(raised.value) == (
+        f"The tracking server tracking.uri={silent_server} cannot be used ({reason}); check the address, or leave "
+        "tracking.uri out to log under mlruns/."
+    )
+
+
+def test_how_long_a_server_is_waited_for(monkeypatch):
+    def waits():
+        return {name: os.environ.get(name) for name in REQUESTS}
+
+    assert 5 * int(REQUESTS["MLFLOW_HTTP_REQUEST_TIMEOUT"]) <= 120  # seconds; the first request and its retries
+    for name, value in REQUESTS.items():
+        monkeypatch.setenv(name, value)
+    with quick_refusal():
+        assert waits() == {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+    with patience():
+        assert waits() == {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "4", "MLFLOW_HTTP_REQUEST_TIMEOUT": "600"}
+    assert waits() == REQUESTS
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "77")  # by the user
+    with quick_refusal():
+        assert waits() == {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "77"}
+    assert waits() == {**REQUESTS, "MLFLOW_HTTP_REQUEST_TIMEOUT": "77"}
+
+
+def test_the_waits_are_set_unless_the_user_has_set_them(monkeypatch):
+    for name in (*REQUESTS, "PGCONNECT_TIMEOUT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "7")
+    importlib.reload(runs)
+    assert {name: os.environ[name] for name in (*REQUESTS, "PGCONNECT_TIMEOUT")} == {
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "7",
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+        "PGCONNECT_TIMEOUT": "10",
+    }
+
+
+def test_a_database_that_is_not_there_is_given_up(monkeypatch, capfd):
+    address = "postgresql+psycopg://ada:s3cret@127.0.0.1:9/db"
+    monkeypatch.setenv(DATABASES, address)
+    started = time.monotonic()
+    with pytest.raises(UserError, match=r"ada:\*\*\*@127.0.0.1:9/db cannot be used \(.*Connection refused.*\);"):
+        connect(TrackingConfig(uri=address))
+    assert time.monotonic() - started < 30
+    shown = capfd.readouterr()
+    assert "SQLAlchemy" not in shown.err and "s3cret" not in shown.out + shown.err
+
+
+def test_a_database_whose_driver_is_not_installed(monkeypatch):
+    monkeypatch.setenv(DATABASES, "")
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(UserError) as raised:
+        connect(TrackingConfig(uri="postgresql+psycopg://ada:s3cret@127.0.0.1:9/other"))
+    assert str(raised.value) == (
+        "tracking.uri=postgresql+psycopg://ada:***@127.0.0.1:9/other needs the Python package psycopg, which is not "
+        "installed; pip install -e '.[postgresql]'."
+    )
 
 
 class Server:

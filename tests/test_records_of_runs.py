@@ -15,8 +15,10 @@ from mlflow.exceptions import MlflowException
 from src.config import CHANGES_NO_RESULT, ROOT, TrackingConfig, UserError
 from src.report.arms import NOT_A_SETTING, setting
 from src.runs import store as stores
-from src.runs.records import Input, Status, short_key
+from src.runs.parent import ParentRun
+from src.runs.records import KIND, SWEEP, Input, Status, short_key
 from src.runs.store import connect
+from src.runs.tracking import RunLog
 from tests.stored import Store
 
 MLFLOWS = {f"info.{name}" for name in ("run_id", "run_name", "status", "experiment_id")} | {
@@ -205,6 +207,31 @@ def test_what_a_killed_process_has_half_written_is_undone_before_a_store_is_read
     found = connect(TrackingConfig(folder=str(copied)), create=False).record(run)
     assert found.metrics == store.record(run).metrics != {}
     assert not (copied / "mlflow.db-journal").exists()
+
+
+def test_a_store_that_cannot_be_written_is_one_sentence_and_nothing_else(tmp_path, configure, capfd):
+    Store(tmp_path)
+    uri = f"sqlite:///file:{tmp_path / 'mlflow.db'}?mode=ro&uri=true"
+    config = configure("model=tiny", f"tracking.folder={tmp_path / 'here'}")
+    config.tracking.uri = uri
+    reason = "(sqlite3.OperationalError) attempt to write a readonly database"
+    with pytest.raises(UserError) as of_a_run, RunLog(config).begin(config):
+        pass
+    with pytest.raises(UserError) as of_a_sweep:
+        ParentRun.begin(config.tracking, None, "sweep", "hash", "command", 2, fresh=False)
+    for raised in (of_a_run, of_a_sweep):
+        assert str(raised.value) == f"The tracking store failed ({reason}); check that it answers and has room."
+    assert capfd.readouterr() == ("", "")
+
+
+def test_only_a_sweep_has_a_parent_run(tmp_path):
+    store = Store(tmp_path)
+    parent = store.client.create_run(store.experiment, tags={KIND: SWEEP}).info.run_id
+    other = store.client.create_run(store.experiment).info.run_id
+    assert ParentRun.of(store.tracking, parent).run_id == parent
+    for run_id in (other, "nope", "a'b"):
+        with pytest.raises(UserError, match=rf"^sweep.parent={run_id} is not the parent run of a sweep; leave it"):
+            ParentRun.of(store.tracking, run_id)
 
 
 def test_what_changes_no_result_is_said_once(tmp_path):

@@ -10,12 +10,12 @@ from typing import Any
 
 from filelock import FileLock
 
-from src.config import TrackingConfig
+from src.config import TrackingConfig, UserError
 from src.csv_text import csv_text
 from src.metrics import Metric, Place, shown
 from src.runs.identity import holder, who
 from src.runs.records import KIND, SWEEP, Record, Status
-from src.runs.store import AlreadyRunning, Store, connect, joined
+from src.runs.store import AlreadyRunning, Store, connect, joined, store_errors_explained
 
 MARGIN = "margin"  # tag: sweep.margin, as it was when the parent was made
 PLAN = "plan"  # tag: the plan of a settle command, as JSON
@@ -30,6 +30,7 @@ class ParentRun:
         self.ended = threading.Event()
 
     @classmethod
+    @store_errors_explained()
     def begin(
         cls,
         tracking: TrackingConfig,
@@ -57,6 +58,7 @@ class ParentRun:
 
         Raises:
             AlreadyRunning: a live process works on the same sweep.
+            UserError: the store fails.
         """
         store = connect(tracking)
         with FileLock(Path(tracking.folder).resolve() / "runs.lock"):
@@ -85,8 +87,17 @@ class ParentRun:
 
     @classmethod
     def of(cls, tracking: TrackingConfig, run_id: str) -> ParentRun:
-        """The parent that a job was given."""
-        return cls(connect(tracking), run_id)
+        """The parent that a job was given.
+
+        Raises:
+            UserError: there is no such run, or it is not the parent of a sweep.
+        """
+        store = connect(tracking)
+        if not store.is_parent(run_id):
+            raise UserError(
+                f"sweep.parent={run_id} is not the parent run of a sweep; leave it out: a sweep sets it for its runs."
+            )
+        return cls(store, run_id)
 
     @property
     def tags(self) -> dict[str, str]:

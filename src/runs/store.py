@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sqlite3
 import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from functools import cached_property
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Run, RunTag
 from mlflow.exceptions import MlflowException
+from mlflow.store.db import utils as databases
 from pyarrow.parquet import read_schema
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import SQLAlchemyError
@@ -28,6 +30,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from src.arguments import command
 from src.config import TrackingConfig, UserError
 from src.credentials import DATABASES, hidden, with_secrets
+from src.runs import REQUESTS
 from src.runs.identity import HEARTBEAT_SECONDS, Hashes, alive
 from src.runs.records import KIND, QUESTIONS, SWEEP, Input, Record, Status, to_read
 
@@ -36,8 +39,13 @@ EXPERIMENT_TAGS = {
 }
 LOCK = "mlflow.db.lock"
 INPUT_TRIES = 3
+LONGEST_REASON = 200  # characters
+# What a database says beside its reason, and where a failed request says its own.
+NO_REASON = ("(raised as a result of Query-invoked autoflush", "(Background on this error at")
+CAUSE = re.compile(r"\(Caused by (\w+)\([\"'](?:HTTPS?Connection\w*\(.*?\): )?(.*)[\"']\)\)", re.DOTALL)
 PARAMS_A_BATCH = TAGS_A_BATCH = 100  # MLflow's limits
 METRICS_A_BATCH = 1000
+databases.MAX_RETRY_COUNT = 3  # a database out of reach is given up within seconds; MLflow's own 10 take 102 s
 
 
 class AlreadyRunning(UserError):
@@ -45,18 +53,34 @@ class AlreadyRunning(UserError):
 
 
 @contextmanager
-def quick_refusal() -> Iterator[None]:
-    """Give up on a server within seconds, where MLflow would retry for minutes."""
-    quick = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
-    before = {key: os.environ.get(key) for key in quick}
-    os.environ.update(quick)
+def requests_of(seconds: int, retries: int) -> Iterator[None]:
+    """Requests to a server that wait so long for an answer, and are repeated so often, unless the user has said it."""
+    wanted = {"MLFLOW_HTTP_REQUEST_TIMEOUT": str(seconds), "MLFLOW_HTTP_REQUEST_MAX_RETRIES": str(retries)}
+    ours = {key: value for key, value in wanted.items() if os.environ.get(key) == REQUESTS[key]}
+    os.environ.update(ours)
     try:
         yield
     finally:
-        for key, value in before.items():
-            os.environ.pop(key)
-            if value is not None:
-                os.environ[key] = value
+        os.environ.update({key: REQUESTS[key] for key in ours})
+
+
+def quick_refusal() -> AbstractContextManager[None]:
+    """Give up on a server within seconds."""
+    return requests_of(seconds=10, retries=1)
+
+
+def patience() -> AbstractContextManager[None]:
+    """Wait for a server that passes a large file on before it answers."""
+    return requests_of(seconds=600, retries=4)
+
+
+def reason_of(error: BaseException) -> str:
+    """Why a store failed, from what MLflow or a database says: without the statement, its values and any password."""
+    text = hidden(str(error)).partition("[SQL:")[0]
+    if cause := CAUSE.search(text):
+        return f"{cause[1]}: {' '.join(cause[2].split())}"[:LONGEST_REASON]
+    lines = [line for line in text.splitlines() if not line.startswith(NO_REASON)]
+    return " ".join(" ".join(lines).split())[:LONGEST_REASON]
 
 
 @contextmanager
@@ -65,8 +89,12 @@ def store_errors_explained() -> Iterator[None]:
     try:
         yield
     except MlflowException as error:
-        reason = " ".join(hidden(str(error)).split())[:200]
-        raise UserError(f"The tracking store failed ({reason}); check that it answers and has room.") from error
+        raise store_failed(error) from error
+
+
+def store_failed(error: MlflowException) -> UserError:
+    """The sentence for a store that fails."""
+    return UserError(f"The tracking store failed ({reason_of(error)}); check that it answers and has room.")
 
 
 class Store:
@@ -167,6 +195,16 @@ class Store:
     def record(self, run_id: str) -> Record:
         """The run of an id."""
         return self._record(self.client.get_run(run_id))
+
+    @store_errors_explained()
+    def is_parent(self, run_id: str) -> bool:
+        """Whether an id is that of the parent run of a sweep, in any experiment."""
+        try:
+            return self._record(self.client.get_run(run_id)).tags.get(KIND) == SWEEP
+        except MlflowException as error:
+            if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                raise
+            return False
 
     @store_errors_explained()
     def experiment_of(self, run_id: str) -> str:
@@ -335,8 +373,8 @@ def connect(config: TrackingConfig, create: bool = True) -> Store:
             client.search_experiments(max_results=1)
         except (MlflowException, SQLAlchemyError) as error:
             raise UserError(
-                f"{database} cannot be used as MLflow's store ({str(error).splitlines()[0][:200]}); move "
-                "it away, or set tracking.folder."
+                f"{database} cannot be used as MLflow's store ({reason_of(error)}); check that its "
+                "folder is writable and has room, move the file away, or set tracking.folder."
             ) from error
     return Store(client, uri, config, create)
 
@@ -380,16 +418,20 @@ def _client_of(uri: str) -> MlflowClient:
     whole = with_secrets(uri)
     if whole is None:
         raise UserError(f"tracking.uri={uri}: its password is not known; put the whole address into {DATABASES}.")
-    with quick_refusal():
-        try:
+    try:
+        with quick_refusal():
             client = MlflowClient(whole)
             client.search_experiments(max_results=1)
-        except (MlflowException, SQLAlchemyError, ImportError, ValueError) as error:
-            reason = " ".join(hidden(str(error)).split())
-            raise UserError(
-                f"The tracking server tracking.uri={uri} cannot be used ({reason[:200]}); check the "
-                "address, or leave tracking.uri out to log under mlruns/."
-            ) from None  # the error itself may hold the password
+    except ImportError as error:
+        extra = "pip install -e '.[postgresql]'" if error.name == "psycopg" else "install it"
+        raise UserError(
+            f"tracking.uri={uri} needs the Python package {error.name}, which is not installed; {extra}."
+        ) from None
+    except (MlflowException, SQLAlchemyError, ValueError) as error:
+        raise UserError(
+            f"The tracking server tracking.uri={uri} cannot be used ({reason_of(error)}); check the address, or leave "
+            "tracking.uri out to log under mlruns/."
+        ) from None  # the error itself may hold the password
     return client
 
 

@@ -35,8 +35,10 @@ from src.runs.store import (
     AlreadyRunning,
     connect,
     joined,
+    patience,
     quick_refusal,
-    store_errors_explained,
+    reason_of,
+    store_failed,
 )
 
 LONGEST_VALUE = 6000
@@ -150,10 +152,12 @@ class RunLog:
             # Two processes of this machine that want the same run decide one after the other.
             with FileLock(Path(tracking.folder).resolve() / "runs.lock"):
                 self._claim()
-        except MlflowException as error:  # its experiment was deleted, say
-            raise UserError(
-                f"tracking.experiment={tracking.experiment} takes no run ({str(error).splitlines()[0]}); restore it in "
-                "the MLflow UI, or choose another name."
+        except MlflowException as error:
+            if error.error_code != "INVALID_PARAMETER_VALUE":
+                raise store_failed(error) from error
+            raise UserError(  # its experiment was deleted, say
+                f"tracking.experiment={tracking.experiment} takes no run ({reason_of(error)}); restore it in the "
+                "MLflow UI, or choose another name."
             ) from error
         self.store.keep_alive(self.run_id, self.ended)
         if self.resumed:
@@ -312,10 +316,9 @@ class RunLog:
         self._end("KILLED" if stopped else "FAILED")
         if isinstance(error, MlflowException):
             if not any(self.checkpoints.glob("step-*")):
-                with store_errors_explained():
-                    raise error
+                raise store_failed(error) from error
             raise UserError(
-                f"The tracking store failed ({' '.join(str(error).split())[:200]}). What was trained is kept in "
+                f"The tracking store failed ({reason_of(error)}). What was trained is kept in "
                 f"{self.checkpoints}; the same command goes on from there when the store answers again."
             ) from error
 
@@ -329,7 +332,7 @@ class RunLog:
             with quick_refusal():
                 action()
         except (MlflowException, OSError) as error:
-            print(f"The run's end could not be logged: {' '.join(str(error).split())[:200]}", file=sys.stderr)
+            print(f"The run's end could not be logged: {reason_of(error)}", file=sys.stderr)
 
     def metrics(self, values: Mapping[str, float], step: int = 0, at: float | None = None) -> None:
         """Collect metrics; `at` is in seconds since 1970, now by default."""
@@ -370,7 +373,7 @@ class RunLog:
                 self.flush()
         except MlflowException as error:
             if not self.out_of_reach:
-                reason = " ".join(str(error).split())[:200]
+                reason = reason_of(error)
                 self.warn(f"The tracking store does not answer ({reason}). Training goes on; metrics are sent later.")
             self.out_of_reach = True
         else:
@@ -425,4 +428,5 @@ class RunLog:
         """A temporary folder that becomes the artifact folder `name`."""
         with tempfile.TemporaryDirectory() as temporary:
             yield Path(temporary)
-            self.client.log_artifacts(self.run_id, temporary, name)
+            with patience():
+                self.client.log_artifacts(self.run_id, temporary, name)
