@@ -19,9 +19,17 @@ from typing import Any, NoReturn
 from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
 from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep, Glob, QuotedString
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import Container, DictConfig, OmegaConf
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+    ValidationError,
+)
 
 from src.arguments import EMPTY_MEANS_NONE, SHORT_FORMS, UsageError, schema_keys, written_out
 from src.config import ROOT, SETTINGS, Config, UserError, nearest
@@ -76,14 +84,35 @@ def completed(arguments: Sequence[str]) -> list[str]:
     overrides = written_out(words)
     for override in overrides:
         key, equals, value = override.partition("=")
-        if not equals and not override.startswith("~"):
+        if not key_of(override) or not (equals or override.startswith("~")):
             raise UsageError(f"{override} is not KEY=VALUE{_meant(override)}.")
         if equals and not value.strip() and key not in EMPTY_MEANS_NONE:
             raise UsageError(f"{key}= is empty; give a value, or leave it out.")
+        _check_choice(override)
     given = [key_of(override) for override in overrides]
     if "dataset.path" in given and not {*given} & {"dataset", "experiments", "from_run"}:
         overrides.insert(given.index("dataset.path"), "dataset=file")
     return [*options, *overrides]
+
+
+def _check_choice(override: str) -> None:
+    """Refuse what cannot be the name of an option, such as a number; Hydra fails on it without a reason.
+
+    Raises:
+        UserError: it is none.
+    """
+    group, options = key_of(override).partition("@")[0], groups()
+    if "=" not in override or not (group in options or group == "hydra" or group.startswith("hydra/")):
+        return
+    [parsed] = OverridesParser.create().parse_overrides([override])
+    value = parsed.value()
+    if isinstance(value, Glob | dict):
+        return
+    chosen = value.list if isinstance(value, ChoiceSweep) else [value]
+    names = [name for each in chosen for name in (each if isinstance(each, list) else [each])]
+    if not all(isinstance(name, str | QuotedString) for name in names):
+        there_are = f"; there are: {', '.join(options[group])}" if group in options else ""
+        raise UserError(f"{override} does not name an option{there_are}.")
 
 
 def parted(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -209,8 +238,13 @@ def explain(error: BaseException) -> str:
             return f"There is no key '{cause.full_key or key}'{meant}; there are: {', '.join(known)}."
         if isinstance(cause, ValidationError) and (refused := REFUSED.match(str(cause.msg))):
             return f"{cause.full_key}={refused[1]} must be {WANTED[refused[2] or refused[3]]}."
+        if isinstance(cause, MissingMandatoryValue) and cause.full_key:
+            return f"{cause.full_key} has no value; give one: {cause.full_key}=VALUE."
         if isinstance(cause, OmegaConfBaseException):
-            sentence = f"{cause.full_key}: {str(cause.msg or cause).splitlines()[0]}" if cause.full_key else str(cause)
+            reason = str(cause.msg or cause).splitlines()[0]
+            if cause.full_key and reason.endswith("is not Optional"):
+                return f"{cause.full_key} must not be null."
+            sentence = f"{cause.full_key} cannot have this value ({reason})." if cause.full_key else str(cause)
     return " ".join(sentence.split())
 
 

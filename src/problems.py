@@ -44,6 +44,8 @@ AT_LEAST_ONE = (  # or null
     *("hardware.threads", "hardware.processes", "hardware.tokens_per_pass"),
 )
 ABOVE_ZERO = ("train.learning_rate", "train.max_grad_norm", "sweep.margin", "hardware.price_per_hour")
+LARGEST = 2**63  # beyond it, neither torch nor a database takes a whole number
+LONGEST_NAME = 100  # characters of what becomes part of a metric's name
 SHARES = ("train.warmup_ratio", "train.hidden_dropout", "train.attention_dropout")
 PLAIN_STARTS = ("true", "gaussian", "orthogonal")  # of method.peft.init_lora_weights, which read no weight of the base
 Check = tuple[bool, str]  # whether all is well, and the sentence where it is not
@@ -85,6 +87,9 @@ def _values(config: Config) -> Iterator[Check]:
     for key in ABOVE_ZERO:
         ok = value(key) is None or 0 < value(key) < math.inf
         yield ok, f"{key}={value(key)} must be a number above 0."
+    for key, number in _leaves(config):
+        ok = not isinstance(number, int) or abs(number) < LARGEST
+        yield ok, f"{key}={number} is too large; give a whole number below 2^63."
     yield _read(config.hardware.memory)
     yield from _tracking(config.tracking)
     train = config.train
@@ -92,6 +97,18 @@ def _values(config: Config) -> Iterator[Check]:
     yield train.checkpoint_minutes > 0, f"train.checkpoint_minutes={train.checkpoint_minutes} must be above 0."
     for key in SHARES:
         yield 0 <= value(key) < 1, f"{key}={value(key)} must be at least 0 and below 1."
+
+
+def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Every single value of a configuration with its key."""
+    if is_dataclass(value):
+        value = vars(value)
+    if isinstance(value, dict | list):
+        named = value.items() if isinstance(value, dict) else enumerate(value)
+        for name, inside in named:
+            yield from _leaves(inside, f"{key}.{name}" if key else str(name))
+    else:
+        yield key, value
 
 
 def _tracking(tracking: TrackingConfig) -> Iterator[Check]:
@@ -196,8 +213,11 @@ def _data(data: DatasetConfig) -> Iterator[Check]:
         yield file.exists(), f"{key}: {no_such_file(file)}"
     for name in data.extra_validation:
         yield (
-            re.fullmatch(r"[\w.-]+", name) is not None,
-            f"dataset.extra_validation.{name}: use letters, digits, '_', '-' and '.' in a name.",
+            re.fullmatch(r"[\w.-]*[\w-][\w.-]*", name) is not None and len(name) <= LONGEST_NAME,
+            (
+                f"dataset.extra_validation.{name}: a name has letters, digits, '_', '-' and '.', not dots alone, "
+                f"and at most {LONGEST_NAME} characters."
+            ),
         )
 
 

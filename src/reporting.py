@@ -95,7 +95,7 @@ def report(
         selection = choose(source, sweeps, runs, where)
         comparison, notes = _compared(source, selection, by, baseline, margin)
         chosen = selection.parents or runs
-        name = "-".join(id[:12] for id in chosen)[:120] or re.sub(r"\W+", "_", selection.title)[:80]
+        name = "-".join(id[:12] for id in chosen) or selection.title[:80]
         # Another way to look at the same runs takes nothing away from the first.
         view = "-".join(
             [
@@ -105,7 +105,7 @@ def report(
                 *([f"margin-{margin:g}"] if margin is not None else []),
             ]
         )
-        view = re.sub(r"[^\w-]+", "_", view)
+        name, view = (re.sub(r"[^\w-]+", "_", part)[:120] for part in (name, view))
         folder = output or Path(tracking.folder) / "reports" / (name + view)
         kept = not isinstance(source, Store) or source.writable
         written = _write(comparison, folder, formats, examples) if kept or output else []

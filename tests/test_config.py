@@ -77,6 +77,9 @@ def test_help_names_every_option(command):
         ("method.peft.rr=4", "'method.peft.rr' yet (did you mean 'r'?); to add it, write ++method.peft.rr="),
         ("dataset.extra_validation={noisy: n.json}", "to add it, write ++dataset.extra_validation.noisy="),
         ("experiments=nothing", "experiments=nothing does not exist"),
+        ("train.epochs=null", "train.epochs must not be null."),
+        ("model.name=???", "model.name has no value; give one: model.name=VALUE."),
+        ("model.config=5", "model.config cannot have this value (Cannot assign int to Dict[str, Any])."),
     ],
 )
 def test_mistakes_that_hydra_finds(configure, override, expected):
@@ -136,6 +139,10 @@ def test_mistakes_that_hydra_finds(configure, override, expected):
         (["model.doc_stride=380"], "leaves too little room"),
         (["+train.epohcs=3"], "There is no key 'train.epohcs' (did you mean 'epochs'?)"),
         (["+speed=3"], "There is no key 'speed'"),
+        (["train.seed=1" + "0" * 23], f"train.seed=1{'0' * 23} is too large; give a whole number below 2^63."),
+        (["++method.peft.r=-1" + "0" * 23], f"method.peft.r=-1{'0' * 23} is too large"),
+        (["++dataset.extra_validation={..:a.json}"], "dataset.extra_validation...: a name has letters, digits, '_'"),
+        ([f"++dataset.extra_validation.{'n' * 101}=a.json"], "and at most 100 characters."),
     ],
 )
 def test_mistakes_in_the_values(configure, overrides, expected):
@@ -150,6 +157,32 @@ def test_all_problems_are_named_at_once(configure):
         "train.keep",
         "train.batch_size",
     ]
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("method=0", "method=0 does not name an option; there are: bitfit, dora, full, "),
+        ("dataset=null", "dataset=null does not name an option; there are: file, sample, "),
+        ("method=[a,[b]]", "method=[a,[b]] does not name an option; there are: bitfit"),
+        ("method=lora,0", "method=lora,0 does not name an option; there are: bitfit"),
+        ("method=range(0,3)", "method=range(0,3) does not name an option; there are: bitfit"),
+        ("+method@x=0", "+method@x=0 does not name an option; there are: bitfit"),
+        ("hydra/launcher=0", "hydra/launcher=0 does not name an option."),
+        ("hydra=null", "hydra=null does not name an option."),
+        ("=abc", "=abc is not KEY=VALUE, such as method=lora; see --help."),
+        ("=-8", "=-8 is not KEY=VALUE, such as method=lora; see --help."),
+    ],
+)
+def test_what_cannot_name_an_option_or_a_key(override, sentence):
+    with pytest.raises(UserError) as raised:
+        completed([override])
+    assert str(raised.value).startswith(sentence)
+
+
+@pytest.mark.parametrize("override", ["method=lora,full", "method=choice(lora)", "method='lora'", "experiments=[a,b]"])
+def test_what_can_name_an_option(override):
+    assert completed([override]) == [override]
 
 
 def test_full_disk_in_one_sentence():

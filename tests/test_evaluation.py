@@ -37,6 +37,16 @@ def words(text):
     return spans
 
 
+def test_an_answer_is_no_longer_than_its_window():
+    text = " ".join(f"w{i}" for i in range(20))
+    made, question = windows((0, 0, words(text))), {"id": "1", "context": text}
+    start, end = np.random.default_rng(1).normal(size=(2, 20))
+    limits = [EvaluationConfig(max_answer_length=longest, n_best=300) for longest in (20, 10**11)]
+    whole, more = (answer_questions([question], made, [start], [end], limit, False) for limit in limits)
+    assert len(whole[0].n_best) == 20 * 21 / 2
+    assert more == whole
+
+
 def test_best_spans_are_those_of_brute_force():
     generator = np.random.default_rng(0)
     config = EvaluationConfig(max_answer_length=7, n_best=12)

@@ -6,6 +6,7 @@ import shutil
 import time
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
 import peft
 import pytest
@@ -176,14 +177,33 @@ def test_dropout_reaches_every_architecture():
         assert found <= {0.0, 0.25, 0.125}, (model_type, found)
 
 
+NO_DROPOUT = {"hidden_dropout": 0.0, "attention_dropout": 0.0, "seed": 0}
+LORA = {"peft_type": "LORA", "target_modules": "all-linear"}
+
+
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
         ({"trainable": ["encoder.layers.*"], "peft": None}, "'encoder.layers.*' in `trainable` matches no parameter"),
         ({"peft": {"peft_type": "LORA", "target_modules": ["q_porj"]}}, "q_porj.*are called dense, key, query, value"),
         ({"peft": {"peft_type": "LORRA"}}, r"no peft_type LORRA \(did you mean 'LORA'\?\)"),
-        ({"peft": {"peft_type": "LORA", "rank": 3}}, "peft refuses the block"),
+        ({"peft": {"peft_type": "LORA", "rank": 3}}, "method.peft.rank: peft has no such key for LORA"),
         ({"peft": {"peft_type": "LORA", "r": 0, "target_modules": "all-linear"}}, "peft cannot apply the block"),
+        ({"peft": {**LORA, "r": "abc"}}, "^method.peft.r=abc must be a valid integer.$"),
+        ({"peft": {**LORA, "r": 1.5}}, "^method.peft.r=1.5 must be a valid integer.$"),
+        ({"peft": {**LORA, "r": None}}, "^method.peft.r=null must be a valid integer.$"),
+        ({"peft": {**LORA, "bias": "nope"}}, "^method.peft.bias=nope must be 'none', 'all' or 'lora_only'.$"),
+        (
+            {"peft": {**LORA, "target_modules": 5}},
+            "^method.peft.target_modules=5 must be a valid list or a valid string.$",
+        ),
+        (
+            {"peft": {**LORA, "target_modules": "("}},
+            r"cannot apply the block with target_modules=\( \(\w+: .*unterminated",
+        ),
+        ({"peft": {**LORA, "modules_to_save": 5}}, "^method.peft.modules_to_save=5 must be a valid list.$"),
+        ({"peft": {**LORA, "rank_pattern": 5, "r": "b"}}, "^method.peft.rank_pattern=5 .*\nmethod.peft.r=b must be"),
+        ({"peft": {"peft_type": ["a"]}}, r"peft knows no peft_type \['a'\]"),
         ({"peft": {"peft_type": "ADALORA", "total_step": 9}}, "peft_type ADALORA needs calls while it trains"),
         ({"peft": {"peft_type": "LORA", "init_lora_weights": "eva"}}, "init_lora_weights=eva needs calls"),
         ({"peft": {"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 4}}, "PROMPT_TUNING adds virtual tokens"),
@@ -193,6 +213,56 @@ def test_methods_that_fit_nothing(named, change, expected):
     broken = replace(named("lora"), **change)
     with pytest.raises(UserError, match=expected):
         method.apply(random_model("bert", **SMALL["bert"]), broken)
+
+
+def test_a_fault_of_ours_is_no_refusal_of_pefts(named, monkeypatch):
+    monkeypatch.setattr(method, "head_parameters", lambda model: 5)
+    with pytest.raises(TypeError, match="'int' object is not iterable"):
+        method.apply(random_model("bert", **SMALL["bert"]), named("lora"))
+
+
+def test_values_that_peft_takes_are_never_refused(named):
+    block = {**LORA, "r": 2, "lora_alpha": 0.5, "rank_pattern": {"query$": 4}}  # peft declares lora_alpha as an integer
+    counts = method.count(method.apply(random_model("bert", **SMALL["bert"]), replace(named("lora"), peft=block)))
+    assert counts.adapter > 0
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        (
+            {"hidden_size": 33},
+            r"^A bert model cannot be made with model.config.hidden_size=33, .*\(ValueError: The hidden ",
+        ),
+        (
+            {"hidden_size": "abc"},
+            r"^A bert model cannot be made with model.config.hidden_size=abc, .*expected int, got str",
+        ),
+        (
+            {"hidden_size": -8},
+            r"^A bert model cannot be made with .*\(RuntimeError: Trying to create tensor with negative",
+        ),
+        ({"hidden_act": "nope"}, r"model.config.hidden_act=nope \(KeyError: 'nope'\).$"),
+    ],
+)
+def test_shapes_that_no_model_has(configure, more, expected):
+    config = configure("model=tiny").model
+    config.config |= more
+    with pytest.raises(UserError, match=expected):
+        backbone.load_model(config, 0.1, 0.0, seed=0)
+    with pytest.raises(UserError, match=expected), torch.device("meta"):
+        backbone.shape_only(config, 0.1, 0.0)
+
+
+def test_architectures_that_answer_no_question(configure):
+    config = configure("model=tiny").model
+    for kind, sentence in (
+        ("vit", "model=tiny: transformers has no vit model for model.task=extractive."),
+        ("brt", "model.model_type=brt is no architecture of transformers (did you mean 'bert'?)."),
+    ):
+        with pytest.raises(UserError) as raised:
+            backbone.load_model(replace(config, model_type=kind, config={}), 0.1, 0.0, seed=0)
+        assert str(raised.value) == sentence
 
 
 def test_an_adapter_on_the_head_alone_is_said_loudly(named):
@@ -359,10 +429,59 @@ def test_a_base_of_the_hub_is_known_by_its_commit(folder, tmp_path, monkeypatch)
         ("/nowhere/at/all", {}, "could not be loaded"),
         ("google-bert/bert-base-uncased", {}, "Without a hub: model=minilm"),
         ("pkg://no_such_package/model", {}, "no_such_package is not installed"),
+        ("pkg://.x", {}, "pkg://.x: the Python package .x is not installed"),
+        (
+            TOKENIZER,
+            {"config": {"hidden_size": 33}},
+            "^The weights of .* cannot be made with model.config.hidden_size=33 ",
+        ),
         (TOKENIZER, {"max_length": 513}, "more than the 512 positions"),
     ],
 )
-def test_models_that_cannot_be_had(path, more, expected, monkeypatch):
-    monkeypatch.setattr(time, "sleep", lambda seconds: None)  # the hub's client tries again after pauses
+def test_models_that_cannot_be_had(path, more, expected):
     with pytest.raises(UserError, match=expected):
         load(path, **more)
+
+
+@pytest.fixture
+def forget_the_hub():
+    """Ask the hub again, before and after a test."""
+    place._silence.cache_clear()
+    yield
+    place._silence.cache_clear()
+
+
+def test_a_hub_out_of_reach_is_said_at_once(forget_the_hub):
+    started = time.monotonic()
+    config = ModelConfig(name="m", path="some/model")
+    parts = {"tokenizer": backbone.load_tokenizer, "configuration": partial(backbone.load_model, **NO_DROPOUT)}
+    for part, load_part in parts.items():
+        with pytest.raises(UserError) as raised:
+            load_part(config)
+        assert str(raised.value).startswith(
+            f"The {part} of some/model could not be loaded (it is not in the cache, and http://127.0.0.1:9 does not "
+            "answer (ConnectError: "
+        )
+        assert (
+            str(raised.value).partition("). ")[2].startswith("Without a hub: model=minilm, or model.path=FOLDER with")
+        )
+    assert time.monotonic() - started < 10, "the hub's client alone tries for 23 seconds with each file"
+
+
+def test_the_hub_is_asked_once_and_for_a_few_seconds(forget_the_hub, monkeypatch, tmp_path):
+    asked = []
+    session = SimpleNamespace(head=lambda address, timeout: asked.append((address, timeout)))
+    monkeypatch.setattr(place, "get_session", lambda: session)
+    monkeypatch.delenv("HF_HUB_ETAG_TIMEOUT", raising=False)
+    assert place.no_hub(str(tmp_path)) is None and place.no_hub("/nowhere") is None and asked == []
+    assert place.no_hub("some/model") is place.no_hub("other") is None
+    assert asked == [("http://127.0.0.1:9", 5)]
+    place._silence.cache_clear()
+    monkeypatch.setenv("HF_HUB_ETAG_TIMEOUT", "77")
+    monkeypatch.setattr(place.constants, "HF_HUB_ETAG_TIMEOUT", 77)  # it was read when the library was imported
+    assert place.no_hub("some/model") is None
+    assert asked[1:] == [("http://127.0.0.1:9", 77)]
+    place._silence.cache_clear()
+    monkeypatch.setattr(place.constants, "HF_HUB_OFFLINE", True)
+    assert place.no_hub("some/model") == "HF_HUB_OFFLINE is set"
+    assert len(asked) == 2

@@ -18,7 +18,7 @@ from src.runs import store as stores
 from src.runs.parent import ParentRun
 from src.runs.records import KIND, SWEEP, Input, Status, short_key
 from src.runs.store import connect
-from src.runs.tracking import RunLog
+from src.runs.tracking import RunLog, flatten
 from tests.stored import Store
 
 MLFLOWS = {f"info.{name}" for name in ("run_id", "run_name", "status", "experiment_id")} | {
@@ -222,6 +222,15 @@ def test_a_store_that_cannot_be_written_is_one_sentence_and_nothing_else(tmp_pat
     for raised in (of_a_run, of_a_sweep):
         assert str(raised.value) == f"The tracking store failed ({reason}); check that it answers and has room."
     assert capfd.readouterr() == ("", "")
+
+
+def test_keys_that_no_name_holds_stay_in_one_value():
+    patterns = {"^.*query$": 4}
+    assert flatten({"method": {"peft": {"r": 2, "rank_pattern": patterns, "more": {}}}}) == {
+        "method.peft.r": "2",
+        "method.peft.rank_pattern": "{'^.*query$': 4}",
+        "method.peft.more": "{}",
+    }
 
 
 def test_only_a_sweep_has_a_parent_run(tmp_path):

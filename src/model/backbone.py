@@ -7,7 +7,7 @@ loading a pickle runs whatever is in it; a GGUF is converted to safetensors firs
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,14 +23,16 @@ from transformers import (
     PretrainedConfig,
     PreTrainedModel,
 )
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.utils import find_adapter_config_file, logging
 
-from src.config import ModelConfig, UserError
+from src.config import ModelConfig, UserError, nearest
 from src.model import byte_tokenizer
 from src.model.gguf import converted
-from src.model.place import check_hash, place_of
+from src.model.place import check_hash, no_hub, place_of
 from src.tasks import task_of
 
+LONGEST_REASON = 200  # characters
 # What the architectures call the two kinds of dropout.
 ATTENTION_DROPOUT = ("attention_probs_dropout_prob", "attention_dropout", "attn_pdrop")
 HIDDEN_DROPOUT = (
@@ -51,9 +53,12 @@ def load_tokenizer(config: ModelConfig) -> Any:
         return byte_tokenizer.byte_tokenizer()
     name = config.tokenizer or config.path
     place = place_of(config.tokenizer) if config.tokenizer else locate(config)
-    with loading(f"The tokenizer of {name}", place):
+    with _refusals(f"The tokenizer of {name}", place):
         return AutoTokenizer.from_pretrained(
-            place, revision=config.revision, trust_remote_code=config.trust_remote_code
+            place,
+            revision=config.revision,
+            trust_remote_code=config.trust_remote_code,
+            local_files_only=no_hub(place) is not None,
         )
 
 
@@ -87,15 +92,16 @@ def load_model(config: ModelConfig, hidden_dropout: float, attention_dropout: fl
     auto_model = task_of(config).auto_model
     torch.manual_seed(seed)
     if not config.pretrained:
-        return auto_model.from_config(architecture, trust_remote_code=config.trust_remote_code)
+        return _random(architecture, config)
     path = locate(config)
     if config.sha256 is not None and config.gguf is None:
         check_hash(Path(path) / "model.safetensors", config.sha256)
-    with loading(f"The weights of {config.path}", path):
+    with _refusals(f"The weights of {config.path}", path, config.config):
         model, report = auto_model.from_pretrained(
             path,
             config=architecture,
             revision=config.revision,
+            local_files_only=no_hub(path) is not None,
             trust_remote_code=config.trust_remote_code,
             use_safetensors=True,
             dtype=torch.float32,
@@ -114,7 +120,7 @@ def load_model(config: ModelConfig, hidden_dropout: float, attention_dropout: fl
 def _refuse_adapter(config: ModelConfig) -> None:
     """Refuse a model that is or holds an adapter, which transformers would put on its base by itself."""
     path = locate(config)
-    with loading(f"The weights of {config.path}", path):
+    with _refusals(f"The weights of {config.path}", path):
         adapter = find_adapter_config_file(path, revision=config.revision)
     if adapter is not None:
         raise UserError(
@@ -135,6 +141,12 @@ def check_vocabulary(model: PreTrainedModel, config: ModelConfig, highest_token:
             f"The tokenizer of {config.tokenizer or config.path} gives token {highest_token:,}, and the vocabulary of "
             f"model={config.name} has {rows:,}: they do not belong together; check model.path and model.tokenizer."
         )
+
+
+def _random(architecture: PretrainedConfig, config: ModelConfig) -> PreTrainedModel:
+    """A model of random weights; on the meta device, of none."""
+    with _refusals(f"A {architecture.model_type} model", values=config.config):
+        return task_of(config).auto_model.from_config(architecture, trust_remote_code=config.trust_remote_code)
 
 
 def pretrained_prefixes(model: PreTrainedModel) -> tuple[str, ...]:
@@ -201,17 +213,16 @@ def shape_only(config: ModelConfig, hidden_dropout: float, attention_dropout: fl
     architecture = _shape(config)
     _check_task(architecture, config)
     _set_dropout(architecture, hidden_dropout, attention_dropout)
-    with loading(f"The configuration of {config.path or config.model_type}", str(config.path)):
-        return task_of(config).auto_model.from_config(architecture, trust_remote_code=config.trust_remote_code)
+    return _random(architecture, config)
 
 
 def _shape(config: ModelConfig) -> PretrainedConfig:
+    if config.shape and config.pretrained and not _is_local(config):
+        return _of_type(config, {**config.shape, **config.config})
     try:
-        if config.shape and config.pretrained and not _is_local(config):
-            return AutoConfig.for_model(str(config.model_type), **{**config.shape, **config.config})
         return _architecture(config, local_files_only=True)
     except UserError as error:
-        if _is_local(config):
+        if not config.pretrained or _is_local(config):
             raise
         raise UserError(
             f"The shape of {config.path} is not known here: put the values of its config.json under `shape:` in "
@@ -229,9 +240,11 @@ def load_masked_lm(config: ModelConfig) -> PreTrainedModel | None:
     if not config.pretrained or type(_architecture(config)) not in AutoModelForMaskedLM._model_mapping:
         return None
     logging.set_verbosity_error()
+    place = locate(config)
     model, loading = AutoModelForMaskedLM.from_pretrained(
-        locate(config),
+        place,
         config=_architecture(config),
+        local_files_only=no_hub(place) is not None,
         revision=config.revision,
         trust_remote_code=config.trust_remote_code,
         use_safetensors=True,
@@ -253,17 +266,48 @@ def checkpoint_gradients(model: PreTrainedModel) -> None:
 
 
 def _architecture(config: ModelConfig, local_files_only: bool = False) -> PretrainedConfig:
-    path = locate(config) if config.pretrained else ""
-    with loading(f"The configuration of {config.path or config.model_type}", path):
-        if not config.pretrained:
-            return AutoConfig.for_model(str(config.model_type), **config.config)
+    if not config.pretrained:
+        return _of_type(config, config.config)
+    place = locate(config)
+    with _refusals(f"The configuration of {config.path}", place, config.config):
         return AutoConfig.from_pretrained(
-            path,
+            place,
             revision=config.revision,
             trust_remote_code=config.trust_remote_code,
-            local_files_only=local_files_only,
+            local_files_only=local_files_only or no_hub(place) is not None,
             **config.config,
         )
+
+
+def _of_type(config: ModelConfig, values: dict[str, Any]) -> PretrainedConfig:
+    """The configuration of the architecture `model.model_type` with some values.
+
+    Raises:
+        UserError: there is no such architecture, or it refuses a value.
+    """
+    kind = str(config.model_type)
+    if kind not in CONFIG_MAPPING:
+        raise UserError(f"model.model_type={kind} is no architecture of transformers{nearest(kind, CONFIG_MAPPING)}.")
+    with _refusals(f"A {kind} model", values=values):
+        return AutoConfig.for_model(kind, **values)
+
+
+@contextmanager
+def _refusals(what: str, place: str | None = None, values: Mapping[str, Any] | None = None) -> Iterator[None]:
+    """Turn what transformers raises into one sentence; around nothing but a call of transformers.
+
+    Args:
+        what: is loaded or made.
+        place: that it is loaded from.
+        values: of `model.config` that it is made with.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not values or isinstance(error, OSError) or "trust_remote_code" in str(error):
+            raise unreachable(what, error, place) from error
+        given = ", ".join(f"model.config.{key}={value}" for key, value in values.items())
+        raise UserError(f"{what} cannot be made with {given} ({_reason(error)}).") from error
 
 
 def locate(config: ModelConfig) -> str:
@@ -276,35 +320,18 @@ def locate(config: ModelConfig) -> str:
     return place if config.gguf is None else str(converted(Path(place) / config.gguf, config.sha256))
 
 
-@contextmanager
-def loading(what: str, place: str) -> Iterator[None]:
-    """Turn whatever a library raises while it loads something of a model into one sentence.
-
-    Args:
-        what: is loaded, as the beginning of the sentence.
-        place: folder or hub name that it is loaded from.
-    """
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:  # of any type, where a file is damaged
-        raise unreachable(what, error, place) from error
-
-
-def unreachable(what: str, error: Exception, place: str = "") -> UserError:
-    """The sentence for a model that cannot be loaded, from a library's error; `place` as for `loading`."""
-    reason = " ".join(str(error).split())
-    if "trust_remote_code" in reason:
+def unreachable(what: str, error: Exception, place: str | None = None) -> UserError:
+    """The sentence for a model that cannot be loaded, from a library's error; `place` is where it was looked for."""
+    if "trust_remote_code" in str(error):
         return UserError(
             f"{what} could not be loaded: they need code that comes with them, which is not run unless you trust it "
             "and say so (model.trust_remote_code=true for src.train, trust_remote_code=true for src.predict)."
         )
     if refused := _refused(error):
         return UserError(f"{what} could not be loaded: {refused}, or choose another model.")
-    failed = (
-        f"{what} could not be loaded ({type(error).__name__}: {reason[:200]}{'...' if len(reason) > 200 else ''}). "
-    )
+    silence = no_hub(place) if place and isinstance(error, OSError) else None
+    reason = _reason(error) if silence is None else f"it is not in the cache, and {silence}"
+    failed = f"{what} could not be loaded ({reason}). "
     if place and Path(place).is_dir():
         return UserError(f"{failed}{_damage(Path(place))}; copy its files again: {FILES}.")
     return UserError(f"{failed}Without a hub: model=minilm, or model.path=FOLDER with {FILES}.")
@@ -320,6 +347,11 @@ def _damage(folder: Path) -> str:
         if not whole:
             return f"{file.name} is not a JSON object"
     return "A file of the folder is missing or damaged"
+
+
+def _reason(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:LONGEST_REASON]}{'...' if len(text) > LONGEST_REASON else ''}"
 
 
 def _refused(error: BaseException | None) -> str | None:

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import re
 import tempfile
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, get_type_hints
 
 import peft
 import torch
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from peft.tuners.tuners_utils import check_target_module_exists
+from pydantic import TypeAdapter, ValidationError
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
@@ -100,28 +104,37 @@ def head_parameters(model: PreTrainedModel) -> set[str]:
 
 
 def _apply_peft(model: PreTrainedModel, name: str, block: dict[str, Any]) -> peft.PeftModel:
-    kinds = PEFT_TYPE_TO_CONFIG_MAPPING
-    if block["peft_type"] not in kinds:
-        raise UserError(
-            f"method={name}: peft knows no peft_type {block['peft_type']}"
-            f"{nearest(block['peft_type'], [kind.value for kind in kinds])}."
-        )
+    kinds, kind = PEFT_TYPE_TO_CONFIG_MAPPING, block["peft_type"]
+    if not isinstance(kind, str) or kind not in kinds:
+        names = [known.value for known in kinds]
+        raise UserError(f"method={name}: peft knows no peft_type {kind}{nearest(kind, names)}.")
     if block["peft_type"] == "ADALORA" or block.get("init_lora_weights") == "eva":
         what = "peft_type ADALORA" if block["peft_type"] == "ADALORA" else "init_lora_weights=eva"
         raise UserError(
             f"method={name}: {what} needs calls while it trains that are not made here, and would be plain LoRA under "
             "another name; choose a method that peft applies once."
         )
-    config: Any
-    try:
-        config = peft.get_peft_config(dict(block))
-    except (TypeError, ValueError) as error:
-        raise UserError(f"method={name}: peft refuses the block `peft` ({error}).") from error
-    if config.is_prompt_learning:
-        raise UserError(
-            f"method={name}: {block['peft_type']} adds virtual tokens and changes no weight of the model; "
-            "choose a method that adapts layers."
-        )
+    with _refusals(model, name, block):
+        config: Any = peft.get_peft_config(dict(block))
+        if config.is_prompt_learning:
+            raise UserError(
+                f"method={name}: {kind} adds virtual tokens and changes no weight of the model; choose a method that "
+                "adapts layers."
+            )
+        _leave_the_head_out(model, name, config)
+        # No task type: peft's wrapper for question answering drops token_type_ids (and position_ids) on the way to the
+        # model, which would train and score the adapters on other inputs than the other methods. The plain wrapper
+        # hands everything on.
+        config.task_type = None
+        wrapped: Any = peft.get_peft_model(model, config)
+    if changes_base(block):
+        wrapped.initial_adapter = tempfile.TemporaryDirectory(prefix="tuneoff-initial-adapter-")
+        wrapped.save_pretrained(wrapped.initial_adapter.name)
+    return wrapped
+
+
+def _leave_the_head_out(model: PreTrainedModel, name: str, config: Any) -> None:
+    """Have the new head train in full, and once: not where the block itself puts an adapter on it."""
     head = sorted({parameter.split(".")[0] for parameter in head_parameters(model)})
     head_layers = [
         layer
@@ -134,28 +147,51 @@ def _apply_peft(model: PreTrainedModel, name: str, block: dict[str, Any]) -> pef
     else:
         targeted_head = [layer.split(".")[0] for layer in head_layers if _targets(config, layer)]
     if hasattr(config, "modules_to_save"):
-        # The new head trains in full, and once: not where the block itself puts an adapter on it.
         own = [module for module in head if module not in targeted_head]
         config.modules_to_save = sorted({*(config.modules_to_save or []), *own}) or None
     elif head:
-        raise UserError(f"method={name}: {block['peft_type']} cannot train the new head beside its adapters.")
-    # No task type: peft's wrapper for question answering drops token_type_ids (and position_ids) on the way to the
-    # model, which would train and score the adapters on other inputs than the other methods. The plain wrapper
-    # hands everything on.
-    config.task_type = None
-    wrapped: Any
+        raise UserError(f"method={name}: {config.peft_type.value} cannot train the new head beside its adapters.")
+
+
+@contextmanager
+def _refusals(model: PreTrainedModel, name: str, block: Mapping[str, Any]) -> Iterator[None]:
+    """Turn what peft raises at a block into one sentence: on its keys of another type than peft declares, if any.
+
+    What our own code raises at a block of the right types is a fault of the program and passes.
+    """
+    linears = {name.rpartition(".")[2] for name, _ in _backbone_linears(model)}  # before peft has wrapped them
     try:
-        wrapped = peft.get_peft_model(model, config)
-    except ValueError as error:
-        layers = sorted({m.group(0) for n, _ in _backbone_linears(model) if (m := re.search(r"[^.]+$", n))})
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if sentences := _of_another_type(block):
+            raise UserError("\n".join(sentences)) from error
+        *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+        if frame.f_code.co_filename == __file__:
+            raise
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise UserError(
-            f"method={name}: peft cannot apply the block with target_modules={block.get('target_modules')} "
-            f"({' '.join(str(error).split())[:200]}). The linear layers of this model are called {', '.join(layers)}."
+            f"method={name}: peft cannot apply the block with target_modules={block.get('target_modules')} ({reason}). "
+            f"The linear layers of this model are called {', '.join(sorted(linears))}."
         ) from error
-    if changes_base(block):
-        wrapped.initial_adapter = tempfile.TemporaryDirectory(prefix="tuneoff-initial-adapter-")
-        wrapped.save_pretrained(wrapped.initial_adapter.name)
-    return wrapped
+
+
+def _of_another_type(block: Mapping[str, Any]) -> list[str]:
+    """A sentence for each key of a peft block that peft does not know or declares to be of another type."""
+    types = get_type_hints(PEFT_TYPE_TO_CONFIG_MAPPING[block["peft_type"]])
+    sentences = []
+    for key, value in block.items():
+        if key not in types:
+            sentences.append(f"method.peft.{key}: peft has no such key for {block['peft_type']}{nearest(key, types)}.")
+            continue
+        try:
+            TypeAdapter(types[key]).validate_python(value, strict=True)
+        except ValidationError as error:
+            wanted = [re.sub("^Input should be |, (unable|got) .*", "", detail["msg"]) for detail in error.errors()]
+            shown = "null" if value is None else value
+            sentences.append(f"method.peft.{key}={shown} must be {' or '.join(sorted({*wanted}))}.")
+    return sentences
 
 
 def changes_base(block: dict[str, Any]) -> bool:

@@ -5,11 +5,18 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib.util
+import os
+import re
 from pathlib import Path
+
+from huggingface_hub import constants, is_offline_mode
+from huggingface_hub.utils import get_session
 
 from src.config import UserError
 
 PACKAGE = "pkg://"
+HUB_NAME = r"[\w.-]+(/[\w.-]+)?"
+HUB_SECONDS = 5  # to answer; HF_HUB_ETAG_TIMEOUT sets another limit
 
 
 def place_of(path: str, install: str | None = None) -> str:
@@ -25,11 +32,41 @@ def place_of(path: str, install: str | None = None) -> str:
     if not path.startswith(PACKAGE):
         return str(Path(path).expanduser()) if path.startswith(("~", ".", "/")) else path
     package, _, folder = path.removeprefix(PACKAGE).partition("/")
-    spec = importlib.util.find_spec(package)
+    try:
+        spec = importlib.util.find_spec(package)
+    except (ImportError, ValueError):  # what is no name of a package: empty, or with a dot before it
+        spec = None
     if spec is None or not spec.submodule_search_locations:
         how = install or "pip install it"
         raise UserError(f"{path}: the Python package {package} is not installed; {how}, or set model.path.")
     return str(Path(spec.submodule_search_locations[0]) / folder)
+
+
+def no_hub(place: str) -> str | None:
+    """Why a model that is named so cannot be asked for on the hub; None where it can, or where it is a local folder.
+
+    The hub is asked once in a process, for some seconds: its own client would try for three quarters of a minute with
+    every file, and not look into its cache before.
+
+    Args:
+        place: as `place_of` returns it.
+    """
+    if re.fullmatch(HUB_NAME, place) is None or Path(place).is_dir():
+        return None
+    return _silence()
+
+
+@functools.cache
+def _silence() -> str | None:
+    """Why the hub does not answer; None where it does, whatever it says."""
+    if is_offline_mode():
+        return "HF_HUB_OFFLINE is set"
+    seconds = constants.HF_HUB_ETAG_TIMEOUT if "HF_HUB_ETAG_TIMEOUT" in os.environ else HUB_SECONDS
+    try:
+        get_session().head(constants.ENDPOINT, timeout=seconds)
+    except Exception as error:  # of the HTTP library that huggingface_hub uses, which changes from version to version
+        return f"{constants.ENDPOINT} does not answer ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
+    return None
 
 
 def check_hash(file: Path, expected: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 import shutil
 import sys
 import tempfile
@@ -42,15 +43,19 @@ from src.runs.store import (
 )
 
 LONGEST_VALUE = 6000
+KEY = re.compile(r"[\w.-]{1,100}")
 FLUSH_SECONDS = 10.0
 CLAIMED = "claimed"  # tag of a run that no other machine has begun at the same moment
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """A nested mapping as `{"train.epochs": "3", ...}`; lists stay one value."""
+    """A nested mapping as `{"train.epochs": "3", ...}`.
+
+    One value stays what is a list, is empty, or has keys that MLflow does not take in a name, such as peft's patterns.
+    """
     flat: dict[str, str] = {}
     for key, value in values.items():
-        if isinstance(value, Mapping) and value:
+        if isinstance(value, Mapping) and value and all(KEY.fullmatch(str(inside)) for inside in value):
             flat |= flatten(value, f"{prefix}{key}.")
         else:
             flat[prefix + str(key)] = str(value)

@@ -119,7 +119,7 @@ def _best_spans(
     tokens = len(start)
     if tokens == 0:
         return []
-    longest = config.max_answer_length
+    longest = min(config.max_answer_length, tokens)
     # scores[i, k]: from token i over k more; beyond the window's end nothing can be chosen.
     padded = np.concatenate([end, np.full(longest - 1, -np.inf, dtype=end.dtype)])
     scores = start[:, None] + np.lib.stride_tricks.sliding_window_view(padded, longest)
