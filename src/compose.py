@@ -33,6 +33,7 @@ from omegaconf.errors import (
 
 from src.arguments import EMPTY_MEANS_NONE, SHORT_FORMS, UsageError, schema_keys, written_out
 from src.config import ROOT, SETTINGS, Config, UserError, nearest
+from src.credentials import hidden
 from src.data.files import SUFFIXES
 from src.grid import BLOCK, MethodKeys, key_of
 
@@ -207,6 +208,10 @@ def from_hydra(composed: DictConfig, overrides: Sequence[str]) -> Config:
 
 def explain(error: BaseException) -> str:
     """One sentence for an error that the user can mend: what is wrong, where, and what was probably meant."""
+    return hidden(_sentence(error))
+
+
+def _sentence(error: BaseException) -> str:
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, MissingConfigException):

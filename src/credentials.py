@@ -1,4 +1,4 @@
-"""Passwords and tokens in the address of a store, kept out of everything that is recorded or printed.
+"""Passwords and tokens, kept out of everything that is recorded or printed (`hidden`); those of a store's address.
 
 Those of an MLflow server go to MLflow's own environment variables. The address of a database needs its password to
 connect: the whole of it goes to the environment variable TUNEOFF_DATABASE_URIS, and what is recorded has *** there.
@@ -26,6 +26,10 @@ SCHEME = r"[a-zA-Z][\w+.-]*://"
 USER_INFO = re.compile(rf"^({SCHEME})([^:/?#@]*)(?::(?!\d+[/?#])(.*?))?@([^@/?#]+(?:[/?#].*)?)$", re.DOTALL)
 QUERY_SECRET = re.compile(r"([?&])([^=&]*(?:pass|pwd|token|secret|key|signature)[^=&]*)=([^&#]*)", re.IGNORECASE)
 EMBEDDED = re.compile(SCHEME + r"[^\s'\",{}\[\]]+")  # in a list or dictionary of Hydra's
+ALONE = re.compile(r"^((?:\w+\+)?https?://)[^:/?#@]+@", re.IGNORECASE)
+SECRET_NAME = r"(?:TOKEN|PASSWORD|PASSWD|SECRET|CREDENTIALS|(?:API|ACCESS|PRIVATE|ACCOUNT)_?KEY)S?"  # at its end
+ASSIGNED = re.compile(rf"(\b[A-Z0-9_]*{SECRET_NAME}\s*[=:]\s*['\"]?)[^\s'\",}}\]]+")
+SHORTEST = 12  # characters of such a variable
 _warned: set[str] = set()
 
 
@@ -116,13 +120,34 @@ def without_secrets_in_yaml(text: str) -> str:
 
 
 def hidden(text: str) -> str:
-    """A text of a library, such as an error's, without the secrets that this process knows."""
+    """A text without secrets: those that this process knows from its environment, and those in any address."""
     addresses = os.environ.get(DATABASES, "").splitlines()
-    secrets = [os.environ.get(name, "") for name in (PASSWORD, TOKEN)]
+    secrets = [value for name, value in os.environ.items() if _is_secret(name, value)]
     for address in addresses:
         if (found := USER_INFO.match(address)) and found[3]:
             secrets += [found[3], unquote(found[3])]
         secrets += [form for _, _, value in QUERY_SECRET.findall(address) for form in (value, unquote(value))]
     for secret in sorted({*addresses, *secrets} - {""}, key=len, reverse=True):
         text = text.replace(secret, _masked(secret) if secret in addresses else MASK)
-    return text
+    return EMBEDDED.sub(_masked_address, ASSIGNED.sub(rf"\1{MASK}", text))
+
+
+def _is_secret(name: str, value: str) -> bool:
+    """Whether a variable of the environment holds a secret, by its name; a short value may be any word."""
+    return name in (PASSWORD, TOKEN) or (
+        re.search(f"{SECRET_NAME}$", name, re.IGNORECASE) is not None and len(value) >= SHORTEST
+    )
+
+
+def _masked_address(found: re.Match[str]) -> str:
+    """An address in a text; before its host, an index of packages or a repository has a token alone."""
+    return ALONE.sub(rf"\1{MASK}@", _masked(found[0]))
+
+
+def without_secrets_in_values(value: Any) -> Any:
+    """A nested value without secrets in any of its texts."""
+    if isinstance(value, dict):
+        return {key: without_secrets_in_values(inside) for key, inside in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_secrets_in_values(inside) for inside in value]
+    return hidden(value) if isinstance(value, str) else value

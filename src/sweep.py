@@ -33,7 +33,7 @@ from omegaconf import DictConfig, open_dict, read_write
 from src.arguments import command
 from src.compose import MISTAKES, fail, from_hydra
 from src.config import Config, UserError
-from src.credentials import without_secrets
+from src.credentials import hidden, without_secrets
 from src.data.records import read_file
 from src.grid import Job, grid, key_of
 from src.grid import arms as arms_of
@@ -253,10 +253,10 @@ SETTLE = ("-m", "hydra/sweeper=settle")  # what `src.settle` adds to what was ty
 
 
 def as_typed() -> str:
-    """The command of this process, quoted for the shell."""
+    """The command of this process, quoted for the shell, without secrets."""
     if SETTLE[1] in sys.argv:
-        return shlex.join([*command("settle"), *(word for word in sys.argv[1:] if word not in SETTLE)])
-    return shlex.join([*command("train"), *sys.argv[1:]])
+        return hidden(shlex.join([*command("settle"), *(word for word in sys.argv[1:] if word not in SETTLE)]))
+    return hidden(shlex.join([*command("train"), *sys.argv[1:]]))
 
 
 def settle(launcher: Launcher, composed: DictConfig, arguments: Sequence[str]) -> None:

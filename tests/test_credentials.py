@@ -15,7 +15,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf, read_write
 
 from src import compare, credentials, sweep, train
-from src.compose import register
+from src.compose import fail, register
 from src.config import ROOT, SweepConfig, TrackingConfig, UserError
 from src.console import begin
 from src.credentials import (
@@ -29,7 +29,10 @@ from src.credentials import (
     without_secrets_in_yaml,
 )
 from src.runs.commands import ui_command
+from src.runs.parent import ParentRun
+from src.runs.records import Status
 from src.runs.store import connect
+from src.runs.tracking import RunLog
 
 
 @pytest.fixture(autouse=True)
@@ -217,6 +220,57 @@ def test_a_configuration_without_a_secret_is_shown_to_the_letter():
     text = "a: 1  # one\nb:\n- http://host:5000\n- 1e-3\n"
     assert without_secrets_in_yaml(text) == text
     assert without_secrets_in_yaml("a: [x, {b: 'http://ada:s3cret@h'}]") == "a:\n- x\n- b: http://h\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("pip --index-url https://ada:s3cret@host/simple", "pip --index-url https://ada:***@host/simple"),
+        ("git+https://ghp_abcdef0123@github.com/x", "git+https://***@github.com/x"),
+        ("git+https://ada:s3cret@github.com/x", "git+https://ada:***@github.com/x"),
+        ("at https://host/a@b and http://host:5000/a@b", "at https://host/a@b and http://host:5000/a@b"),
+        ("hydra.job.env_set.HF_TOKEN=hf_abc more", "hydra.job.env_set.HF_TOKEN=*** more"),
+        ("{HF_TOKEN: hf_abc, AWS_SECRET_ACCESS_KEY: 'x'}", "{HF_TOKEN: ***, AWS_SECRET_ACCESS_KEY: '***'}"),
+        ("pad_token=x tokenizer: y MAX_TOKENIZER=z", "pad_token=x tokenizer: y MAX_TOKENIZER=z"),
+        ("the value of HF_TOKEN is a-long-secret-token", "the value of HF_TOKEN is ***"),
+        ("a short one", "a short one"),
+    ],
+)
+def test_secrets_in_any_text_are_hidden(text, shown, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "a-long-secret-token")
+    monkeypatch.setenv("OTHER_TOKEN", "short")
+    monkeypatch.setenv("TOKENIZER_MODE", "the value of")  # no secret by its name
+    assert hidden(text) == shown
+
+
+def test_no_secret_is_in_what_a_run_leaves(tmp_path, configure, monkeypatch, capfd):
+    """Of the environment, of a package index, of the command line and of errors: not in the database, not in a file."""
+    secrets = ["a-long-secret-token", "ind3x", "l0ng-db-pass", "arg-token", "t4g-secret"]
+    monkeypatch.setenv("HF_TOKEN", secrets[0])
+    monkeypatch.setenv("PIP_INDEX_URL", f"https://ada:{secrets[1]}@host/simple")
+    monkeypatch.setenv("DB_PASSWORD", secrets[2])
+    monkeypatch.setattr(sys, "argv", ["train", f"hydra.job.env_set.MY_TOKEN={secrets[3]}", "seed=1"])
+    config = configure("model=tiny", f"tracking.folder={tmp_path}", "train.epochs=1")
+    config.dataset.root = f"https://ada:{secrets[1]}@host/data"
+    config.model.config["note"] = f"made with {secrets[0]}"
+    with pytest.raises(RuntimeError), RunLog(config).begin(config) as log:
+        log.tags({"more": f"https://ada:{secrets[4]}@host"})
+        raise RuntimeError(f"password {secrets[2]} refused at https://ada:{secrets[1]}@host/simple")
+    name = f"varies HF_TOKEN={secrets[0]}"
+    parent = ParentRun.begin(config.tracking, name, name, "hash", sweep.as_typed(), 1, fresh=False)
+    parent.end(Status.FAILED, [])
+    with pytest.raises(SystemExit):
+        fail(UserError(f"no entry with {secrets[0]}"))
+    kept = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+    assert {file.name for file in kept} >= {"mlflow.db", "environment.txt", "command.txt"}
+    for secret in secrets:
+        assert [file for file, content in kept.items() if secret.encode() in content] == []
+    tags = log.store.record(log.run_id).tags
+    assert tags["error"] == "RuntimeError: password *** refused at https://ada:***@host/simple"
+    assert tags["command"] == "hydra.job.env_set.MY_TOKEN=*** seed=1"
+    assert log.store.record(log.run_id).params["model.config.note"] == "made with ***"
+    shown = capfd.readouterr()
+    assert shown.err.endswith("Error: no entry with ***\n")
 
 
 def test_texts_of_libraries_are_hidden():

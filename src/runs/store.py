@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from filelock import FileLock
@@ -29,7 +30,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from src.arguments import command
 from src.config import TrackingConfig, UserError
-from src.credentials import DATABASES, hidden, with_secrets
+from src.credentials import DATABASES, hidden, with_secrets, without_secrets_in_values
 from src.runs import REQUESTS
 from src.runs.identity import HEARTBEAT_SECONDS, Hashes, alive
 from src.runs.records import KIND, QUESTIONS, SWEEP, Input, Record, Status, to_read
@@ -95,6 +96,29 @@ def store_errors_explained() -> Iterator[None]:
 def store_failed(error: MlflowException) -> UserError:
     """The sentence for a store that fails."""
     return UserError(f"The tracking store failed ({reason_of(error)}); check that it answers and has room.")
+
+
+class Client(MlflowClient):
+    """MLflow's client; no secret gets into names, tags, or texts that are not data (`.txt`, `.yaml`).
+
+    Parameters are without secrets before (`src.runs.tracking.recorded`), as is the configuration in a model's folder.
+    """
+
+    def create_run(self, *given: Any, **more: Any) -> Run:
+        return super().create_run(*given, **without_secrets_in_values(more))
+
+    def update_run(self, *given: Any, **more: Any) -> None:
+        super().update_run(*given, **without_secrets_in_values(more))
+
+    def set_tag(self, run_id: str, key: str, value: Any, synchronous: bool | None = None) -> Any:
+        return super().set_tag(run_id, key, hidden(str(value)), synchronous)
+
+    def log_batch(self, run_id: str, tags: Sequence[RunTag] = (), **more: Any) -> Any:  # type: ignore[override]
+        clean = [RunTag(tag.key, hidden(str(tag.value))) for tag in tags]
+        return super().log_batch(run_id, tags=clean, **more)
+
+    def log_text(self, run_id: str, text: str, artifact_file: str, **more: Any) -> None:
+        super().log_text(run_id, text if artifact_file.endswith(".json") else hidden(text), artifact_file, **more)
 
 
 class Store:
@@ -369,7 +393,7 @@ def connect(config: TrackingConfig, create: bool = True) -> Store:
     # Processes that start together must not create the schema at once.
     with FileLock(folder / LOCK):
         try:
-            client = MlflowClient(uri)
+            client = Client(uri)
             client.search_experiments(max_results=1)
         except (MlflowException, SQLAlchemyError) as error:
             raise UserError(
@@ -420,7 +444,7 @@ def _client_of(uri: str) -> MlflowClient:
         raise UserError(f"tracking.uri={uri}: its password is not known; put the whole address into {DATABASES}.")
     try:
         with quick_refusal():
-            client = MlflowClient(whole)
+            client = Client(whole)
             client.search_experiments(max_results=1)
     except ImportError as error:
         extra = "pip install -e '.[postgresql]'" if error.name == "psycopg" else "install it"

@@ -26,6 +26,7 @@ from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
 from src.config import Config, UserError
+from src.credentials import without_secrets_in_values
 from src.runs.identity import alive, hashes, holder, who
 from src.runs.naming import run_name
 from src.runs.provenance import environment, git_commit, versions
@@ -63,10 +64,11 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def recorded(config: Config) -> dict[str, Any]:
-    """The configuration as a run keeps it: without what belongs to the command that started it or to a plan."""
+    """The configuration as a run keeps it: without secrets, and without what belongs to its command or to a plan."""
     values = dataclasses.asdict(config)
     del values["sweep"], values["rerun"], values["from_run"], values["model"]["shape"]
-    return values
+    clean: dict[str, Any] = without_secrets_in_values(values)
+    return clean
 
 
 def digest_of(questions: Iterable[Mapping[str, Any]]) -> str:
