@@ -9,6 +9,7 @@ first. What the UI's server logs goes to ui.log in the store's folder, or to a t
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -18,6 +19,11 @@ from src.arguments import ExperimentArguments, read
 from src.compose import MISTAKES, fail
 from src.console import begin
 from src.server import HOST, log_of, refuse_taken, run_server
+
+HOSTS = "MLFLOW_SERVER_ALLOWED_HOSTS"
+# The names that a browser on this machine has for it. MLflow's own default also takes 10.* and 192.168.*, which names
+# of hosts begin with as well: a page from anywhere could send its visitor's browser to the UI under such a name.
+THIS_MACHINE = "localhost,localhost:*,127.0.0.1,127.0.0.1:*"
 
 
 class Ui(ExperimentArguments):
@@ -44,7 +50,7 @@ def main() -> None:
             store = connect(tracking)
         page = address(f"http://{HOST}:{given.port}", store)
         # Its workers for evaluations of language models are eight processes that nobody needs here.
-        environment = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        environment = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", HOSTS: os.environ.get(HOSTS, THIS_MACHINE)}
         arguments = ["ui", "--backend-store-uri", store.uri, "--workers", "1"]
         run_server(arguments, environment, given.port, "MLflow's UI", page, log_of("ui", Path(tracking.folder)))
     except MISTAKES as error:

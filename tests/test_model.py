@@ -258,7 +258,7 @@ def test_architectures_that_answer_no_question(configure):
     config = configure("model=tiny").model
     for kind, sentence in (
         ("vit", "model=tiny: transformers has no vit model for model.task=extractive."),
-        ("brt", "model.model_type=brt is no architecture of transformers (did you mean 'bert'?)."),
+        ("brt", "transformers has no architecture model.model_type=brt (did you mean 'bert'?)."),
     ):
         with pytest.raises(UserError) as raised:
             backbone.load_model(replace(config, model_type=kind, config={}), 0.1, 0.0, seed=0)

@@ -7,10 +7,12 @@ import os
 import shutil
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from hydra import compose, initialize_config_dir
 from mlflow import MlflowClient
+from mlflow.server.security_utils import get_allowed_hosts_from_env, is_allowed_host_header
 
 from src import server, sweep, ui
 from src.config import ROOT, UserError
@@ -136,6 +138,46 @@ def test_the_ui_writes_where_it_can(tmp_path, monkeypatch, writable):
         assert log.name == "ui.log" and log.parent != tmp_path and log.parent.is_dir()
         assert (tmp_path / "mlflow.db").read_bytes() == before
         log.parent.rmdir()
+
+
+def test_the_ui_answers_to_the_names_of_this_machine_alone(tmp_path, monkeypatch):
+    Store(tmp_path)
+    started = []
+    monkeypatch.setattr(ui, "run_server", lambda *given: started.append(given))
+    monkeypatch.setattr("sys.argv", ["ui", f"folder={tmp_path}", "port=59998"])
+    monkeypatch.delenv(ui.HOSTS, raising=False)
+    ui.main()
+    monkeypatch.setenv(ui.HOSTS, "mine.example")
+    ui.main()
+    (arguments, ours, port, *_), (_, users, *_) = started
+    assert (arguments[0], port, users[ui.HOSTS]) == ("ui", 59998, "mine.example")
+    monkeypatch.setenv(ui.HOSTS, ours[ui.HOSTS])
+    allowed = get_allowed_hosts_from_env()
+    for host in ("localhost:5000", "127.0.0.1:59998", "localhost"):
+        assert is_allowed_host_header(allowed, host)
+    for host in (
+        "evil.example:5000",
+        "10.evil.example:5000",
+        "192.168.evil.example",
+        "localhost.evil.example:5000",
+        "",
+    ):
+        assert not is_allowed_host_header(allowed, host)
+
+
+def test_a_server_of_ours_is_bound_to_this_machine(tmp_path, monkeypatch):
+    started = []
+
+    def popen(command, env, **more):
+        started.append((command, env))
+        return SimpleNamespace(poll=lambda: 1, wait=lambda: 1)
+
+    monkeypatch.setattr(server.subprocess, "Popen", popen)
+    with pytest.raises(UserError, match="ended by itself"):
+        server.run_server(["ui"], {"MADE": "up"}, 59998, "The UI", "http://page", tmp_path / "ui.log")
+    [(command, environment)] = started
+    assert command[1:] == ["-m", "mlflow", "ui", "--host", "127.0.0.1", "--port", "59998"]
+    assert environment["MADE"] == "up"
 
 
 @pytest.mark.slow

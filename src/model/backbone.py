@@ -287,7 +287,7 @@ def _of_type(config: ModelConfig, values: dict[str, Any]) -> PretrainedConfig:
     """
     kind = str(config.model_type)
     if kind not in CONFIG_MAPPING:
-        raise UserError(f"model.model_type={kind} is no architecture of transformers{nearest(kind, CONFIG_MAPPING)}.")
+        raise UserError(f"transformers has no architecture model.model_type={kind}{nearest(kind, CONFIG_MAPPING)}.")
     with _refusals(f"A {kind} model", values=values):
         return AutoConfig.for_model(kind, **values)
 
