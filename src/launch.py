@@ -14,7 +14,7 @@ from pathlib import Path
 import hydra
 import yaml
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from src import sweep
 from src.arguments import HELP_WORDS, help_text, short_form_rows
@@ -70,6 +70,10 @@ def job(composed: DictConfig) -> float | None:
         config = from_hydra(composed, hydra_config.overrides.task)
         validate(config)
         if config.sweep.parent is not None:
+            if OmegaConf.is_missing(hydra_config.job, "num"):
+                raise UserError(
+                    f"sweep.parent={config.sweep.parent}: a sweep (-m) sets this key for its runs; leave it out."
+                )
             return sweep.run_isolated(config, hydra_config.job.num, hydra_config.runtime.choices["hydra/launcher"])
         sweep.read_data([config])
         if "WORLD_SIZE" in os.environ:  # one of several processes that a launcher has started

@@ -35,7 +35,7 @@ SHIPPED_FILES = ("__init__", "answering", "config", "credentials", "evaluator", 
 # What that part imports.
 PACKAGES = (
     *("accelerate", "datasets", "evaluate", "filelock", "huggingface-hub", "numpy", "omegaconf", "pandas", "peft"),
-    *("psutil", "pyarrow", "pyyaml", "safetensors", "tokenizers", "torch", "transformers"),
+    *("psutil", "pyarrow", "pydantic", "pyyaml", "safetensors", "tokenizers", "torch", "transformers"),
 )
 # What `write` leaves in the folder.
 FILES = (

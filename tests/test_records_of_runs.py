@@ -12,6 +12,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
+from src import train
 from src.config import CHANGES_NO_RESULT, ROOT, TrackingConfig, UserError
 from src.report.arms import NOT_A_SETTING, setting
 from src.runs import store as stores
@@ -231,6 +232,17 @@ def test_keys_that_no_name_holds_stay_in_one_value():
         "method.peft.rank_pattern": "{'^.*query$': 4}",
         "method.peft.more": "{}",
     }
+
+
+@pytest.mark.parametrize("name", ["", "x" * 501])
+def test_an_experiment_that_mlflow_cannot_name(tmp_path, name):
+    with pytest.raises(UserError, match=rf"^tracking.experiment={name} cannot be a name in MLflow \(.*\).$"):
+        connect(TrackingConfig(folder=str(tmp_path), experiment=name)).runs()
+
+
+def test_a_run_by_itself_has_no_parent(ended):
+    sentence = "Error: sweep.parent=nope: a sweep (-m) sets this key for its runs; leave it out.\n"
+    assert ended(train, "model=tiny", "sweep.parent=nope") == (1, "", sentence)
 
 
 def test_only_a_sweep_has_a_parent_run(tmp_path):

@@ -155,10 +155,10 @@ class Store:
         """The id of `tracking.experiment`, made where it does not exist yet.
 
         Raises:
-            UserError: it does not exist, and this store is only read.
+            UserError: it does not exist, and this store is only read; MLflow takes no such name.
         """
         name = self.tracking.experiment
-        experiment = self.client.get_experiment_by_name(name)
+        experiment = self.client.get_experiment_by_name(name) if name else None
         if experiment is not None:
             return str(experiment.experiment_id)
         if not self.create:
@@ -168,7 +168,11 @@ class Store:
         location = None if self.tracking.uri else (Path(self.tracking.folder).resolve() / "artifacts").as_uri()
         try:
             return str(self.client.create_experiment(name, location, EXPERIMENT_TAGS))
-        except MlflowException:
+        except MlflowException as error:
+            if error.error_code == "INVALID_PARAMETER_VALUE":
+                raise UserError(
+                    f"tracking.experiment={name} cannot be a name in MLflow ({reason_of(error)})."
+                ) from error
             experiment = self.client.get_experiment_by_name(name)
             if experiment is None:
                 raise
