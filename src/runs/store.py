@@ -21,7 +21,7 @@ from typing import Any
 import pandas as pd
 from filelock import FileLock
 from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, InputTag, Run, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.store.db import utils as databases
 from pyarrow.parquet import read_schema
@@ -113,9 +113,16 @@ class Client(MlflowClient):
     def set_tag(self, run_id: str, key: str, value: Any, synchronous: bool | None = None) -> Any:
         return super().set_tag(run_id, key, hidden(str(value)), synchronous)
 
-    def log_batch(self, run_id: str, tags: Sequence[RunTag] = (), **more: Any) -> Any:  # type: ignore[override]
+    def log_batch(
+        self,
+        run_id: str,
+        metrics: Sequence[Metric] = (),
+        params: Sequence[Param] = (),
+        tags: Sequence[RunTag] = (),
+        synchronous: bool | None = None,
+    ) -> Any:
         clean = [RunTag(tag.key, hidden(str(tag.value))) for tag in tags]
-        return super().log_batch(run_id, tags=clean, **more)
+        return super().log_batch(run_id, metrics, params, clean, synchronous)
 
     def log_text(self, run_id: str, text: str, artifact_file: str, **more: Any) -> None:
         super().log_text(run_id, text if artifact_file.endswith(".json") else hidden(text), artifact_file, **more)
