@@ -39,7 +39,7 @@ from src.runs.records import QUESTIONS, TEST, VALIDATION
 from src.runs.tracking import RunLog, recorded
 from src.tasks import task_of
 from src.tasks.base import Batches
-from src.tasks.extractive.encoded import EncodedBatches
+from src.tasks.extractive.cached import CachedHiddenStates
 from src.training import hardware
 from src.training.checkpoint import Checkpoints, clear
 from src.training.fit import fit
@@ -251,8 +251,8 @@ def encode(data: RunData, runtime: Runtime, model: Any, meter: Meter) -> RunData
             with meter.phase(usage):
                 file = Path(folder) / name
                 plain, tokens = getattr(data, name), runtime.micro_batch_tokens
-                encoded[name] = EncodedBatches(runtime.accelerator, model, plain, file, tokens)
-    fast.take_encoded(model)
+                encoded[name] = CachedHiddenStates(runtime.accelerator, model, plain, file, tokens)
+    fast.bypass_encoder(model)
     meter.train.counted_seconds += meter.train.seconds
     return replace(data, train=encoded["train"], validation=encoded["validation"])
 

@@ -191,7 +191,7 @@ def test_what_trains_is_imported_without_hydra_and_mlflow():
     code = """import sys
 for name in ("hydra", "omegaconf", "mlflow", "datasets", "evaluate", "matplotlib", "pandas", "rich"):
     sys.modules[name] = None  # an import of it fails
-import benchmarks.gpu, src.tasks.extractive.encoded
+import benchmarks.gpu, src.tasks.extractive.cached
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -12,7 +12,7 @@ from accelerate.state import AcceleratorState
 
 from src.config import EvaluationConfig, HardwareConfig
 from src.model import method
-from src.model.fast import packing, plain, plain_attention, speed_up, take_encoded
+from src.model.fast import bypass_encoder, packing, plain, plain_attention, speed_up
 from src.model.fast.attention import PRODUCTS
 from src.tasks.extractive.batches import SpanBatches
 from src.training import hardware
@@ -225,7 +225,7 @@ def test_plain_attention_leaves_the_layers_fast(build):
 def test_an_encoder_that_takes_hidden_states_takes_tokens_alone_again(build):
     model, values = build("bert").eval(), batch("bert")
     states = torch.randn(*values["input_ids"].shape, 32)
-    take_encoded(model)
+    bypass_encoder(model)
     assert model.bert(inputs_embeds=states).last_hidden_state is states
     plain(model)
     assert replaced(model) == []

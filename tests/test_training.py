@@ -21,11 +21,11 @@ from src.config import ROOT, EvaluationConfig, HardwareConfig, ModelConfig, Trai
 from src.data import sample
 from src.data.sources import to_dataset
 from src.model import backbone, method
-from src.model.fast import take_encoded
+from src.model.fast import bypass_encoder
 from src.tasks.base import micro_batches
 from src.tasks.extractive import encoded
 from src.tasks.extractive.batches import SpanBatches
-from src.tasks.extractive.encoded import EncodedBatches
+from src.tasks.extractive.cached import CachedHiddenStates
 from src.tasks.extractive.windows import make_windows
 from src.training import hardware
 from src.training.checkpoint import Checkpoints
@@ -150,8 +150,8 @@ def test_the_encoders_output_computed_once_trains_the_same_head(batches, tmp_pat
         model = method.apply(backbone.load_model(shape, 0.0, 0.0, seed=0), chosen)
         used = batches
         if cached:
-            take_encoded(model)
-            used = EncodedBatches(runtime.accelerator, model, batches, tmp_path / "states", 500)
+            bypass_encoder(model)
+            used = CachedHiddenStates(runtime.accelerator, model, batches, tmp_path / "states", 500)
             (tmp_path / "states").unlink()
         model, watched = runtime.accelerator.prepare_model(model), Watched()
         checkpoints = Checkpoints(runtime.accelerator, tmp_path / str(cached), 10.0, False, pytest.fail)

@@ -12,10 +12,10 @@ dropout or attention is computed. With fp32 outputs and gradients are those of t
     attention.py   attention as batched matrix products, for CPUs
     causal.py      the same for the causal attention of decoders in training
     packing.py     windows packed without padding, for GPUs
-    encoded.py     an encoder whose output was computed beforehand
+    bypass.py      an encoder whose output was computed beforehand
 """
 
-from src.model.fast.encoded import take_encoded
+from src.model.fast.bypass import bypass_encoder
 from src.model.fast.switch import plain, plain_attention, speed_up
 
-__all__ = ["plain", "plain_attention", "speed_up", "take_encoded"]
+__all__ = ["bypass_encoder", "plain", "plain_attention", "speed_up"]

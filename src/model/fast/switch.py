@@ -60,7 +60,7 @@ def speed_up(model: nn.Module, dtype: torch.dtype, device: str = "cpu") -> None:
 def plain(model: nn.Module) -> None:
     """Undo `speed_up`, in place: modules get their class's `forward` back, the model the attention that it had before.
 
-    `take_encoded` is undone as well. A model that was never sped up stays as it is.
+    `bypass_encoder` is undone as well. A model that was never sped up stays as it is.
 
     The frozen weights under LoRA, which `speed_up` may have rounded to 16 bits, get their precision back, so that peft
     computes with them as before. The bits that rounding took do not come back.

@@ -1,4 +1,4 @@
-"""An encoder whose output was computed beforehand (`src.tasks.extractive.encoded`) hands it on."""
+"""Hidden states that were computed beforehand (`src.tasks.extractive.cached`) bypass the encoder."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from transformers.modeling_outputs import BaseModelOutput
 from src.model.fast.forward import replace_forward
 
 
-def take_encoded(model: PreTrainedModel) -> None:
-    """Let the encoder hand on, as its output, what comes as `inputs_embeds`; tokens it encodes as before."""
+def bypass_encoder(model: PreTrainedModel) -> None:
+    """Have the encoder return `inputs_embeds` as its output, in place; tokens are encoded as before."""
     replace_forward(model.base_model, _forward)
 
 

@@ -1,6 +1,6 @@
-"""The encoder's output computed once, for training the head alone: `train.cache_encoder=true`.
+"""The encoder's hidden states, computed once, for training the head alone: `train.cache_encoder=true`.
 
-Where nothing below the head trains and nothing falls out, every epoch and every evaluation would compute the same
+Where nothing below the head trains and there is no dropout, every epoch and every evaluation would compute the same
 again. The hidden states lie in a file that is mapped into memory, in the precision of the run: 2 bytes a token and
 hidden unit in bf16, which is 0.5 GB for 4,000 windows of MiniLM and 24 GB for all of SQuAD with BERT-base.
 """
@@ -21,8 +21,8 @@ from src.tasks.base import known_inputs, micro_batches
 from src.tasks.extractive.batches import LABELS, SpanBatches
 
 
-class EncodedBatches(SpanBatches):
-    """Batches whose windows come as hidden states, (rows, tokens, hidden size), instead of tokens.
+class CachedHiddenStates(SpanBatches):
+    """Batches of hidden states, (rows, tokens, hidden size), instead of tokens.
 
     Args:
         accelerator: for the device.
