@@ -147,11 +147,11 @@ def batch_order(sizes: np.ndarray, batch_size: int, seed: int, epoch: int) -> li
     generator = random.Random(f"{seed} {epoch}")
     order = list(range(len(sizes)))
     generator.shuffle(order)
-    # Sorted within stretches of 50 batches, so that an example meets other neighbours in every epoch.
-    stretch = batch_size * 50
+    # Sorted within pools of 50 batches, so that an example meets other neighbours in every epoch.
+    pool = batch_size * 50
     batches = []
-    for i in range(0, len(order), stretch):
-        by_length = sorted(order[i : i + stretch], key=lambda row: sizes[row])
+    for i in range(0, len(order), pool):
+        by_length = sorted(order[i : i + pool], key=lambda row: sizes[row])
         batches += [by_length[j : j + batch_size] for j in range(0, len(by_length), batch_size)]
     generator.shuffle(batches)
     return batches

@@ -41,6 +41,9 @@ class Callbacks(Protocol):
         """Score the model: before training with 0, then after each epoch that is to be scored. Returns the F1."""
 
 
+RENAMED = {"without_gain": "evals_without_improvement"}  # in checkpoints of earlier versions
+
+
 @dataclass
 class Progress:
     """Where training stands. It goes into every checkpoint, with weights, optimizer and random states."""
@@ -51,14 +54,14 @@ class Progress:
     scored: int = 0  # the last epoch that was scored
     best_epoch: int = 0
     best_score: float = -math.inf
-    without_gain: int = 0  # evaluations in a row that were no better than the best
+    evals_without_improvement: int = 0  # in a row
     best_weights: dict[str, torch.Tensor] = field(default_factory=dict)
 
     def state_dict(self) -> dict[str, Any]:
         return dict(vars(self))
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
+        vars(self).update({RENAMED.get(name, name): value for name, value in state.items()})
 
 
 class Diverged(UserError):
@@ -135,7 +138,7 @@ class _Loop:
     @property
     def is_over(self) -> bool:
         patience = self.config.early_stopping_patience or math.inf
-        return self.progress.scored >= self.config.epochs or self.progress.without_gain >= patience
+        return self.progress.scored >= self.config.epochs or self.progress.evals_without_improvement >= patience
 
     def train_epoch(self) -> None:
         """The steps of an epoch, or what is left of them."""
@@ -197,13 +200,13 @@ class _Loop:
         progress.scored = epoch
         score = self.callbacks.on_epoch(epoch)
         if score > progress.best_score:
-            progress.best_epoch, progress.best_score, progress.without_gain = epoch, score, 0
+            progress.best_epoch, progress.best_score, progress.evals_without_improvement = epoch, score, 0
             if config.keep == "best":
                 progress.best_weights = {
                     name: p.detach().cpu().clone() for name, p in self.model.named_parameters() if p.requires_grad
                 }
         else:
-            progress.without_gain += 1
+            progress.evals_without_improvement += 1
 
     def restore_best(self) -> int:
         """Give the model the weights of the best epoch; its number."""
