@@ -29,7 +29,7 @@ from src.tasks.extractive.cached import CachedHiddenStates
 from src.tasks.extractive.windows import make_windows
 from src.training import hardware
 from src.training.checkpoint import Checkpoints
-from src.training.fit import fit
+from src.training.fit import Progress, fit
 from src.training.meter import MB, Meter, Usage, _SampledPeak, _shared_files_mb
 from src.training.predict import predict
 from src.training.step import make_optimizer
@@ -227,6 +227,12 @@ def test_what_changes_nothing_at_one_is_not_drawn_to_zero(configure):
 def test_a_loss_that_is_no_number_stops_the_run_and_names_the_step(batches):
     with pytest.raises(UserError, match=r"The loss is nan at step \d+ of 20 .*lower train.learning_rate"):
         train(batches, replace(TRAIN, epochs=2, learning_rate=1e38, warmup_ratio=0.0))
+
+
+def test_a_checkpoint_of_an_earlier_version_keeps_its_patience():
+    progress = Progress()
+    progress.load_state_dict({"epoch": 3, "without_gain": 2})
+    assert progress == Progress(epoch=3, evals_without_improvement=2)
 
 
 def test_evaluations_and_early_stopping(batches):
