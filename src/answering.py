@@ -127,7 +127,10 @@ def read_folder(config: Config, folder: Path, run: str, base_path: str | None) -
         tokenizer = backbone.load_tokenizer(itself)
         model: Any = backbone.load_model(start, hidden_dropout=0.0, attention_dropout=0.0, seed=config.train.seed)
     except UserError as error:  # the folder is a copy of what the store keeps, under a name that says nothing
-        raise UserError(str(error).replace(str(folder), f"run={run}")) from error
+        named = str(error).replace(str(folder), f"run={run}")
+        raise UserError(
+            named.replace(backbone.COPY, "choose another run, or train this one again (rerun=true)")
+        ) from error
     if config.method.quantize is not None:
         quantize.hold_in_4_bits(model)  # it is scored, and answers, on the base that it was trained on
     if not whole:

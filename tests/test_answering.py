@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from functools import partial
 from pathlib import Path
@@ -111,6 +112,20 @@ def test_a_broken_line_is_named_and_the_others_are_answered(store, asked, monkey
     *named, summary = said.splitlines()
     assert named == [f"input=-, line {n}: {why}; the line is skipped." for n, (_, why) in bad.items()]
     assert summary.startswith("5 questions in ") and summary.endswith("; 9 lines were skipped")
+
+
+def test_what_is_answered_cannot_steer_the_terminal(store, asked, tmp_path):
+    """The values stay what they are in a file, and for a program that reads them."""
+    row = {"id": "\x1b[2J", "question": "Who\x9b2J?", "context": "\x1b]0;A\x07 \x9b2J \x7f"}
+    file, out = write_lines(tmp_path / "questions.jsonl", [row]), tmp_path / "answers.jsonl"
+    run = f"run={store[1][0]}"
+    shown = asked(run, f"input={file}")[1]
+    assert asked(run, f"input={file}", f"output={out}")[0] == 0
+    [answer], [kept] = read_lines(shown), read_lines(out.read_text(encoding="utf-8"))
+    assert (answer["id"], answer["question"]) == (row["id"], row["question"])
+    assert answer == kept and answer["answer"] in row["context"]
+    shown += asked(run, f"question={row['question']}", f"context={row['context']}")[1]
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", shown)
 
 
 def test_runs_side_by_side_and_together(store, asked, tmp_path):

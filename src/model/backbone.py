@@ -41,6 +41,8 @@ HIDDEN_DROPOUT = (
 )
 
 FILES = "config.json, model.safetensors and tokenizer.json"
+COPY = f"copy its files again: {FILES}"
+UNUSUAL = "Who is 𓂀?"  # a hieroglyph is in no vocabulary
 
 
 def load_tokenizer(config: ModelConfig) -> Any:
@@ -54,12 +56,14 @@ def load_tokenizer(config: ModelConfig) -> Any:
     name = config.tokenizer or config.path
     place = place_of(config.tokenizer) if config.tokenizer else locate(config)
     with _refusals(f"The tokenizer of {name}", place):
-        return AutoTokenizer.from_pretrained(
+        tokenizer = AutoTokenizer.from_pretrained(
             place,
             revision=config.revision,
             trust_remote_code=config.trust_remote_code,
             local_files_only=no_hub(place) is not None,
         )
+        tokenizer(UNUSUAL)  # fails where the vocabulary lacks what stands for all that it does not know
+    return tokenizer
 
 
 def load_model(config: ModelConfig, hidden_dropout: float, attention_dropout: float, seed: int) -> PreTrainedModel:
@@ -121,7 +125,7 @@ def _refuse_adapter(config: ModelConfig) -> None:
     """Refuse a model that is or holds an adapter, which transformers would put on its base by itself."""
     path = locate(config)
     with _refusals(f"The weights of {config.path}", path):
-        adapter = find_adapter_config_file(path, revision=config.revision)
+        adapter = find_adapter_config_file(path, revision=config.revision, local_files_only=no_hub(path) is not None)
     if adapter is not None:
         raise UserError(
             f"model.path={config.path} holds an adapter ({Path(adapter).name}), and a whole model is needed: merge the "
@@ -135,7 +139,8 @@ def check_vocabulary(model: PreTrainedModel, config: ModelConfig, highest_token:
     Raises:
         UserError: a token has no row.
     """
-    rows = model.get_input_embeddings().weight.shape[0]
+    embeddings: Any = model.get_input_embeddings()
+    rows = embeddings.weight.shape[0]
     if highest_token >= rows:
         raise UserError(
             f"The tokenizer of {config.tokenizer or config.path} gives token {highest_token:,}, and the vocabulary of "
@@ -333,7 +338,7 @@ def unreachable(what: str, error: Exception, place: str | None = None) -> UserEr
     reason = _reason(error) if silence is None else f"it is not in the cache, and {silence}"
     failed = f"{what} could not be loaded ({reason}). "
     if place and Path(place).is_dir():
-        return UserError(f"{failed}{_damage(Path(place))}; copy its files again: {FILES}.")
+        return UserError(f"{failed}{_damage(Path(place))}; {COPY}.")
     return UserError(f"{failed}Without a hub: model=minilm, or model.path=FOLDER with {FILES}.")
 
 
