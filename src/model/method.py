@@ -19,7 +19,7 @@ import peft
 import torch
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from peft.tuners.tuners_utils import check_target_module_exists
-from pydantic import TypeAdapter, ValidationError
+from pydantic import PydanticUserError, TypeAdapter, ValidationError
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
@@ -187,6 +187,8 @@ def _of_another_type(block: Mapping[str, Any]) -> list[str]:
             continue
         try:
             TypeAdapter(types[key]).validate_python(value, strict=True)
+        except PydanticUserError:  # a type that pydantic cannot check
+            continue
         except ValidationError as error:
             wanted = [re.sub("^Input should be |, (unable|got) .*", "", detail["msg"]) for detail in error.errors()]
             shown = "null" if value is None else value
