@@ -210,7 +210,8 @@ def test_what_a_killed_process_has_half_written_is_undone_before_a_store_is_read
     assert not (copied / "mlflow.db-journal").exists()
 
 
-def test_a_store_that_cannot_be_written_is_one_sentence_and_nothing_else(tmp_path, configure, capfd):
+def test_a_store_that_cannot_be_written_is_one_sentence_and_nothing_else(tmp_path, configure, capfd, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # MLflow takes what follows sqlite:/// for a path, and makes its folders
     Store(tmp_path)
     uri = f"sqlite:///file:{tmp_path / 'mlflow.db'}?mode=ro&uri=true"
     config = configure("model=tiny", f"tracking.folder={tmp_path / 'here'}")
