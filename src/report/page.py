@@ -41,12 +41,14 @@ def render(comparison: Comparison, plots: list[Plot], examples: int = EXAMPLES) 
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
     # plotly's own JSON, in which what is no number is null. In a script, `<` alone could end it.
     figures = "{" + ",".join(f"{json.dumps(plot.name)}:{plot.figure.to_json()}" for plot in plots) + "}"
+    recommendation = verdict.recommendation(comparison)
     packed = base64.b64encode(gzip.compress(get_plotlyjs().encode(), 9, mtime=0)).decode()
     return environment.get_template("page.html").render(
         comparison=comparison,
         question=question(comparison),
         setup=tables.subject(comparison),
-        recommendation=verdict.recommendation(comparison),
+        headline=unbroken(recommendation.headline),
+        next_command=recommendation.next_command,
         overview=tables.overview(comparison),
         warnings=[unbroken(warning.text) for warning in comparison.warnings],
         first=FIRST_WARNINGS,
