@@ -9,7 +9,7 @@ import torch
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from src.model.fast import attention
-from src.model.fast.attention import KEPT_UP_TO, PRODUCTS
+from src.model.fast.attention import BATCHED_MATMUL, KEPT_UP_TO
 from tests.test_fast import TOKENS, WINDOWS, batch
 from tests.test_model import SMALL, random_model
 
@@ -52,7 +52,7 @@ def test_padding_may_stand_anywhere(model_type, place, reference):
     model = random_model(model_type, **SMALL[model_type]).train()
     values = masked(model_type, place, "none", "right")
     expected, gradients = computed(model, values, reference)
-    logits, computed_gradients = computed(model, values, PRODUCTS)
+    logits, computed_gradients = computed(model, values, BATCHED_MATMUL)
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-5)
     assert computed_gradients.keys() == gradients.keys() != set()
     for name, gradient in computed_gradients.items():
@@ -89,10 +89,10 @@ def test_a_mask_of_pairs_of_tokens_is_torchs_business():
     values = batch("bert")
     pairs = torch.ones(WINDOWS, 1, TOKENS, TOKENS, dtype=torch.bool).tril()
     expected, logits = (
-        computed_with_pairs(model, values, pairs, implementation) for implementation in ("sdpa", PRODUCTS)
+        computed_with_pairs(model, values, pairs, implementation) for implementation in ("sdpa", BATCHED_MATMUL)
     )
     assert torch.equal(logits, expected)
-    full = computed_with_pairs(model, values, torch.ones_like(pairs), PRODUCTS)
+    full = computed_with_pairs(model, values, torch.ones_like(pairs), BATCHED_MATMUL)
     assert not torch.allclose(full, logits, atol=1e-3)
 
 

@@ -278,8 +278,11 @@ def test_logits_and_gradients_are_those_of_the_plain_modules(named, model_type, 
     (loss, one), (fast_loss, other) = gradients(plain, values), gradients(fast, values)
     assert fast_loss == pytest.approx(loss, rel=1e-5)
     assert one.keys() == other.keys()
+    # The bias of the keys changes no attention weight: its gradient is rounding alone.
+    rounding = 1e-7 * max(gradient.abs().max().item() for gradient in one.values())
     for name, gradient in other.items():
-        torch.testing.assert_close(gradient, one[name], rtol=1e-5, atol=1e-5 * one[name].abs().max().item(), msg=name)
+        atol = rounding + 1e-5 * one[name].abs().max().item()
+        torch.testing.assert_close(gradient, one[name], rtol=1e-5, atol=atol, msg=name)
 
 
 @pytest.mark.parametrize("chosen", ["full", "lora"])

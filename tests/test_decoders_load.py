@@ -394,6 +394,10 @@ class Hub(http.server.BaseHTTPRequestHandler):
 
     def do_HEAD(self):
         kind = self.path.strip("/").split("/")[0]
+        if not kind:  # is it there?
+            self.send_response(200)
+            self.end_headers()
+            return
         status, code = {"gated": (401, "GatedRepo"), "waiting": (403, "GatedRepo"), "none": (401, "RepoNotFound")}[kind]
         self.send_response(status)
         self.send_header("X-Error-Code", code)
@@ -414,7 +418,9 @@ def hub(monkeypatch):
     address = f"http://127.0.0.1:{server.server_port}"
     monkeypatch.setattr(constants, "ENDPOINT", address)
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}")
+    place._silence.cache_clear()
     yield address
+    place._silence.cache_clear()
     server.shutdown()
 
 

@@ -13,7 +13,7 @@ from accelerate.state import AcceleratorState
 from src.config import EvaluationConfig, HardwareConfig
 from src.model import method
 from src.model.fast import bypass_encoder, packing, plain, plain_attention, speed_up
-from src.model.fast.attention import PRODUCTS
+from src.model.fast.attention import BATCHED_MATMUL
 from src.tasks.extractive.batches import SpanBatches
 from src.training import hardware
 from src.training.predict import predict
@@ -78,7 +78,7 @@ def test_after_training_the_plain_model_is_the_untouched_one(build, model_type, 
     untouched, values = copy.deepcopy(model), batch(model_type)
     attention = base_of(model).config._attn_implementation
     speed_up(model, torch.float32)
-    assert base_of(model).config._attn_implementation == PRODUCTS
+    assert base_of(model).config._attn_implementation == BATCHED_MATMUL
     assert replaced(model)
     train(model, values)
     plain(model)

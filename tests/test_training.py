@@ -23,7 +23,7 @@ from src.data.sources import to_dataset
 from src.model import backbone, method
 from src.model.fast import bypass_encoder
 from src.tasks.base import micro_batches
-from src.tasks.extractive import encoded
+from src.tasks.extractive import cached as hidden_states
 from src.tasks.extractive.batches import SpanBatches
 from src.tasks.extractive.cached import CachedHiddenStates
 from src.tasks.extractive.windows import make_windows
@@ -166,7 +166,7 @@ def test_the_encoders_output_computed_once_trains_the_same_head(batches, tmp_pat
 def test_no_room_for_the_encoders_output(monkeypatch, tmp_path):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
     with pytest.raises(UserError, match=r"cache_encoder=true needs 0\.0 GB under"):
-        encoded._file(tmp_path / "states", 1000, 32, torch.float32)
+        hidden_states._file(tmp_path / "states", 1000, 32, torch.float32)
 
 
 def test_only_what_should_train_changes(batches, lora):
