@@ -97,8 +97,9 @@ def _fast_forward(module: Any, dtype: torch.dtype, masks: DropoutMasks, remember
         fused = layers.is_plain_lora(module) and module.base_layer.weight.dtype == dtype
         return (layers.lora, dtype) if fused else None
     if type(module) is nn.Linear:
-        module.weight_cast = layers.Cast(dtype)
-        return layers.linear, module.weight_cast
+        cast: Any = layers.Cast(dtype)
+        module.weight_cast = cast
+        return layers.linear, cast
     if type(module) is nn.LayerNorm and module.elementwise_affine:
         return layers.layer_norm, dtype, remember
     if layers.is_rms_norm(module):

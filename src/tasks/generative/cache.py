@@ -36,8 +36,7 @@ class _Layer(DynamicLayer):
         rows, _, tokens, _ = key_states.shape
         for memory, new in zip(self.memory, (key_states, value_states), strict=True):
             memory[:rows, :, start : start + tokens] = new
-        self._show(rows, start + tokens)
-        return self.keys, self.values
+        return self._show(rows, start + tokens)
 
     def batch_select_indices(self, indices: Tensor) -> None:
         """Have row i be what row `indices[i]` was; in place where each row stays or comes from behind the new end."""
@@ -54,8 +53,10 @@ class _Layer(DynamicLayer):
                 self.memory[-1][:, :, :tokens] = memory[indices, :, :tokens]
         self._show(len(rows), tokens)
 
-    def _show(self, rows: int, tokens: int) -> None:
-        self.keys, self.values = (memory[:rows, :, :tokens] for memory in self.memory)
+    def _show(self, rows: int, tokens: int) -> tuple[Tensor, Tensor]:
+        keys, values = (memory[:rows, :, :tokens] for memory in self.memory)
+        self.keys, self.values = keys, values
+        return keys, values
 
 
 def make_cache(model: Any, room: int) -> Cache | None:
