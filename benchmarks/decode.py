@@ -64,6 +64,8 @@ def prepared(arguments: argparse.Namespace) -> tuple[Any, Any, Any]:
     quiet_libraries()
     register()
     sizes = ["dataset.train_size=16", f"dataset.validation_size={arguments.questions}", "dataset.test_size=null"]
+    # The first questions of the file, not random ones: as in a whole set, several are about one passage.
+    sizes += ["dataset.subset=first"]
     given = ["model=smollm2_135m", "dataset=file", f"dataset.path={arguments.data.resolve()}", *sizes, "hardware=cpu"]
     overrides = completed([*given, *arguments.keys])
     with initialize_config_dir(str(ROOT / "conf"), version_base=None):
