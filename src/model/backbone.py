@@ -308,7 +308,7 @@ def _refusals(what: str, place: str | None = None, values: Mapping[str, Any] | N
     """
     try:
         yield
-    except Exception as error:
+    except Exception as error:  # transformers raises any type for a damaged file or a value that does not fit
         if not values or isinstance(error, OSError) or "trust_remote_code" in str(error):
             raise unreachable(what, error, place) from error
         given = ", ".join(f"model.config.{key}={value}" for key, value in values.items())

@@ -164,7 +164,7 @@ def _refusals(model: PreTrainedModel, name: str, block: Mapping[str, Any]) -> It
         yield
     except UserError:
         raise
-    except Exception as error:
+    except Exception as error:  # peft raises any type for a value that does not fit
         if sentences := _of_another_type(block):
             raise UserError("\n".join(sentences)) from error
         *_, (frame, _) = traceback.walk_tb(error.__traceback__)

@@ -82,8 +82,9 @@ def shared_beginnings(prompts: Sequence[Sequence[int] | np.ndarray]) -> list[tup
     """Groups of neighbours that begin with the same tokens, the questions about one passage among them.
 
     Returns:
-        For each group how many prompts it has, and how many tokens they share: at least half of each prompt, and never
-        the last token of one.
+        For each group how many prompts it has, and how many tokens they share. A prompt joins its neighbours where they
+        then share at least half of its tokens and half of what they shared before. The last token of a prompt is never
+        shared: its logits are needed.
     """
     groups: list[tuple[int, int]] = []
     first: np.ndarray = np.empty(0)
