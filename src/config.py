@@ -25,6 +25,11 @@ class UserError(Exception):
     """A mistake the user can mend. Its message (what, where, what to do) is all that is shown; exit status 1."""
 
 
+def one_line(reason: object, longest: int = 200) -> str:
+    """What a library says, on one line of at most `longest` characters, to be part of a sentence of ours."""
+    return " ".join(str(reason).split())[:longest]
+
+
 @dataclass
 class ModelConfig:
     name: str = MISSING

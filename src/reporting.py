@@ -16,7 +16,7 @@ from typing import Any
 
 from plotly.io import write_images
 
-from src.config import TrackingConfig, UserError, nearest
+from src.config import TrackingConfig, UserError, nearest, one_line
 from src.protocol.engine import LEAST_CHANCE
 from src.report import latex, machine, markdown, tables
 from src.report.comparison import Comparison, compare_runs
@@ -259,6 +259,6 @@ def _pictures(figures: Sequence[Plot], folder: Path, form: str) -> list[Path]:
     except (ImportError, ValueError, RuntimeError) as error:
         raise UserError(
             f"formats={form} needs the package kaleido (pip install kaleido) and a Chrome or Chromium "
-            f"({' '.join(str(error).split())[:200]})."
+            f"({one_line(error)})."
         ) from error
     return files

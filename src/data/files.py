@@ -16,7 +16,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from src.config import UserError, no_such_file
+from src.config import UserError, no_such_file, one_line
 
 SUFFIXES = (".json", ".jsonl", ".csv", ".tsv", ".parquet")
 KINDS = f"{', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
@@ -235,7 +235,7 @@ def _parquet(path: Path) -> Iterator[RawRecord]:
             table = parquet.read_table(file)
             rows = table.to_pylist()
         except Exception as error:  # pyarrow raises any type for a damaged file, OSError among them
-            reason = " ".join(str(error).split())[:200]
+            reason = one_line(error)
             raise malformed(f"{path} is not a valid Parquet file, or damaged ({reason}).") from None
     columns = [name.strip().lower() for name in table.column_names]
     if missing := missing_columns(columns):

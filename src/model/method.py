@@ -23,7 +23,7 @@ from pydantic import PydanticUserError, TypeAdapter, ValidationError
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from src.config import MethodConfig, UserError, nearest
+from src.config import MethodConfig, UserError, nearest, one_line
 from src.model import quantize
 from src.model.backbone import pretrained_prefixes
 
@@ -170,7 +170,7 @@ def _refusals(model: PreTrainedModel, name: str, block: Mapping[str, Any]) -> It
         *_, (frame, _) = traceback.walk_tb(error.__traceback__)
         if frame.f_code.co_filename == __file__:
             raise
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        reason = one_line(f"{type(error).__name__}: {error}")
         raise UserError(
             f"method={name}: peft cannot apply the block with target_modules={block.get('target_modules')} ({reason}). "
             f"The linear layers of this model are called {', '.join(sorted(linears))}."

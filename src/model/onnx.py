@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PretrainedConfig
 
-from src.config import UserError
+from src.config import UserError, one_line
 from src.tasks.base import known_inputs
 
 FILE = "model.onnx"
@@ -72,7 +72,7 @@ def write(model: Any, folder: Path) -> None:
             cause: BaseException = error
             while cause.__cause__ is not None:
                 cause = cause.__cause__
-            reason = " ".join(str(cause).split())[:200]
+            reason = one_line(cause)
             raise UserError(f"format=onnx: torch cannot export {model.config.model_type} ({reason}).") from error
 
 

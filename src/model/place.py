@@ -12,7 +12,7 @@ from pathlib import Path
 from huggingface_hub import constants, is_offline_mode
 from huggingface_hub.utils import get_session
 
-from src.config import UserError
+from src.config import UserError, one_line
 
 PACKAGE = "pkg://"
 HUB_NAME = r"[\w.-]+(/[\w.-]+)?"
@@ -65,7 +65,7 @@ def _silence() -> str | None:
     try:
         get_session().head(constants.ENDPOINT, timeout=seconds)
     except Exception as error:  # of the HTTP library that huggingface_hub uses, which changes from version to version
-        return f"{constants.ENDPOINT} does not answer ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
+        return f"{constants.ENDPOINT} does not answer ({type(error).__name__}: {one_line(error)})"
     return None
 
 

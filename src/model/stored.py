@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
-from src.config import UserError
+from src.config import UserError, one_line
 from src.model.base import Base
 
 ADAPTER = "adapter_config.json"  # of peft, with its adapter_model.safetensors
@@ -91,7 +91,7 @@ def put_on_base(model: PreTrainedModel, folder: Path) -> torch.nn.Module:
     except UserError:
         raise
     except Exception as error:  # of any type, where a file is damaged
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        reason = one_line(f"{type(error).__name__}: {error}")
         raise UserError(
             f"The stored weights do not fit the base model or are damaged ({reason}); choose another run, or train "
             "this one again with rerun=true."

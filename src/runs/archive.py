@@ -26,7 +26,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from src.config import UserError
+from src.config import UserError, one_line
 from src.runs.records import Input, Record, Selection, Status, to_read
 
 FORMAT, VERSION = "tuneoff runs", 2  # 1 has no test sets
@@ -91,7 +91,7 @@ class Archive:
                 commands=_texts(chosen["commands"]),
             )
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            reason = " ".join(str(error).split())[:150]
+            reason = one_line(error, 150)
             raise UserError(f"{path} cannot be read ({reason}); it is damaged. Export the runs again.") from error
 
     @property

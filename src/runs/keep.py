@@ -14,6 +14,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from requests import RequestException
 
+from src.config import one_line
 from src.metrics import F1
 from src.runs.records import Record
 from src.runs.store import Store, store_errors_explained
@@ -65,7 +66,7 @@ def drop_worse_models(store: Store, sweep: str, members: Sequence[Record]) -> st
             repository = get_artifact_repository(place, tracking_uri=client.tracking_uri)
             repository.delete_artifacts(MODEL)
         except (NotImplementedError, MlflowException, RequestException, OSError) as error:
-            reason = " ".join(str(error).split())[:200]
+            reason = one_line(error)
             return f"tracking.keep_model=best: the store does not delete artifacts, all models stay ({reason})."
         store.tag(run.id, {KEPT: "false"})
     return None

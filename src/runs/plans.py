@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from src.config import UserError
+from src.config import UserError, one_line
 from src.protocol.plan import Plan
 from src.runs.parent import PLAN
 from src.runs.records import Record, Selection, Source
@@ -46,7 +46,7 @@ def read_plan(parent: Record) -> Stored | None:
             raise ValueError(f"looks at {looks} of {seeds} seeds")
         return Stored(plan, int(parent.tags[ENDED_AT]) if ENDED_AT in parent.tags else None)
     except ValueError as error:  # also pydantic's
-        reason = " ".join(str(error).split())[:150]
+        reason = one_line(error, 150)
         raise UserError(
             f"The plan of the sweep {parent.name} (tag `{PLAN}` of run {parent.id[:8]}) cannot be read ({reason}): how "
             "often it looked at the test set is not known. Name its runs to compare them without it (runs=[...])."

@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol
 
 import pandas as pd
 
-from src.config import UserError
+from src.config import UserError, one_line
 
 QUESTIONS = "questions.parquet"  # the artifact that holds a run's scores by question
 # Of the sets that it was scored on: the one that its settings were chosen by, and the one that nothing was chosen by.
@@ -154,7 +154,7 @@ class Record:
             table = table.set_index("id")
             return None if table.empty else table if columns is None else table[list(columns)]
         except (OSError, ValueError, KeyError) as error:  # what pyarrow and pandas make of a damaged file
-            reason = " ".join(str(error).split())[:150]
+            reason = one_line(error, 150)
             raise UserError(f"{QUESTIONS} of run {self.id[:8]} ({self.name}) cannot be read ({reason})") from error
 
 
