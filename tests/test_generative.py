@@ -253,6 +253,49 @@ def test_a_batch_is_decoded_as_one_at_a_time(batches, model):
         assert one.silence.score == pytest.approx(other.silence.score, abs=1e-3)
 
 
+@torch.inference_mode()
+def test_what_the_labelled_answer_says_is_not_decoded_again(tokenizer, model):
+    """Answers that begin like what the model writes: nothing of it, a part, all of it, and more than all."""
+    prompts = [tokenizer(text)["input_ids"] for text in ("Ada wrote", "Bridges cross", "In 1843 a", "It was")] * 2
+    often, silence = Often(tokenizer), tokenizer(" none")["input_ids"]
+
+    def write(golds):
+        read = []
+        hook = model.register_forward_pre_hook(
+            lambda _, __, given: read.append(tuple(given["input_ids"].shape)), with_kwargs=True
+        )
+        answers = write_answers(model, prompts, golds, silence, often, CPU, longest=12)
+        hook.remove()
+        return [(each.written.text, each.written.tokens) for each in answers], answers, read
+
+    plain, scored, _ = write([[]] * len(prompts))
+    written = greedy(model, prompts, often, longest=12)
+    assert [len(tokens) for tokens in written] == [tokens for _, tokens in plain]
+    other = [[(token + 1) % len(tokenizer) for token in tokens] for tokens in written]
+    golds = [
+        other[0], written[1][:1] + other[1], written[2][:-1], written[3], written[4] + [3, 5], other[5][:1], [], written[7]
+    ]  # fmt: skip
+    same, drafted, _ = write(golds)
+    assert same == plain
+    for one, two in zip(scored, drafted, strict=True):
+        assert one.written.log_probability == pytest.approx(two.written.log_probability, abs=1e-3)
+        assert one.silence.score == pytest.approx(two.silence.score, abs=1e-3)
+    same, _, read = write(written)
+    assert same == plain
+    assert len(read) == 3  # the prompts, "no answer" and the labelled answers: nothing is left to write
+
+
+def greedy(model, prompts, stops, longest):
+    """The answers of each prompt, read from its beginning for every token."""
+    answers = []
+    for prompt in prompts:
+        tokens = []
+        while not tokens or not (stops.ends(tokens[-1]) or len(tokens) == longest):
+            tokens.append(int(model(input_ids=torch.tensor([prompt + tokens])).logits[0, -1].argmax()))
+        answers.append(tokens)
+    return answers
+
+
 PASSAGES = (CONTEXT[:900], "Grace Hopper wrote the first compiler. " * 9, "Bridges cross rivers. " * 12)
 ASKED = ("Who built it?", "What did she write?", "Where was that, and in which year of the century?")
 

@@ -91,14 +91,15 @@ def write_answers(
         device: of the model.
         longest: tokens of an answer, at most.
     """
-    room = max(longest, len(silence or ()), *(len(gold) for gold in golds))
+    room = max(longest + max(map(len, golds)), len(silence or ()))
     state, logits = _read_prompts(model, prompts, room, device)
-    gold = state.log_probabilities(logits, golds)
     silences: list[Candidate | None] = [None] * len(prompts)
     if silence is not None:
-        values = state.log_probabilities(logits, [silence] * len(prompts))
+        values = _sums(state.look_ahead(logits, [silence] * len(prompts)), [silence] * len(prompts))
         silences = [Candidate("", value, len(silence)) for value in values]
-    written = _decode(state, logits, stops, longest)
+    after = state.look_ahead(logits, golds, remember=True)
+    gold = _sums(after, golds)
+    written = _decode(state, after, golds, stops, longest)
     return [
         Prediction(Candidate(stops.text(ids), value, len(ids)), silences[i], gold[i])
         for i, (ids, value) in enumerate(written)
@@ -167,15 +168,36 @@ class _State:
         logits: Tensor = out.logits
         return logits.float()
 
-    def look_ahead(self, tokens: Tensor) -> Tensor:
-        """The logits after further tokens, which are not remembered."""
-        if not self.ours:
-            return _State(self.model, copy.deepcopy(self.cache), self.mask).read(tokens)
+    def look_ahead(self, logits: Tensor, answers: Sequence[list[int]], remember: bool = False) -> Tensor:
+        """Log-probabilities at each token of an answer a row, (rows, tokens of the longest answer or 1, vocabulary).
+
+        Args:
+            logits: of what comes next, (rows, vocabulary).
+            answers: tokens that may follow. Padding stands behind them, where causal attention does not look.
+            remember: keep all tokens but the last as read, where the cache is ours; `forget` takes back those of a row.
+        """
+        longest = max(map(len, answers))
+        if longest < 2:
+            return logits[:, None].log_softmax(-1)
+        tokens = torch.zeros(len(answers), longest - 1, dtype=torch.int64)
+        for i, answer in enumerate(answers):
+            read = answer[: longest - 1]
+            tokens[i, : len(read)] = torch.tensor(read, dtype=torch.int64)
         mask = self.mask
-        logits = self.read(tokens)
-        self.cache.crop(-tokens.shape[1])
-        self.mask = mask
-        return logits
+        if self.ours:
+            after = self.read(tokens.to(logits.device))
+            if not remember:
+                self.cache.crop(1 - longest)
+                self.mask = mask
+        else:
+            after = _State(self.model, copy.deepcopy(self.cache), mask).read(tokens.to(logits.device))
+        return torch.cat([logits[:, None], after], dim=1).log_softmax(-1)
+
+    def forget(self, remembered: int, kept: Sequence[int]) -> None:
+        """Take back what was read last: of the `remembered` last tokens of row i all but the first `kept[i]`."""
+        assert self.mask is not None
+        places = torch.arange(remembered, device=self.mask.device)
+        self.mask[:, self.mask.shape[1] - remembered :] = places < torch.tensor(kept, device=self.mask.device)[:, None]
 
     def keep(self, rows: Tensor) -> None:
         """Have row i be what row `rows[i]` was."""
@@ -183,46 +205,58 @@ class _State:
         self.mask = self.mask[rows]
         self.cache.batch_select_indices(rows)
 
-    def log_probabilities(self, logits: Tensor, answers: Sequence[list[int]]) -> list[float]:
-        """The log-probability of an answer a row, given the logits of their first tokens, (rows, vocabulary)."""
-        longest = max(len(answer) for answer in answers)
-        if longest == 0:
-            return [0.0] * len(answers)
-        tokens = torch.zeros(len(answers), longest, dtype=torch.int64)
-        inside = torch.zeros(len(answers), longest, dtype=torch.bool)
-        for i, answer in enumerate(answers):
-            tokens[i, : len(answer)] = torch.tensor(answer, dtype=torch.int64)
-            inside[i, : len(answer)] = True
-        tokens, inside = tokens.to(logits.device), inside.to(logits.device)
-        # Padding stands behind the answers, where causal attention does not look.
-        every = logits[:, None]
-        if longest > 1:
-            every = torch.cat([every, self.look_ahead(tokens[:, :-1])], dim=1)
-        each = every.log_softmax(-1).gather(2, tokens[:, :, None])[:, :, 0]
-        sums: list[float] = each.masked_fill(~inside, 0.0).double().sum(1).tolist()
-        return sums
+
+def _sums(log_probabilities: Tensor, answers: Sequence[list[int]]) -> list[float]:
+    """The log-probability of an answer a row; 0 of an empty one.
+
+    Args:
+        log_probabilities: at each token of the answers, (rows, at least the tokens of the longest answer, vocabulary).
+        answers: the tokens of each.
+    """
+    sums = []
+    for each, answer in zip(log_probabilities, answers, strict=True):
+        tokens = torch.tensor(answer, dtype=torch.int64, device=each.device)
+        sums.append(float(each[: len(answer)].gather(1, tokens[:, None]).double().sum()))
+    return sums
 
 
-def _decode(state: _State, logits: Tensor, stops: Stops, longest: int) -> list[tuple[list[int], float]]:
-    """The tokens that follow, greedily, and the log-probability of all of them, for each row."""
-    written: list[list[int]] = [[] for _ in range(len(logits))]
-    total = [0.0] * len(logits)
-    going = list(range(len(logits)))  # the rows of `written` that the rows of the batch stand for
-    while True:
-        best = logits.log_softmax(-1).max(-1)
-        still = []
-        likely = zip(going, best.indices.tolist(), best.values.tolist(), strict=True)
-        for place, (row, token, value) in enumerate(likely):
-            written[row].append(token)
-            total[row] += value
-            if not stops.ends(token) and len(written[row]) < longest:
-                still.append(place)
-        if not still:
-            return list(zip(written, total, strict=True))
-        tokens = best.indices
+def _decode(
+    state: _State, log_probabilities: Tensor, drafts: Sequence[list[int]], stops: Stops, longest: int
+) -> list[tuple[list[int], float]]:
+    """The tokens that follow, greedily, and the log-probability of all of them, for each row.
+
+    A token of a draft that is the likeliest one, as those before it were, need not be read again.
+
+    Args:
+        state: after the drafts, where its cache is ours.
+        log_probabilities: at each token of the drafts, (rows, tokens, vocabulary).
+        drafts: tokens that may follow, for each row.
+        stops: where an answer ends.
+        longest: tokens of an answer, at most.
+    """
+
+    def over(tokens: list[int]) -> bool:
+        return stops.ends(tokens[-1]) or len(tokens) == longest
+
+    device, remembered = log_probabilities.device, log_probabilities.shape[1] - 1 if state.ours else 0
+    best = log_probabilities[:, : 1 + remembered].max(-1)
+    written, total = [], []
+    for draft, tokens, values in zip(drafts, best.indices.tolist(), best.values.tolist(), strict=True):
+        known = 1
+        while known <= remembered and tokens[:known] == draft[:known] and not over(tokens[:known]):
+            known += 1
+        written.append(tokens[:known])
+        total.append(sum(values[:known]))
+    state.forget(remembered, [len(tokens) - 1 for tokens in written])
+    going = list(range(len(written)))  # the rows of `written` that the rows of the batch stand for
+    while still := [place for place, row in enumerate(going) if not over(written[row])]:
         if len(still) < len(going):
             still = moved_up(still)
-            rows = torch.tensor(still, device=logits.device)
-            state.keep(rows)
-            tokens, going = tokens[rows], [going[place] for place in still]
-        logits = state.read(tokens[:, None])[:, -1]
+            state.keep(torch.tensor(still, device=device))
+            going = [going[place] for place in still]
+        last = torch.tensor([written[row][-1:] for row in going], device=device)
+        best = state.read(last)[:, -1].log_softmax(-1).max(-1)
+        for row, token, value in zip(going, best.indices.tolist(), best.values.tolist(), strict=True):
+            written[row].append(token)
+            total[row] += value
+    return list(zip(written, total, strict=True))
