@@ -1,7 +1,7 @@
 """A decoder's training against `trl.SFTTrainer`: the same prompts, weights and batch size; speed and peak memory.
 
     pip install trl && python -m benchmarks.vs_trl DATA.json            # about 20 minutes on 2 cores
-    python -m benchmarks.vs_trl DATA.json --steps 4 --rounds 1
+    python -m benchmarks.vs_trl DATA.json --steps 4 --rounds 1 --variants "trl, best flags full" "ours full"
 
 DATA.json is a file in SQuAD's format. Each measurement runs in a separate process, the variants alternate, and a table
 of medians is printed. The loss is that of the answers' tokens alone, in the precision that the machine is fast in.
@@ -42,6 +42,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--steps", type=int, default=12, help="of each measurement; the first ones are not timed")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=VARIANTS, help="those that are measured")
     parser.add_argument("--one", help=argparse.SUPPRESS)  # a measurement in this process; prints JSON
     arguments = parser.parse_args()
     if arguments.one:
@@ -49,7 +50,7 @@ def main() -> None:
         return
     rows: dict[str, list[dict[str, float]]] = defaultdict(list)
     for _ in range(arguments.rounds):
-        for variant in VARIANTS:
+        for variant in arguments.variants:
             command = [sys.executable, "-m", "benchmarks.vs_trl", str(arguments.data), "--one", variant]
             done = subprocess.run([*command, "--steps", str(arguments.steps)], cwd=ROOT, capture_output=True, text=True)
             if done.returncode:

@@ -255,7 +255,7 @@ METRICS: tuple[Metric, ...] = (
         EVAL_LOSS, "validation loss", f"cross entropy {OF_ANSWER}", short="loss", logged="epoch", extra=True
     ),
     _loss(
-        EVAL_LM_LOSS, "language-model loss", "loss of a token of up to 48 passages that no training question is about",
+        EVAL_LM_LOSS, "LM loss", "loss of a token of up to 48 passages that no training question is about",
         short="LM loss", logged="epoch", only=GENERATIVE
     ),
     _loss(
