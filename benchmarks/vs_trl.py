@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -32,6 +33,7 @@ from benchmarks.vs_stock.job import BATCH, WARM_UP
 from benchmarks.vs_stock.loops import Enough, Until
 from benchmarks.vs_stock.rate import matrix_rate
 from src.config import ROOT
+from src.runs.isolation import ALLOCATOR
 
 VARIANTS = ("trl full", "trl, best flags full", "ours full", "trl lora", "trl, best flags lora", "ours lora")
 
@@ -52,7 +54,9 @@ def main() -> None:
     for _ in range(arguments.rounds):
         for variant in arguments.variants:
             command = [sys.executable, "-m", "benchmarks.vs_trl", str(arguments.data), "--one", variant]
-            done = subprocess.run([*command, "--steps", str(arguments.steps)], cwd=ROOT, capture_output=True, text=True)
+            command += ["--steps", str(arguments.steps)]
+            environment = {**os.environ, **(ALLOCATOR if variant.startswith("ours") else {})}  # as `src.train` runs
+            done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
             if done.returncode:
                 sys.exit(f"{variant} failed:\n{done.stderr[-3000:]}")
             rows[variant].append(json.loads(done.stdout.strip().splitlines()[-1]))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -71,3 +73,19 @@ def test_the_text_of_a_panic_is_carried_too(tmp_path, server):
 @pytest.mark.slow
 def test_runs_that_start_together_on_an_empty_store_lose_nothing(configure, server, tmp_path):
     assert start_together(configure(*TINY, "hardware.threads=1"), tmp_path / "store", count=4) == []
+
+
+@pytest.mark.skipif(isolation.METHOD != "forkserver", reason="a spawned process has the environment of its parent")
+@pytest.mark.parametrize(
+    "given, expected", [(None, isolation.ALLOCATOR["GLIBC_TUNABLES"]), ("glibc.malloc.mxfast=0",) * 2]
+)
+def test_runs_start_with_an_allocator_that_reuses_the_memory_of_tensors(given, expected):
+    """The allocator reads its variable when the server, from which runs are forked, is executed."""
+    code = (
+        "from pathlib import Path; from src.runs.isolation import call, start_server; start_server([]);"
+        "print(call(Path.read_bytes, Path('/proc/self/environ')).value)"
+    )
+    environment = {key: value for key, value in os.environ.items() if key != "GLIBC_TUNABLES"}
+    environment |= {} if given is None else {"GLIBC_TUNABLES": given}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert f"GLIBC_TUNABLES={expected}\\x00" in done.stdout

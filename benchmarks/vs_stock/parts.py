@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.vs_stock.job import OURS, sizes
+from src.runs.isolation import ALLOCATOR
 
 ROOT = Path(__file__).parents[2]
 
@@ -23,7 +25,9 @@ def child(arguments: argparse.Namespace, *what: str) -> dict[str, Any]:
     command = [sys.executable, "-m", "benchmarks.vs_stock", str(arguments.data), "--one", ":".join(what)]
     command += ["--steps", str(arguments.steps), "--train-size", str(arguments.train_size)]
     command += ["--precision", arguments.precision, *(["--small"] if arguments.small else [])]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    stock = {"stock", "trainer"} & {*what}
+    environment = {**os.environ, **({} if stock else ALLOCATOR)}  # ours: as `src.train` starts its runs
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
     if done.returncode:
         sys.exit(f"{':'.join(what)} failed:\n{done.stderr[-3000:]}")
     result: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
