@@ -17,7 +17,7 @@ from src.report.comparison import compare_runs
 from src.report.plots import plots
 from src.run import run
 from src.runs import identity
-from src.runs.identity import alive, config_hash, holder, previous_hash
+from src.runs.identity import alive, config_hash, previous_hash, process_tags
 from src.runs.parent import ParentRun
 from src.runs.records import Status
 from src.runs.results import select
@@ -403,7 +403,7 @@ def test_a_file_counts_by_its_content(configure, tmp_path):
 
 
 def test_a_process_is_known_by_its_start_too():
-    me = holder()
+    me = process_tags()
     assert alive(me)
     assert not alive(me | {"process_start": "1000.00"}), "the process id was given away again"
     assert not alive(me | {"process_id": "4194303"})
@@ -447,7 +447,7 @@ def test_runs_of_other_tools_are_left_alone(tmp_path):
     store = connect(TrackingConfig(folder=str(tmp_path)))
     client, experiment = store.client, store.experiment
     foreign = client.create_run(experiment)
-    dead = client.create_run(experiment, tags=holder() | {"process_start": "0.0"})
+    dead = client.create_run(experiment, tags=process_tags() | {"process_start": "0.0"})
     store.mark_dead_runs()
     status = [client.get_run(run.info.run_id).info.status for run in (foreign, dead)]
     assert status == ["RUNNING", "KILLED"]

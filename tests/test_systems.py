@@ -160,7 +160,7 @@ def test_a_process_that_may_not_be_looked_at_is_alive(monkeypatch):
     def refuse(self):
         raise psutil.AccessDenied(self.pid)
 
-    tags = identity.holder()
+    tags = identity.process_tags()
     monkeypatch.setattr(psutil.Process, "status", refuse)
     assert identity.alive(tags)
 

@@ -146,8 +146,8 @@ def _digest(files: tuple[tuple[str, str, int, int], ...]) -> str:
     return digest.hexdigest()
 
 
-def holder() -> dict[str, str]:
-    """Tags that tell which process works on a run: host, process id, the process's start and the last sign of life."""
+def process_tags() -> dict[str, str]:
+    """The tags that name the process working on a run: host, process id, start time and last heartbeat."""
     process = psutil.Process()
     return {
         "host": socket.gethostname(),
@@ -183,6 +183,6 @@ def alive(tags: Mapping[str, str]) -> bool:
         return False
 
 
-def who(tags: Mapping[str, Any]) -> str:
-    """`process 123 on HOST`."""
+def describe_process(tags: Mapping[str, Any]) -> str:
+    """The process of `process_tags`, in words: `process 123 on HOST`."""
     return f"process {tags.get('process_id', '?')} on {tags.get('host', '?')}"

@@ -13,7 +13,7 @@ from filelock import FileLock
 from src.config import TrackingConfig, UserError
 from src.csv_text import csv_text
 from src.metrics import Metric, Place, shown
-from src.runs.identity import holder, who
+from src.runs.identity import describe_process, process_tags
 from src.runs.records import KIND, SWEEP, Record, Status
 from src.runs.store import AlreadyRunning, Store, connect, joined, store_errors_explained
 
@@ -66,8 +66,10 @@ class ParentRun:
             same = store.runs(f"tags.sweep_hash = '{identity}'")
             for record in same:
                 if record.status is Status.RUNNING:
-                    raise AlreadyRunning(f"The same sweep is running already ({who(record.tags)}); let it finish.")
-            tags = {KIND: SWEEP, "sweep_hash": identity, "command": command, "planned": str(planned), **holder()}
+                    raise AlreadyRunning(
+                        f"The same sweep is running already ({describe_process(record.tags)}); let it finish."
+                    )
+            tags = {KIND: SWEEP, "sweep_hash": identity, "command": command, "planned": str(planned), **process_tags()}
             if same and not fresh:
                 first = same[0].tags.get(MARGIN)
                 parent = cls(store, same[0].id, None if first is None else float(first))

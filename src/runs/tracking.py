@@ -27,7 +27,7 @@ from mlflow.exceptions import MlflowException
 
 from src.config import Config, UserError
 from src.credentials import without_secrets_in_values
-from src.runs.identity import alive, hashes, holder, who
+from src.runs.identity import alive, describe_process, hashes, process_tags
 from src.runs.naming import run_name
 from src.runs.provenance import environment, git_commit, versions
 from src.runs.records import SPENT, Input, Record, Status
@@ -187,7 +187,9 @@ class RunLog:
         same: list[Record] = self.store.of_hash(self.hashes)
         for run in same:
             if run.status is Status.RUNNING:
-                raise AlreadyRunning(f"{run_name(self.config)} is running already ({who(run.tags)}, run {run.id}).")
+                raise AlreadyRunning(
+                    f"{run_name(self.config)} is running already ({describe_process(run.tags)}, run {run.id})."
+                )
         unfinished = [] if self.config.rerun else [run for run in same if not run.finished]
         for run in unfinished:
             self.run_id = run.id
@@ -229,7 +231,7 @@ class RunLog:
             self.client.set_terminated(self.run_id, "KILLED")
             self.client.delete_run(self.run_id)
             raise AlreadyRunning(
-                f"{run_name(self.config)} was begun at the same moment by {who(first.tags)} "
+                f"{run_name(self.config)} was begun at the same moment by {describe_process(first.tags)} "
                 f"(run {first.id}), which goes on with it."
             )
         self.tags({CLAIMED: "true"})
@@ -247,7 +249,7 @@ class RunLog:
             "versions": versions(),
             "command": " ".join(sys.argv[1:]),
             **self._membership({}),
-            **holder(),
+            **process_tags(),
         }
         if config.from_run is not None:
             tags["reproduces"] = config.from_run
@@ -276,7 +278,7 @@ class RunLog:
             self.client.delete_tag(self.run_id, ending)
         self.tags(
             {
-                **holder(),
+                **process_tags(),
                 **self._membership(tags),
                 "resumed": str(int(tags.get("resumed", 0)) + 1),
                 "git_commit": ", ".join(dict.fromkeys([*commits, git_commit()])),
