@@ -70,8 +70,8 @@ def final_metrics(
     if meter.train.counted_seconds:
         metrics["speed/examples_per_second"] = meter.train.examples_per_second
         metrics["speed/tokens_per_second"] = meter.train.tokens_per_second
-    if meter.train.waited_seconds:
-        metrics["time/waited_seconds"] = meter.train.waited_seconds
+    if meter.train.cpu_wait_seconds:
+        metrics["time/cpu_wait_seconds"] = meter.train.cpu_wait_seconds
     if meter.memory_is_own:
         metrics["memory/peak_train_mb"] = meter.train.peak_mb
         metrics["memory/peak_eval_mb"] = meter.evaluation.peak_mb

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import Flag, auto
 from functools import partial
@@ -174,6 +174,20 @@ def listed(keys: Iterable[str]) -> list[Metric]:
     return sorted(members, key=lambda found: found.key.split("/")[1] if found.group == EXTRA else "")
 
 
+def with_present_keys(values: Mapping[str, float]) -> dict[str, float]:
+    """The metrics of a run by their present keys, where an earlier version may have logged them under others.
+
+    A value that was logged under the present key goes before one under an earlier key.
+    """
+    renamed = {RENAMED[key]: value for key, value in values.items() if key in RENAMED}
+    return renamed | {key: value for key, value in values.items() if key not in RENAMED}
+
+
+def logged_as(key: str) -> list[str]:
+    """The present key of a metric, then those under which earlier versions logged it."""
+    return [key, *(earlier for earlier, present in RENAMED.items() if present == key)]
+
+
 def shown(place: Place, keys: Iterable[str]) -> list[Metric]:
     """Those of the metrics `keys` that a place shows, in the order of the table."""
     return [entry for entry in listed(keys) if place in entry.places]
@@ -196,9 +210,12 @@ EVAL_EXACT_MATCH, EVAL_F1, EVAL_LOSS = "eval/exact_match", "eval/f1", "eval/loss
 EVAL_LM_LOSS = "eval/lm_loss"
 TRAIN_LOSS, STEPS = "train/loss", "train/steps"
 TRAINABLE, TOTAL, ADAPTER, BACKBONE = "params/trainable", "params/total", "params/adapter", "params/backbone"
-TRAIN_SECONDS, TRAINED_SECONDS, WAITED_SECONDS = "time/train_seconds", "time/trained_seconds", "time/waited_seconds"
+TRAIN_SECONDS, TRAINED_SECONDS, CPU_WAIT_SECONDS = "time/train_seconds", "time/trained_seconds", "time/cpu_wait_seconds"
 EXAMPLES_PER_SECOND = "speed/examples_per_second"
 CKA = "forgetting/cka"
+
+# The keys under which earlier versions logged metrics, each with the present key that its runs are read under.
+RENAMED = {"time/waited_seconds": CPU_WAIT_SECONDS}
 
 OF_ANSWER = "of the answer: the mean of its start and its end, or over its tokens where it is generated"
 
@@ -287,8 +304,8 @@ METRICS: tuple[Metric, ...] = (
         "time/test_seconds", "test time", "prediction and choice of the answers to the test questions", only=TESTED
     ),
     _seconds(
-        WAITED_SECONDS, "waiting time, training",
-        "how long threads that were ready waited for a core in the training steps, the sum over all threads",
+        CPU_WAIT_SECONDS, "time waiting for a core, training",
+        "time that threads of the training steps were ready to run but had no core, summed over all threads",
         only=LINUX
     ),
     _seconds(

@@ -15,11 +15,13 @@ import pytest
 
 from src import compare
 from src.config import TrackingConfig, UserError
+from src.metrics import CPU_WAIT_SECONDS
 from src.report.markdown import as_markdown
 from src.report.page import render
 from src.reporting import report
 from src.runs import __main__ as command_of_runs
 from src.runs import archive, imports
+from src.runs import store as stores
 from src.runs.archive import FORMAT, HEAD, TEXTS, VERSION, Archive
 from src.runs.export import export_runs
 from src.runs.identity import Hashes
@@ -309,6 +311,21 @@ def unpacked(file):
         parts = [held.read(name) for name in held.namelist()]
     tables = [pd.read_parquet(BytesIO(part)) for part in parts if part[:4] == b"PAR1"]
     return b"".join(parts) + "".join(table.to_json() for table in tables).encode()
+
+
+def test_a_renamed_metric_in_a_file_of_an_earlier_version(tmp_path, other, monkeypatch):
+    store = Store(tmp_path / "earlier")
+    store.run("full", 1e-4, 0.6, metrics={"time/waited_seconds": 7.0})
+    file = tmp_path / "earlier.zip"
+    with monkeypatch.context() as earlier:
+        earlier.setattr(stores, "with_present_keys", dict)
+        export_runs(store.store, select(store.tracking), file)
+    exported = Archive(file)
+    import_runs(exported, other)
+    for record in (*exported.runs(), *other.runs()):
+        assert "time/waited_seconds" not in record.metrics and record.metrics[CPU_WAIT_SECONDS] == 7.0
+        assert list(record.history(CPU_WAIT_SECONDS)["value"]) == [7.0]
+    assert [point.value for point in other.client.get_metric_history(other.runs()[0].id, CPU_WAIT_SECONDS)] == [7.0]
 
 
 def test_the_same_runs_make_the_same_file(made, exported, tmp_path):

@@ -14,6 +14,7 @@ from mlflow.exceptions import MlflowException
 
 from src import train
 from src.config import CHANGES_NO_RESULT, ROOT, TrackingConfig, UserError
+from src.metrics import CPU_WAIT_SECONDS
 from src.report.arms import NOT_A_SETTING, setting
 from src.runs import store as stores
 from src.runs.parent import ParentRun
@@ -76,6 +77,15 @@ def test_a_record_is_what_mlflow_holds(tmp_path):
     assert record.history("none such").empty
     table = record.questions(["f1"])
     assert list(table.columns) == ["f1"] and table.index[0] == "q0"
+
+
+def test_a_metric_that_was_renamed_is_read_under_its_present_key(tmp_path):
+    store = Store(tmp_path)
+    record = store.record(store.run("full", 1e-4, 0.5, metrics={"time/waited_seconds": 7.0}))
+    assert "time/waited_seconds" not in record.metrics and record.metrics[CPU_WAIT_SECONDS] == 7.0
+    assert list(record.history(CPU_WAIT_SECONDS)["value"]) == [7.0]
+    both = store.record(store.run("lora", 1e-3, 0.5, metrics={CPU_WAIT_SECONDS: 2.0, "time/waited_seconds": 7.0}))
+    assert both.metrics[CPU_WAIT_SECONDS] == 2.0 and list(both.history(CPU_WAIT_SECONDS)["value"]) == [2.0]
 
 
 def test_each_set_has_its_rows(tmp_path):

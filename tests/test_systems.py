@@ -53,7 +53,7 @@ def test_memory_and_time_are_measured_without_proc_and_glibc(no_proc, no_glibc):
     assert isinstance(measuring._cpu_peak(), measuring._SampledPeak)
     assert meter.train.peak_mb > 140
     assert meter.train.seconds > 0
-    assert meter.train.waited_seconds == 0
+    assert meter.train.cpu_wait_seconds == 0
     assert measuring._shared_files_mb() == 0
 
 
@@ -67,7 +67,7 @@ def test_a_kernel_that_tells_less_than_linux(monkeypatch, tmp_path):
     monkeypatch.setattr(measuring, "TASKS", tmp_path)
     assert isinstance(measuring._cpu_peak(), measuring._SampledPeak)
     assert measuring._shared_files_mb() == 0
-    assert measuring._waited_seconds() == 0
+    assert measuring._cpu_wait_seconds() == 0
 
 
 def test_sampled_memory_is_counted_from_the_same_baseline(monkeypatch):

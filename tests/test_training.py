@@ -235,6 +235,13 @@ def test_a_checkpoint_of_an_earlier_version_keeps_its_patience():
     assert progress == Progress(epoch=3, evals_without_improvement=2)
 
 
+def test_a_checkpoint_of_an_earlier_version_keeps_its_waiting_time():
+    meter = Meter(torch.device("cpu"))
+    state = {"seconds": 9.0, "waited_seconds": 4.0}
+    meter.load_state_dict({"train": state, "evaluation": {"seconds": 2.0}, "total_seconds": 12.0})
+    assert (meter.train, meter.evaluation) == (Usage(seconds=9.0, cpu_wait_seconds=4.0), Usage(seconds=2.0))
+
+
 def test_evaluations_and_early_stopping(batches):
     *_, evaluated, _, kept, _ = train(batches, replace(TRAIN, epochs=5, eval_every_epochs=2))
     assert evaluated == [0, 2, 4, 5]
@@ -347,7 +354,7 @@ with clock.phase(usage):
     while time.process_time() < end:
         pass
 os.kill(other, 9)
-print(usage.waited_seconds / usage.seconds)
+print(usage.cpu_wait_seconds / usage.seconds)
 """
 
 

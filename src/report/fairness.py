@@ -7,14 +7,14 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from src.metrics import ADAPTER, BACKBONE, F1, TRAIN_SECONDS, TRAINABLE, WAITED_SECONDS, metric
+from src.metrics import ADAPTER, BACKBONE, CPU_WAIT_SECONDS, F1, TRAIN_SECONDS, TRAINABLE, metric
 from src.report.arms import Arm
 from src.report.scored import Scored
 from src.report.words import count, listed
 
 SHARING = ("joblib", "ray", "submitit_local")  # launchers that run several at once on one machine
-# Share of its time that a run's threads waited for a core, above which it is said: one that waits holds up the others.
-WAITED = 0.05
+# The share of time spent waiting for a core that is worth a warning: a thread that waits holds up the others.
+MOST_WAITING = 0.05
 # Share of the F1 that the untrained model lacked (to 100) that training must have gained to count as learning.
 LEARNED = 0.1
 MACHINE_BOUND = ("time/", "speed/", "memory/")  # metrics that compare on one kind of machine alone
@@ -196,8 +196,8 @@ def _of_machines(arms: Sequence[Arm]) -> list[Caveat]:
     if sharing := [arm.name for arm in arms if any(run.tags.get("launcher") in SHARING for run in arm.best.runs)]:
         sentence = f"Runs of {listed(sharing)} may have shared their machine: their times are not reliable."
         result.append(Caveat("shared_machine", sentence))
-    if waited := {arm.name: part for arm in arms if (part := _waited(arm)) > WAITED}:
-        shares = ", ".join(f"{name} up to {100 * part:.0f} %" for name, part in waited.items())
+    if waiting := {arm.name: part for arm in arms if (part := _cpu_wait_share(arm)) > MOST_WAITING}:
+        shares = ", ".join(f"{name} up to {100 * part:.0f} %" for name, part in waiting.items())
         sentence = (
             f"The threads of training runs waited for cores that other work had, part of their time ({shares}): "
             "times and speeds are not reliable."
@@ -232,16 +232,16 @@ def before_and_after(arm: Arm) -> str:
     return f"{metric(F1).named(after or 0.0)}, {metric(F1).text(before or 0.0)} before training"
 
 
-def _waited(arm: Arm) -> float:
-    """The largest share, from 0 to 1, of the time of its threads for which a run at the best setting waited for cores.
+def _cpu_wait_share(arm: Arm) -> float:
+    """The share of its threads' time, from 0 to 1, that a run spent waiting for cores: the largest at the best setting.
 
-    The seconds that were waited are those of all threads added up, so they are divided by threads times seconds.
+    The metric is the sum over all threads, so it is divided by threads times seconds.
     """
     shares = [0.0]
     for run in arm.best.runs:
         threads = re.search(r"(\d+) threads?\b", run.tags.get("hardware", ""))
         available = run.metrics.get(TRAIN_SECONDS, math.inf) * (int(threads[1]) if threads else 1)
-        shares.append(run.metrics.get(WAITED_SECONDS, 0.0) / available)
+        shares.append(run.metrics.get(CPU_WAIT_SECONDS, 0.0) / available)
     return min(1.0, max(shares))  # a process also has threads that are not counted there
 
 

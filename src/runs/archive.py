@@ -27,6 +27,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from src.config import UserError, one_line
+from src.metrics import RENAMED
 from src.runs.records import Input, Record, Selection, Status, to_read
 
 FORMAT, VERSION = "tuneoff runs", 2  # 1 has no test sets
@@ -169,7 +170,8 @@ class Archive:
     def _read_points(self, run_id: str) -> pd.DataFrame:
         """Columns `key`, `step`, `timestamp` and `value`: every value of every metric of a run."""
         points = self._table(curves_part(run_id), ["key", "step", "timestamp", "value"])
-        return points.astype({"key": "str", "step": "int64", "timestamp": "int64", "value": "float64"})
+        points = points.astype({"key": "str", "step": "int64", "timestamp": "int64", "value": "float64"})
+        return points.assign(key=points["key"].replace(RENAMED))
 
     def _part(self, name: str) -> bytes:
         """The bytes of one part; ValueError where it is missing, damaged or too large."""

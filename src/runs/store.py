@@ -31,6 +31,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from src.arguments import command
 from src.config import TrackingConfig, UserError
 from src.credentials import DATABASES, hidden, with_secrets, without_secrets_in_values
+from src.metrics import logged_as, with_present_keys
 from src.runs import REQUESTS
 from src.runs.identity import HEARTBEAT_SECONDS, Hashes, alive
 from src.runs.records import KIND, QUESTIONS, SWEEP, Input, Record, Status, to_read
@@ -272,7 +273,7 @@ class Store:
             started=info.start_time,
             ended=info.end_time,
             params=dict(run.data.params),
-            metrics=dict(run.data.metrics),
+            metrics=with_present_keys(run.data.metrics),
             tags=tags,
             inputs=inputs,
             source=self,
@@ -281,7 +282,8 @@ class Store:
     @store_errors_explained()
     def points(self, run_id: str, metric: str) -> pd.DataFrame:
         """Columns `step`, `timestamp` (milliseconds since 1970) and `value`: one metric of a run, sorted by step."""
-        points = sorted(self.client.get_metric_history(run_id, metric), key=lambda point: point.step)
+        histories = (self.client.get_metric_history(run_id, key) for key in logged_as(metric))
+        points = sorted(next(filter(None, histories), []), key=lambda point: point.step)
         rows = [(point.step, point.timestamp, point.value) for point in points]
         return pd.DataFrame(rows, columns=["step", "timestamp", "value"])
 

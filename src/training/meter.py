@@ -6,8 +6,8 @@ CPU memory is the peak resident size in the phase over the resident size before 
 system may take back at any time: the code of libraries and the file of tokenised examples, of which more is paged in
 the larger the data set is and the longer the process has run. An MB is 10^6 bytes.
 
-Linux also tells how long threads that were ready to run waited for a core: by it a training can be told that other work
-on the machine has made longer.
+Linux also counts how long threads that were ready to run waited for a core: this shows a training that other work on
+the machine has slowed down.
 """
 
 from __future__ import annotations
@@ -32,9 +32,12 @@ CLEAR_REFS = Path("/proc/self/clear_refs")
 TASKS = Path("/proc/self/task")
 
 
+RENAMED = {"waited_seconds": "cpu_wait_seconds"}  # in checkpoints of earlier versions
+
+
 @dataclass
 class Usage:
-    """What one phase has used so far, over all the stretches it was run in."""
+    """What one phase has used so far, summed over all the times that it was entered."""
 
     seconds: float = 0.0
     peak_mb: float = 0.0
@@ -42,7 +45,7 @@ class Usage:
     examples: int = 0  # in training, counted after the warm-up
     tokens: int = 0  # without padding; counted after the warm-up
     counted_seconds: float = 0.0
-    waited_seconds: float = 0.0  # of all threads added up; 0 where the system does not tell
+    cpu_wait_seconds: float = 0.0  # summed over all threads; 0 where the system does not count it
 
     @property
     def examples_per_second(self) -> float:
@@ -90,7 +93,10 @@ class Meter:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from an earlier attempt."""
-        self.train, self.evaluation = Usage(**state["train"]), Usage(**state["evaluation"])
+        self.train, self.evaluation = (
+            Usage(**{RENAMED.get(name, name): value for name, value in state[phase].items()})
+            for phase in ("train", "evaluation")
+        )
         self.started -= state["total_seconds"]
 
     @contextmanager
@@ -100,7 +106,7 @@ class Meter:
             release_freed_memory()
             self._last = usage
         peak = _GpuPeak(self.device) if self.device.type == "cuda" else _cpu_peak()
-        waited = _waited_seconds()
+        waited = _cpu_wait_seconds()
         start = time.perf_counter()
         try:
             yield
@@ -108,7 +114,7 @@ class Meter:
             if self.device.type == "cuda":
                 torch.cuda.synchronize(self.device)
             usage.seconds += time.perf_counter() - start
-            usage.waited_seconds += max(0.0, _waited_seconds() - waited)  # less where a thread has ended
+            usage.cpu_wait_seconds += max(0.0, _cpu_wait_seconds() - waited)  # less where a thread has ended
             usage.peak_mb = max(usage.peak_mb, peak.stop() - self.baseline_mb)
             if isinstance(peak, _GpuPeak):
                 usage.reserved_mb = max(usage.reserved_mb, torch.cuda.max_memory_reserved(self.device) / MB)
@@ -124,8 +130,8 @@ class _GpuPeak:
         return torch.cuda.max_memory_allocated(self.device) / MB
 
 
-def _waited_seconds() -> float:
-    """Seconds that the threads of this process were ready to run and had no core; 0 where the system does not tell."""
+def _cpu_wait_seconds() -> float:
+    """Seconds for which threads of this process were ready to run but had no core; 0 where that is not counted."""
     nanoseconds = 0
     for file in TASKS.glob("*/schedstat"):  # time on a core, time of waiting for one, turns
         with suppress(OSError, IndexError, ValueError):  # the thread has ended, or the kernel keeps no such record
