@@ -98,8 +98,8 @@ def check(folder: Path, expected: dict[str, Any]) -> None:
     found = results(folder)
     different = [
         f"{hash} {key}: {found.get(hash, {}).get(key)} instead of {value}"
-        for hash, figures in expected.items()
-        for key, value in figures.items()
+        for hash, metrics in expected.items()
+        for key, value in metrics.items()
         if found.get(hash, {}).get(key) != value
     ]
     if different or set(found) != set(expected):

@@ -1,4 +1,4 @@
-"""A model and questions in, answers and figures out: prediction and scoring, put together."""
+"""Prediction and scoring together: from a model and questions to answers and metrics."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from src.training.predict import predict
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One scoring of a set of questions: figures in percent (`loss` in nats, where there is one), and the answers."""
+    """The answers to a set of questions and their metrics, in percent (`loss`, where there is one, in nats)."""
 
-    figures: dict[str, float]
+    metrics: dict[str, float]
     answers: list[Answer]
 
 

@@ -199,9 +199,9 @@ def answered(stored: StoredRun, rows: Sequence[dict[str, Any]]) -> Answered:
         {"id": row["id"], "answers": {"text": gold, "answer_start": [0] * len(gold)}}
         for row, gold in zip(rows, golds, strict=True)
     ]
-    figures = score(truth, answers)
+    metrics = score(truth, answers)
     same = sum(answer.best.text == row["predicted"] for answer, row in zip(answers, rows, strict=True))
-    return Answered(len(rows), same, figures["exact_match"], figures["f1"], seconds)
+    return Answered(len(rows), same, metrics["exact_match"], metrics["f1"], seconds)
 
 
 def read_alone(stored: StoredRun, folder: Path) -> StoredRun:

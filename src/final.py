@@ -46,8 +46,8 @@ def final_metrics(
     """
     last = steps[-FINAL_LOSS_STEPS:]
     metrics = {
-        **{f"quality/{key}": value for key, value in validation.figures.items() if key != "loss"},
-        **{f"extra/{name}/{key}": value for name, other in extra.items() for key, value in other.figures.items()},
+        **{f"quality/{key}": value for key, value in validation.metrics.items() if key != "loss"},
+        **{f"extra/{name}/{key}": value for name, other in extra.items() for key, value in other.metrics.items()},
         "params/trainable": counts.trainable,
         "params/total": counts.total,
         "params/trainable_percent": counts.trainable_percent,
@@ -64,7 +64,7 @@ def final_metrics(
         "data/untrainable": sets.untrainable,
     }
     if test is not None:
-        metrics |= {"test/exact_match": test.figures["exact_match"], "test/f1": test.figures["f1"]}
+        metrics |= {"test/exact_match": test.metrics["exact_match"], "test/f1": test.metrics["f1"]}
         metrics["time/test_seconds"] = meter.test.seconds
     # What was not measured is left out: a wrong figure is worse than none.
     if meter.train.counted_seconds:

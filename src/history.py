@@ -50,19 +50,19 @@ class History:
 
     def on_epoch(self, epoch: int) -> float:
         evaluation = self.evaluations[epoch] = self.evaluate()
-        best = max(self.evaluations, key=lambda e: (e > 0, self.evaluations[e].figures["f1"], -e))
+        best = max(self.evaluations, key=lambda e: (e > 0, self.evaluations[e].metrics["f1"], -e))
         self.evaluations = {e: kept for e, kept in self.evaluations.items() if e in (best, epoch)}
         names = ("exact_match", "f1", "loss")
-        figures = {name: evaluation.figures[name] for name in names if name in evaluation.figures}
+        metrics = {name: evaluation.metrics[name] for name in names if name in evaluation.metrics}
         if self.language_loss is not None:
-            figures["lm_loss"] = self.language_loss()
-        self.log.metrics({f"eval/{name}": value for name, value in figures.items()}, step=epoch)
-        if "loss" in figures:
-            self.validation_losses.append((self.steps[-1].number if self.steps else 0, figures["loss"]))
-        self.terminal.epoch(epoch, figures)
+            metrics["lm_loss"] = self.language_loss()
+        self.log.metrics({f"eval/{name}": value for name, value in metrics.items()}, step=epoch)
+        if "loss" in metrics:
+            self.validation_losses.append((self.steps[-1].number if self.steps else 0, metrics["loss"]))
+        self.terminal.epoch(epoch, metrics)
         if self.on_score is not None:
-            self.on_score(epoch, figures["f1"])
-        return figures["f1"]
+            self.on_score(epoch, metrics["f1"])
+        return metrics["f1"]
 
     def state_dict(self) -> dict[str, Any]:
         return {"steps": [asdict(step) for step in self.steps], "validation_losses": self.validation_losses}

@@ -368,5 +368,5 @@ def forgotten(
     masked_lm: Any = None if is_decoder(trained) else backbone.load_masked_lm(config.model)
     if masked_lm is not None:
         masked_lm = masked_lm.to(runtime.device)
-    figures = forgetting(runtime.accelerator, trained, untouched.to(runtime.device), masked_lm, probe)
-    return {f"forgetting/{name}": value for name, value in figures.items()}
+    metrics = forgetting(runtime.accelerator, trained, untouched.to(runtime.device), masked_lm, probe)
+    return {f"forgetting/{name}": value for name, value in metrics.items()}

@@ -64,10 +64,10 @@ def test_a_fair_comparison_warns_of_nothing(fair):
     assert warned(found) == []
     assert [arm.name for arm in found.arms] == ["full", "lora"]
     assert [(arm.best.rate, len(arm.best.runs), len(arm.trials)) for arm in found.arms] == [(1e-4, 2, 3), (1e-3, 2, 3)]
-    [[finding, figures, power, missing, costs, rates, forgetting]] = verdict(found)
+    [[finding, evidence, power, missing, costs, rates, forgetting]] = verdict(found)
     assert re.fullmatch(r"No decision yet: lora is at most \d\.\d F1 worse than full \(95 %; margin 1\.0\)\.", finding)
-    assert figures.startswith("lora (rate 0.001) against full (rate 0.0001): F1 ")
-    assert figures.endswith(f"; {QUESTIONS} validation questions, 2 seeds.")
+    assert evidence.startswith("lora (rate 0.001) against full (rate 0.0001): F1 ")
+    assert evidence.endswith(f"; {QUESTIONS} validation questions, 2 seeds.")
     assert re.fullmatch(r"Minimum detectable effect \(80 % power\): \d\.\d F1\.", power)
     assert "more validation questions would" in missing
     share = "6.9 % of the trained parameters, 70 % of the training time, 54 % of the peak memory and 3 % of the stored"
@@ -118,17 +118,17 @@ def test_a_worse_method_is_called_worse(store):
     for seed in (0, 1, 2):
         store.run("full", 1e-4, 0.7, seed)
         store.run("lora", 1e-3, 0.4, seed)
-    [[finding, figures, untuned, *_]] = verdict(compared(store))
+    [[finding, evidence, untuned, *_]] = verdict(compared(store))
     assert finding.startswith("lora is worse than full by more than 1.0 F1: by ")
-    assert figures.endswith("300 validation questions, 3 seeds.")
+    assert evidence.endswith("300 validation questions, 3 seeds.")
     assert untuned == "Only one learning rate of full and lora was tried: another rate may change the result."
 
 
 def test_one_seed_says_that_it_is_one_run(store):
     store.run("full", 1e-4, 0.7)
     store.run("lora", 1e-3, 0.4)
-    [[finding, figures, limits, *_]] = verdict(compared(store))
-    assert finding.startswith("lora is worse than full by more than 1.0 F1: by ") and figures.endswith(", 1 seed.")
+    [[finding, evidence, limits, *_]] = verdict(compared(store))
+    assert finding.startswith("lora is worse than full by more than 1.0 F1: by ") and evidence.endswith(", 1 seed.")
     assert limits == "The interval is for these two runs; other seeds may differ by more."
 
 
@@ -343,8 +343,8 @@ def test_an_exact_match_that_is_hardly_ever_made_has_no_interval(store):
         scored(store, method, np.eye(200)[3], generator.random(200))
     found = compared(store)
     assert list(found.contrasts[0].differences) == ["f1"]
-    figures = verdict(found)[0][1]
-    assert "exact match without an interval (only 1 of 200 questions got a score above 0 from either method" in figures
+    evidence = verdict(found)[0][1]
+    assert "exact match without an interval (only 1 of 200 questions got a score above 0 from either method" in evidence
     [plot] = [plot for plot in plots(found) if plot.name == "differences"]
     assert [list(line.y) for line in plot.figure.data] == [["lora"]]
 
@@ -719,8 +719,8 @@ def test_one_seed_against_several_says_whose_spread_it_is(store):
     store.run("lora", 1e-3, 0.5)
     for seed in (0, 1, 2):
         store.run("full", 1e-4, 0.5, seed)
-    [[_, figures, *more]] = verdict(compared(store))
-    assert figures.endswith("300 validation questions, 1 and 3 seeds.")
+    [[_, evidence, *more]] = verdict(compared(store))
+    assert evidence.endswith("300 validation questions, 1 and 3 seeds.")
     assert "lora has one seed: the spread between seeds is that of full." in more
 
 

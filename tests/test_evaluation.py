@@ -1,4 +1,4 @@
-"""Logits to answers to figures: checked against brute force, torchmetrics and SQuAD's published rules."""
+"""Logits to answers to metrics: checked against brute force, torchmetrics and SQuAD's published rules."""
 
 from __future__ import annotations
 
@@ -245,12 +245,12 @@ def test_figures_of_a_set():
         {"id": "2", "answers": {"text": ["big cat"], "answer_start": [0]}},
         {"id": "3", "answers": {"text": ["gone"], "answer_start": [-1]}},
     ]
-    figures = score(questions, [answered("1", "Rome", 10), answered("2", "cat", 4), answered("3", "gone", 50)])
-    assert figures["exact_match"] == pytest.approx(200 / 3)
-    assert figures["f1"] == pytest.approx(100 * (1 + 2 / 3 + 1) / 3)
-    assert figures["start_accuracy"] == 50.0  # the third has no known place
-    assert figures["end_accuracy"] == 100.0
-    assert "no_answer_f1" not in figures
+    metrics = score(questions, [answered("1", "Rome", 10), answered("2", "cat", 4), answered("3", "gone", 50)])
+    assert metrics["exact_match"] == pytest.approx(200 / 3)
+    assert metrics["f1"] == pytest.approx(100 * (1 + 2 / 3 + 1) / 3)
+    assert metrics["start_accuracy"] == 50.0  # the third has no known place
+    assert metrics["end_accuracy"] == 100.0
+    assert "no_answer_f1" not in metrics
 
 
 def test_the_best_null_threshold_is_that_of_brute_force():
@@ -266,16 +266,16 @@ def test_the_best_null_threshold_is_that_of_brute_force():
         silence = Span("", -1, -1, null, 0.5)
         best = silence if null > span.score else span
         answers.append(Answer(str(i), best, (span, silence), null))
-    figures = score(questions, answers)
+    metrics = score(questions, answers)
 
     def f1_at(threshold):
         texts = ["" if a.null_score - a.n_best[0].score > threshold else a.n_best[0].text for a in answers]
         return 100 * np.mean([f1(t, q["answers"]["text"]) for t, q in zip(texts, questions, strict=True)])
 
     tried = [a.null_score - a.n_best[0].score for a in answers] + [-99.0]
-    assert figures["best_f1"] == pytest.approx(max(f1_at(t) for t in tried))
-    assert f1_at(figures["best_null_threshold"]) == pytest.approx(figures["best_f1"])
-    assert figures["f1"] == pytest.approx(f1_at(0.0))
+    assert metrics["best_f1"] == pytest.approx(max(f1_at(t) for t in tried))
+    assert f1_at(metrics["best_null_threshold"]) == pytest.approx(metrics["best_f1"])
+    assert metrics["f1"] == pytest.approx(f1_at(0.0))
     silent = [q for q in questions if not q["answers"]["text"]]
     share = len(silent) / len(questions)
-    assert share * figures["no_answer_f1"] + (1 - share) * figures["has_answer_f1"] == pytest.approx(figures["f1"])
+    assert share * metrics["no_answer_f1"] + (1 - share) * metrics["has_answer_f1"] == pytest.approx(metrics["f1"])

@@ -47,15 +47,15 @@ def test_training_moves_the_encoder_where_it_trains_it(configure, tmp_path, mini
     chosen = [f"model.path={checkpoint}", "model.sha256=null", f"tracking.folder={tmp_path}", "hardware.precision=fp32"]
     config = configure(*TINY, "model=minilm", *chosen, f"method={method}", "train.learning_rate=1e-2")
     result = run(config)
-    figures = {key: value for key, value in result.metrics.items() if key.startswith("forgetting/")}
-    assert set(figures) == {f"forgetting/{name}" for name in ("cka", "cosine", "mlm_loss", "mlm_loss_before")}
+    metrics = {key: value for key, value in result.metrics.items() if key.startswith("forgetting/")}
+    assert set(metrics) == {f"forgetting/{name}" for name in ("cka", "cosine", "mlm_loss", "mlm_loss_before")}
     if method == "head":
-        assert figures["forgetting/cka"] == figures["forgetting/cosine"] == pytest.approx(1.0, abs=1e-9)
-        assert figures["forgetting/mlm_loss"] == pytest.approx(figures["forgetting/mlm_loss_before"], abs=1e-9)
+        assert metrics["forgetting/cka"] == metrics["forgetting/cosine"] == pytest.approx(1.0, abs=1e-9)
+        assert metrics["forgetting/mlm_loss"] == pytest.approx(metrics["forgetting/mlm_loss_before"], abs=1e-9)
     else:
-        assert figures["forgetting/cka"] < 0.9999
-        assert figures["forgetting/mlm_loss"] != figures["forgetting/mlm_loss_before"]
-    assert connect(config.tracking).record(result.run_id).metrics["forgetting/cka"] == figures["forgetting/cka"]
+        assert metrics["forgetting/cka"] < 0.9999
+        assert metrics["forgetting/mlm_loss"] != metrics["forgetting/mlm_loss_before"]
+    assert connect(config.tracking).record(result.run_id).metrics["forgetting/cka"] == metrics["forgetting/cka"]
 
 
 def test_a_checkpoint_without_the_head_has_no_masked_lm(configure):

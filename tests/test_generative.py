@@ -475,8 +475,8 @@ def test_scores_of_written_answers():
         replace(chosen([prediction("charles babbage!", -0.5, -2.0)], True), id="a"),
         replace(chosen([prediction("Ada", -0.5, -1.0)], True), id="b"),
     ]
-    figures = score(questions, answers)
-    assert (figures["exact_match"], figures["f1"]) == (50.0, 50.0)
-    assert (figures["has_answer_f1"], figures["no_answer_f1"]) == (100.0, 0.0)
-    assert (figures["best_f1"], figures["best_null_threshold"]) == (100.0, pytest.approx(-1.5))
-    assert "start_accuracy" not in figures  # a written answer has no place
+    metrics = score(questions, answers)
+    assert (metrics["exact_match"], metrics["f1"]) == (50.0, 50.0)
+    assert (metrics["has_answer_f1"], metrics["no_answer_f1"]) == (100.0, 0.0)
+    assert (metrics["best_f1"], metrics["best_null_threshold"]) == (100.0, pytest.approx(-1.5))
+    assert "start_accuracy" not in metrics  # a written answer has no place

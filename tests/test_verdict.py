@@ -137,10 +137,10 @@ def test_each_decision_is_a_sentence_with_its_bound(store, decision):
     [contrast] = found.contrasts
     assert contrast.decision is decision
     f1 = contrast.differences["f1"]
-    [[finding, figures, *more]] = verdict(found)
+    [[finding, evidence, *more]] = verdict(found)
     assert re.fullmatch(sentence, finding)
     assert f"{abs(f1.low):.{decimals(f1, 1.0)}f}" in finding
-    assert figures.endswith("400 validation questions, 100 passages, 20 articles, 3 seeds.")
+    assert evidence.endswith("400 validation questions, 100 passages, 20 articles, 3 seeds.")
     assert any(line.startswith("Minimum detectable effect (80 % power): ") for line in more) == (not f1.significant)
     assert re.fullmatch(cell, short(contrast, 1.0))
     assert overview(found)[1][1][3].text == short(contrast, 1.0)

@@ -60,13 +60,13 @@ def components(arguments: argparse.Namespace, model: str, variant: str) -> dict[
     kept = sum(saved.values())
     del out
     gradients = sum(p.numel() * p.element_size() for p in parameters if p.requires_grad)
-    figures = {
+    sizes = {
         "weights": sum(p.numel() * p.element_size() for p in parameters),
         "gradients": gradients,
         "optimizer": 2 * gradients,  # AdamW's two moments
         "saved": kept,
     }
-    mb = {f"{name}_mb": size / 1e6 for name, size in figures.items()}
+    mb = {f"{name}_mb": size / 1e6 for name, size in sizes.items()}
     return mb | {"sum_mb": sum(mb.values()), "peak_mb": used.peak_mb, "tokens": tokens}
 
 
@@ -117,5 +117,5 @@ def quality(arguments: argparse.Namespace, variant: str, seed: str) -> dict[str,
     limits, questions = job.config.evaluation, job.sets.validation.to_list()
     predictions = predict(hardware.start(job.config.hardware), used.model, job.validation, limits)
     answers = job.validation.answers(questions, predictions, limits, False)
-    figures = score(questions, answers)
-    return {"exact_match": figures["exact_match"], "f1": figures["f1"], "seconds": seconds}
+    metrics = score(questions, answers)
+    return {"exact_match": metrics["exact_match"], "f1": metrics["f1"], "seconds": seconds}

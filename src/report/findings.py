@@ -27,11 +27,11 @@ TRY = (
 
 
 def sentences(contrast: Contrast, comparison: Comparison) -> list[str]:
-    """The headline of a contrast, then its figures, what they rest on, their limits and the costs."""
+    """The headline of a contrast, then its evidence, the limits of that, and the costs."""
     arm, base = contrast.arm, contrast.base
     if not contrast.differences:
         return [f"{arm.name} against {base.name}: no difference is computed ({contrast.why_not}).", *costs(arm, base)]
-    details = [figures(contrast, comparison), *_limits(contrast, comparison)]
+    details = [evidence(contrast, comparison), *_limits(contrast, comparison)]
     untuned = [each.name for each in (base, arm) if len(each.rates) == 1]
     if untuned:
         details.append(f"Only one learning rate of {listed(untuned)} was tried: another rate may change the result.")
@@ -105,7 +105,7 @@ def interval(difference: Difference, places: int = 1) -> str:
     return f"{mean} [{low}, {high}]"
 
 
-def figures(contrast: Contrast, comparison: Comparison) -> str:
+def evidence(contrast: Contrast, comparison: Comparison) -> str:
     """The settings, the differences with their intervals and p-values, and what they rest on."""
     f1, exact = contrast.differences["f1"], contrast.differences.get("exact_match")
     assert contrast.footing is not None
@@ -205,7 +205,7 @@ def does_not_fit(reason: str) -> str:
 
 
 def _limits(contrast: Contrast, comparison: Comparison) -> list[str]:
-    """What the figures cannot tell."""
+    """What the evidence leaves open."""
     assert contrast.footing is not None
     limits, (fewer, more) = [], sorted(contrast.footing.seeds)
     if more == 1:

@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: header, progress, a line an epoch, the result. Knows figures, not torch."""
+"""What a person sees while a run goes on: header, progress, a line an epoch, the result. Knows metrics, not torch."""
 
 from __future__ import annotations
 
@@ -124,21 +124,21 @@ class Terminal:
             self.last_quarter = quarter
             self.console.print(line)
 
-    def _move_bar(self, number: int, of: int, figures: str) -> None:
+    def _move_bar(self, number: int, of: int, status: str) -> None:
         if self.progress is None:
             self.progress = Progress(
                 TextColumn("training"),
                 BarColumn(),
                 MofNCompleteColumn(),
-                TextColumn("{task.fields[figures]}"),
+                TextColumn("{task.fields[status]}"),
                 TimeRemainingColumn(),
                 TextColumn("left"),
                 console=self.console,
                 transient=True,
             )
-            self.progress.add_task("training", total=of, figures=figures)
+            self.progress.add_task("training", total=of, status=status)
             self.progress.start()
-        self.progress.update(self.progress.task_ids[0], completed=number, figures=figures)
+        self.progress.update(self.progress.task_ids[0], completed=number, status=status)
 
     @contextmanager
     def following(self, file: Path) -> Iterator[Callable[[], None] | None]:
@@ -165,15 +165,15 @@ class Terminal:
             finally:
                 file.unlink(missing_ok=True)
 
-    def epoch(self, number: int, figures: Mapping[str, float]) -> None:
+    def epoch(self, number: int, metrics: Mapping[str, float]) -> None:
         """One line with the scores after an epoch; 0 is the untrained model.
 
         Args:
             number: of the epoch.
-            figures: by the names of the metrics `eval/*`, as far as they are known.
+            metrics: by the names of the metrics `eval/*`, as far as they are known.
         """
         name = f"epoch {number}" if number else "untrained"
-        values = {f"eval/{key}": value for key, value in figures.items()}
+        values = {f"eval/{key}": value for key, value in metrics.items()}
         parts = (f"{entry.brief} [bold]{entry.number(values[entry.key]):>5}[/bold]" for entry in listed(values))
         self.console.print(f"{name:<10} {'  '.join(parts)}")
 
@@ -186,11 +186,11 @@ class Terminal:
             self.progress.stop()
             self.progress = None
 
-    def result(self, figures: Mapping[str, float], title: str) -> None:
-        """The table of final figures."""
+    def result(self, metrics: Mapping[str, float], title: str) -> None:
+        """The table of final metrics."""
         table = Table(title=escape(title), title_justify="left", show_header=False)
-        for entry in shown(Place.RESULT, figures):
-            table.add_row(escape(entry.label[0].upper() + entry.label[1:]), entry.text(figures[entry.key]))
+        for entry in shown(Place.RESULT, metrics):
+            table.add_row(escape(entry.label[0].upper() + entry.label[1:]), entry.text(metrics[entry.key]))
         self.console.print()
         self.console.print(table)
 
@@ -237,11 +237,11 @@ class Terminal:
         self.console.print(table, soft_wrap=False)
 
     def sweep_table(self, rows: Sequence[tuple[str, str, str, Mapping[str, float]]]) -> None:
-        """Name, status, the beginning of the id and the figures of each run of a sweep."""
-        columns = shown(Place.SUMMARY, (key for *_, figures in rows for key in figures))
+        """Name, status, the beginning of the id and the metrics of each run of a sweep."""
+        columns = shown(Place.SUMMARY, (key for *_, metrics in rows for key in metrics))
         filled = [
-            (*first, *(entry.number(figures[entry.key]) if entry.key in figures else "" for entry in columns))
-            for *first, figures in rows
+            (*first, *(entry.number(metrics[entry.key]) if entry.key in metrics else "" for entry in columns))
+            for *first, metrics in rows
         ]
         headings = ("run", "status", "run id", *(entry.column for entry in columns))
         self._fitting_table(headings, filled, needed=5, left=3)
@@ -279,9 +279,9 @@ def _table_width(lines: Sequence[Sequence[str]]) -> int:
     return sum(widths) + 3 * (len(widths) - 1)
 
 
-def run_line(figures: Mapping[str, float]) -> str:
-    """The figures of a run in one line."""
-    return "  ".join(entry.named(figures[entry.key]) for entry in shown(Place.SUMMARY, figures))
+def run_line(metrics: Mapping[str, float]) -> str:
+    """The metrics of a run in one line."""
+    return "  ".join(entry.named(metrics[entry.key]) for entry in shown(Place.SUMMARY, metrics))
 
 
 def progress_line(

@@ -78,15 +78,15 @@ def forgetting(
             found.append(out[batch["attention_mask"].bool()].double().cpu())
         states.append(torch.cat(found))
     before, after = states
-    figures = {"cka": linear_cka(before, after), "cosine": float(cosine_similarity(before, after).mean())}
+    metrics = {"cka": linear_cka(before, after), "cosine": float(cosine_similarity(before, after).mean())}
     if is_decoder(trained):
-        figures["lm_loss_before"] = language_loss(accelerator, untouched, probe)
-        figures["lm_loss"] = language_loss(accelerator, trained, probe)
+        metrics["lm_loss_before"] = language_loss(accelerator, untouched, probe)
+        metrics["lm_loss"] = language_loss(accelerator, trained, probe)
     elif masked_lm is not None and probe.mask_id is not None:
-        figures["mlm_loss_before"] = _masked_loss(accelerator, masked_lm, probe)
+        metrics["mlm_loss_before"] = _masked_loss(accelerator, masked_lm, probe)
         setattr(masked_lm, masked_lm.base_model_prefix, trained.base_model)
-        figures["mlm_loss"] = _masked_loss(accelerator, masked_lm, probe)
-    return figures
+        metrics["mlm_loss"] = _masked_loss(accelerator, masked_lm, probe)
+    return metrics
 
 
 def linear_cka(x: torch.Tensor, y: torch.Tensor) -> float:
