@@ -261,11 +261,11 @@ METRICS: tuple[Metric, ...] = (
         places=TEST_SCORES
     ),
     _score(
-        EVAL_EXACT_MATCH, "validation exact match", "as `quality/exact_match`; epoch 0 is the untrained model",
+        EVAL_EXACT_MATCH, "validation exact match", "as `quality/exact_match`; epoch 0 is before training",
         short="EM", logged="epoch"
     ),
     _score(
-        EVAL_F1, "validation F1", "as `quality/f1`; epoch 0 is the untrained model", short="F1", logged="epoch",
+        EVAL_F1, "validation F1", "as `quality/f1`; epoch 0 is before training", short="F1", logged="epoch",
         places=CHARTS
     ),
     _loss(

@@ -287,7 +287,7 @@ def test_what_has_learned_nothing_is_neither_better_nor_worse(store):
     ("before", "after", "enough"), [(5, 14, False), (5, 15, True), (80, 81, False), (80, 85, True)]
 )
 def test_what_counts_as_learning_depends_on_what_was_missing(before, after, enough):
-    best = SimpleNamespace(untrained=lambda score: before, average=lambda metric: after)
+    best = SimpleNamespace(score_before_training=lambda score: before, average=lambda metric: after)
     assert learned(SimpleNamespace(best=best)) == enough
 
 

@@ -239,4 +239,4 @@ def test_the_score_of_an_epoch_is_shown_by_the_table(monkeypatch, capsys):
     recall = Metric("eval/recall", "validation recall", "of words", "%", ",.1f", short="R", logged="epoch", score=True)
     monkeypatch.setattr(metrics, "METRICS", (*METRICS, recall))
     Terminal().epoch(3, {"exact_match": 42.04, "f1": 48.7, "loss": 1.3184, "recall": 7.0})
-    assert capsys.readouterr().out == "epoch 3    EM  42.0  F1  48.7  loss 1.318  R   7.0\n"
+    assert capsys.readouterr().out == "epoch 3          EM  42.0  F1  48.7  loss 1.318  R   7.0\n"

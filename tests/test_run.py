@@ -196,7 +196,7 @@ def test_what_a_person_sees(finished):
     assert lines[0] == "model   tiny, 1,024,706 parameters"
     assert "14,402 parameters (1.41 %): adapters 14,336, head 66, backbone 0" in lines[2]
     assert any("scores on it say nothing about SQuAD" in line for line in lines)
-    assert sum(line.startswith(("untrained", "epoch")) for line in lines) == 3
+    assert sum(line.startswith(("before training", "epoch")) for line in lines) == 3
     assert any(line.startswith("step ") and "examples/s" in line and line.endswith(" left") for line in lines)
     assert f"{one.data.metrics['quality/f1']:.1f}" in next(line for line in lines if "F1  " in line and "│" in line)
     assert sum(line.startswith(("right", "wrong")) for line in lines) == 4

@@ -109,7 +109,7 @@ class Trial:
         values = [run.metrics.get(key) for run in self.runs]
         return None if any(value is None for value in values) else float(metric(key).average(values))
 
-    def untrained(self, score: str) -> float | None:
+    def score_before_training(self, score: str) -> float | None:
         """A score of SCORES, in percent, before training: mean over the runs, None where one has not measured it."""
         curves = [run.history(f"eval/{score}") for run in self.runs]
         values = [value for curve in curves for value in curve.loc[curve["step"] == 0, "value"]]

@@ -15,7 +15,7 @@ from src.report.words import count, listed
 SHARING = ("joblib", "ray", "submitit_local")  # launchers that run several at once on one machine
 # The share of time spent waiting for a core that is worth a warning: a thread that waits holds up the others.
 MOST_WAITING = 0.05
-# Share of the F1 that the untrained model lacked (to 100) that training must have gained to count as learning.
+# Training counts as learning if it gained at least this share of the F1 that was missing (to 100) before it.
 LEARNED = 0.1
 MACHINE_BOUND = ("time/", "speed/", "memory/")  # metrics that compare on one kind of machine alone
 # The codes of all caveats, the most important first; docs/verdict.md says what each means.
@@ -222,13 +222,13 @@ def comparable(key: str, arm: Arm, base: Arm) -> bool:
 
 def learned(arm: Arm) -> bool:
     """Whether training gained the share LEARNED of the missing F1 at the best setting; true where it is not known."""
-    before, after = arm.best.untrained("f1"), arm.best.average(F1)
+    before, after = arm.best.score_before_training("f1"), arm.best.average(F1)
     return before is None or after is None or after - before >= LEARNED * (100 - before)
 
 
 def before_and_after(arm: Arm) -> str:
     """`F1 9.9, 5.1 before training`."""
-    before, after = arm.best.untrained("f1"), arm.best.average(F1)
+    before, after = arm.best.score_before_training("f1"), arm.best.average(F1)
     return f"{metric(F1).named(after or 0.0)}, {metric(F1).text(before or 0.0)} before training"
 
 

@@ -222,7 +222,7 @@ def scored_on(comparison: Comparison) -> str:
 
 
 def score_by_epoch(comparison: Comparison) -> Plot | None:
-    figure = new_figure("epoch (0: untrained)", "validation score (%)", hovermode="x")
+    figure = new_figure("epoch (0: before training)", "validation score (%)", hovermode="x")
     last = 0
     for number, arm in enumerate(comparison.arms):
         for score in (metric(EVAL_F1), metric(EVAL_EXACT_MATCH)):

@@ -51,7 +51,7 @@ def _measured(entry: Metric, arm: Arm) -> Cell:
 
 
 def _f1_before(arm: Arm) -> Cell:
-    value = arm.best.untrained("f1")
+    value = arm.best.score_before_training("f1")
     return Cell(NOTHING) if value is None else Cell(metric(EVAL_F1).number(value), value=value)
 
 

@@ -26,6 +26,7 @@ from src.report.words import HARD_SPACE, duration, unbroken
 
 FILE_WIDTH = 200
 PROGRESS_SECONDS = 1.0
+BEFORE_TRAINING = "before training"
 FOLDING = {"method": 12, "decision": 10}  # columns of words, which are broken between words; the least width of each
 
 
@@ -166,16 +167,16 @@ class Terminal:
                 file.unlink(missing_ok=True)
 
     def epoch(self, number: int, metrics: Mapping[str, float]) -> None:
-        """One line with the scores after an epoch; 0 is the untrained model.
+        """Print one line with the scores after an epoch.
 
         Args:
-            number: of the epoch.
-            metrics: by the names of the metrics `eval/*`, as far as they are known.
+            number: of the epoch; 0 before training.
+            metrics: those of `eval/*` that are known, by name.
         """
-        name = f"epoch {number}" if number else "untrained"
+        name = f"epoch {number}" if number else BEFORE_TRAINING
         values = {f"eval/{key}": value for key, value in metrics.items()}
         parts = (f"{entry.brief} [bold]{entry.number(values[entry.key]):>5}[/bold]" for entry in listed(values))
-        self.console.print(f"{name:<10} {'  '.join(parts)}")
+        self.console.print(f"{name:<{len(BEFORE_TRAINING)}}  {'  '.join(parts)}")
 
     def __enter__(self) -> Terminal:
         return self

@@ -127,7 +127,7 @@ class _Loop:
         self.scheduler = get_scheduler(SCHEDULERS[config.scheduler], self.optimizer, warm_up, self.total)
 
     def begin(self) -> None:
-        """Go on from a checkpoint, or score the untrained model."""
+        """Resume from a checkpoint, or score the model before training."""
         parts = {"optimizer": self.optimizer, "scheduler": self.scheduler, "progress": self.progress}
         self.checkpoints.register(self.model, {**parts, "meter": self.meter})
         if not self.checkpoints.load():
