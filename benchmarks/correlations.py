@@ -29,7 +29,7 @@ class Components:
 
     article: float  # shares
     passage: float  # within its article
-    deviation: float  # square root of the whole
+    std: float  # square root of the whole variance
 
 
 def components(values: np.ndarray, passages: np.ndarray, articles: np.ndarray | None = None) -> Components:
@@ -144,9 +144,9 @@ def report(first: np.ndarray, second: np.ndarray, passages: np.ndarray, articles
     for name, values in rows.items():
         parts = components(values, passages, articles)
         article = "" if articles is None else f"{parts.article:+.3f}"
-        lines.append(f"| {name} | {parts.passage:+.3f} | {article} | {parts.deviation:.1f} |")
+        lines.append(f"| {name} | {parts.passage:+.3f} | {article} | {parts.std:.1f} |")
     if (typical := deviations(first, second)) is not None:
-        lines += ["", "| METHOD_DEVIATION | NOISE_DEVIATION | SEED_DEVIATION |", "|---:|---:|---:|"]
+        lines += ["", "| METHOD_STD | NOISE_STD | SEED_STD |", "|---:|---:|---:|"]
         lines += [f"| {typical.method:.1f} | {typical.noise:.1f} | {typical.seed:.2f} |"]
     lines += ["", "| standard error, from | questions' part | whole | degrees of freedom |", "|---|---:|---:|---:|"]
     units = {"questions": Clusters(np.arange(first.shape[1])), "passages": Clusters(passages)}

@@ -10,7 +10,7 @@ test set by `dataset.split=article` with seed 0, which `--data new_wiki=FILE:400
 from files in SQuAD's format (with the size of the training set).
 
 A score of a run on a question is simulated as the sum of: a deviation of the method, the same for all its seeds, and
-one of the run (`METHOD_DEVIATION`, `NOISE_DEVIATION` of `src.report.planning`), both made up of a part of the article,
+one of the run (`METHOD_STD`, `NOISE_STD` of `src.report.planning`), both made up of a part of the article,
 one of the passage and one of the question alone; and the run's level (standard deviation 1 F1). What both methods have
 in common cancels.
 """
@@ -33,7 +33,7 @@ from scipy.stats import norm
 
 from src.report.crossfit import cross_fitted
 from src.report.decision import Decision, decide
-from src.report.planning import METHOD_DEVIATION, NOISE_DEVIATION, SEED_DEVIATION
+from src.report.planning import METHOD_STD, NOISE_STD, SEED_STD
 from src.report.statistics import Clusters, Difference, blended_freedom, compare, reach, satterthwaite
 
 SIZES = Path(__file__).with_name("test_articles.json")
@@ -73,7 +73,7 @@ class Design:
     def method(self, generator: np.random.Generator, studies: int, deviation: float) -> tuple[np.ndarray, np.ndarray]:
         """Scores of the runs of one method, (studies, 1, seeds, questions), and the levels of the runs."""
         levels = self.level * generator.standard_normal((studies, 1, self.seeds, 1))
-        runs = NOISE_DEVIATION * self.clustered(generator, studies, 1, self.seeds) + levels.astype(np.float32)
+        runs = NOISE_STD * self.clustered(generator, studies, 1, self.seeds) + levels.astype(np.float32)
         if deviation:
             runs += np.float32(deviation) * self.clustered(generator, studies, 1, 1)
         return runs, levels[..., 0].mean((1, 2))
@@ -87,7 +87,7 @@ class Design:
         """
         for begin in range(0, simulations, BATCH):
             size = min(BATCH, simulations - begin)
-            first, own = self.method(generator, size, METHOD_DEVIATION)
+            first, own = self.method(generator, size, METHOD_STD)
             second, other = self.method(generator, size, 0.0)
             yield first, second, own - other if self.seeds == 1 else np.zeros(size)
 
@@ -312,7 +312,7 @@ def expectation_table(clusters: Clusters, simulations: int, short: bool) -> Iter
     some = np.sort(np.random.default_rng(0).permutation(len(clusters.passages))[:1000])
     fewer = Clusters(np.unique(clusters.passages[some], return_inverse=True)[1], clusters.articles[some])  # type: ignore[index]
     for questions, seeds in itertools.product((fewer, clusters), (3,) if short else (3, 5, 8)):
-        design = Design(questions, seeds=seeds, level=SEED_DEVIATION)
+        design = Design(questions, seeds=seeds, level=SEED_STD)
         found: list[Difference] = []
         for first, second, _ in design.studies(np.random.default_rng(seeds), simulations):
             found += compare(list(first), list(second), questions, margin=MARGIN)
@@ -342,7 +342,7 @@ def power(design: Design, comparisons: int, simulations: int, seed: int = 0) -> 
         base = list(design.method(generator, size, 0.0)[0])
         alarm = np.zeros(size, bool)
         for arm in range(comparisons):
-            runs = list(design.method(generator, size, METHOD_DEVIATION)[0])
+            runs = list(design.method(generator, size, METHOD_STD)[0])
             differences = compare(runs, base, design.clusters, comparisons, resamples=RESAMPLES)
             if arm == 0:
                 found += differences
@@ -372,7 +372,7 @@ def power_table(clusters: Clusters, simulations: int, short: bool) -> Iterator[s
     for unit, seeds, comparisons in itertools.product(("article", "passage"), (3,) if short else (1, 2, 3, 5), (1, 5)):
         questions = clusters if unit == "article" else Clusters(clusters.passages)
         # With one seed the difference is that of two runs.
-        design = Design(questions, seeds=seeds, level=SEED_DEVIATION if seeds > 1 else 0.0)
+        design = Design(questions, seeds=seeds, level=SEED_STD if seeds > 1 else 0.0)
         found = power(design, comparisons, simulations, seeds)
         row = [f"{found.stated:.1f}", f"{100 * found.found:.1f}", f"{100 * found.found_by_next:.1f}"]
         row.append(f"{100 * found.alarms:.1f}" if comparisons > 1 else "")
@@ -388,7 +388,7 @@ def outside(questions: Clusters, seeds: int, comparisons: int, simulations: int)
     generator, freedom = np.random.default_rng(seeds), 2 * (seeds - 1)
     sizes = np.bincount(questions.passages if questions.articles is None else questions.articles)
     of_questions, count = satterthwaite(sizes), len(questions.passages)
-    noise, method = 2 / seeds * NOISE_DEVIATION**2 / count, METHOD_DEVIATION**2 / count
+    noise, method = 2 / seeds * NOISE_STD**2 / count, METHOD_STD**2 / count
     seed = 2 / seeds * LEVEL**2
     question = (method + noise) * generator.chisquare(of_questions, simulations) / of_questions
     spread = (noise + seed) * generator.chisquare(freedom, simulations) / freedom

@@ -49,7 +49,7 @@ from src.protocol.plan import (
     spread_of,
 )
 from src.report.decision import Decision, decide
-from src.report.planning import METHOD_DEVIATION, NOISE_DEVIATION, chance_to_decide
+from src.report.planning import METHOD_STD, NOISE_STD, chance_to_decide
 from src.report.statistics import Difference, compare
 
 WORLDS = 2000
@@ -109,8 +109,8 @@ class World:
         self.truth, self.first = LAST(inside) + self.heights[:, None] - PEAK, FIRST(inside)
         size = (kind.arms, len(STEPS), 2 + 8)
         self.levels = kind.deviation * draw.standard_normal(size)  # of runs, by seed
-        of_method = METHOD_DEVIATION * draw.standard_normal(size[:2])[..., None]
-        of_run = NOISE_DEVIATION * draw.standard_normal(size)
+        of_method = METHOD_STD * draw.standard_normal(size[:2])[..., None]
+        of_run = NOISE_STD * draw.standard_normal(size)
         self.validation = self.levels + (of_method + of_run) / np.sqrt(VALIDATION)
         self.steps = [0] * kind.arms  # of the runs that are scored on the test questions
 
@@ -135,8 +135,8 @@ class World:
     def by_question(self) -> np.ndarray:
         """What the scores of runs deviate by on the test questions, (arms, seeds, questions)."""
         questions = design(self.kind.passage, self.kind.article)
-        noise = NOISE_DEVIATION * questions.clustered(self.generator, self.kind.arms, 8)
-        noise[1:] += METHOD_DEVIATION * questions.clustered(self.generator, self.kind.arms - 1, 1)
+        noise = NOISE_STD * questions.clustered(self.generator, self.kind.arms, 8)
+        noise[1:] += METHOD_STD * questions.clustered(self.generator, self.kind.arms - 1, 1)
         return noise
 
     def at(self, arm: int, step: int) -> float:

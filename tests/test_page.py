@@ -274,11 +274,11 @@ def test_points_carry_their_spread(two):
     found = shared(two)
     made = {plot.name: plot.figure for plot in plots(found)}
     best = found.arms[0].best
-    assert max(made["f1_by_rate"].data[0].error_y.array) == pytest.approx(best.deviation("quality/f1"), abs=1e-3)
+    assert max(made["f1_by_rate"].data[0].error_y.array) == pytest.approx(best.std("quality/f1"), abs=1e-3)
     [point] = [line for line in made["pareto_time_train_seconds"].data if line.name == "full"]
     scored = found.scored["full"]
     assert point.y[0] == pytest.approx(scored.level("f1"), abs=0.01)
-    assert point.error_y.array[0] == pytest.approx(scored.deviation("f1"), abs=1e-3)
+    assert point.error_y.array[0] == pytest.approx(scored.std("f1"), abs=1e-3)
 
 
 def test_ticks_stand_at_the_rates_that_were_run():

@@ -7,7 +7,7 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 
-from src.report.planning import METHOD_DEVIATION, NOISE_DEVIATION, chance_to_decide, more_needed, reachable_margin
+from src.report.planning import METHOD_STD, NOISE_STD, chance_to_decide, more_needed, reachable_margin
 from src.report.statistics import Clusters, Difference, compare, detectable
 
 
@@ -19,7 +19,7 @@ def found(question: float, seed: float, noise: float, freedom: float = 1e6) -> D
 
 def test_typical_deviations_are_between_those_of_two_data_sets():
     """By question, the difference of two runs had a deviation of 37.2 and 43.4 F1 (docs/statistics.md)."""
-    assert 37.2 < (METHOD_DEVIATION**2 + 2 * NOISE_DEVIATION**2) ** 0.5 < 43.4
+    assert 37.2 < (METHOD_STD**2 + 2 * NOISE_STD**2) ** 0.5 < 43.4
 
 
 def test_more_questions_where_questions_are_what_is_short():
@@ -61,7 +61,7 @@ def test_reachable_margin():
     assert reachable_margin(1000, 328, 12) > reachable_margin(1000, 328)
     assert reachable_margin(1000, 328, comparisons=5) > reachable_margin(1000, 328)
     # Two runs, for which what other seeds would do does not count.
-    variance = (METHOD_DEVIATION**2 + 2 * NOISE_DEVIATION**2) / 1000
+    variance = (METHOD_STD**2 + 2 * NOISE_STD**2) / 1000
     assert reachable_margin(1000, 2000, seeds=1) == pytest.approx(2.8 * variance**0.5, rel=0.01)
 
 

@@ -22,7 +22,7 @@ from benchmarks.coverage import (
     selection_bias,
 )
 from src.report.decision import Decision, decide
-from src.report.planning import NOISE_DEVIATION
+from src.report.planning import NOISE_STD
 from src.report.statistics import Clusters, compare, detectable, interval, reach, satterthwaite
 
 SMALL = Clusters(np.array([0, 0, 1, 1, 1, 2, 3, 3, 3, 3]), np.array([0, 0, 0, 0, 0, 1, 2, 2, 2, 2]))
@@ -247,7 +247,7 @@ def test_variance_components_of_unequal_nested_groups():
     parts = [scale * generator.normal(size=code.max() + 1)[code] for scale, code in zip((3, 4), codes, strict=True)]
     found = components(sum(parts) + 5 * generator.normal(size=len(clusters.passages)), clusters.passages, codes[0])
     assert (found.article, found.passage) == pytest.approx((9 / 50, 16 / 50), abs=0.04)
-    assert found.deviation == pytest.approx(50**0.5, rel=0.05)
+    assert found.std == pytest.approx(50**0.5, rel=0.05)
     # By hand, one level: mean squares between 12.5 and within 0.5 of pairs, so (12.5 - 0.5) / 2 and 0.5.
     pairs = components(np.array([1.0, 2.0, 6.0, 7.0]), np.array([0, 0, 1, 1]))
     assert pairs.passage == pytest.approx((25 - 0.5) / 2 / ((25 - 0.5) / 2 + 0.5))
@@ -258,7 +258,7 @@ def test_typical_deviations_are_those_that_scores_were_made_with():
     generator = np.random.default_rng(0)
     found = deviations(design.method(generator, 1, 13.5)[0][0, 0], design.method(generator, 1, 0.0)[0][0, 0])
     assert found is not None
-    assert (found.method, found.noise, found.seed) == pytest.approx((13.5, NOISE_DEVIATION, 0.8), rel=0.1)
+    assert (found.method, found.noise, found.seed) == pytest.approx((13.5, NOISE_STD, 0.8), rel=0.1)
 
 
 def test_test_articles_are_the_next_fifth_after_validation(tmp_path):

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from pydantic import TypeAdapter
 
 from src.config import UserError
-from src.report.planning import METHOD_DEVIATION, NOISE_DEVIATION, SEED_DEVIATION
+from src.report.planning import METHOD_STD, NOISE_STD, SEED_STD
 
 FIRST_RATES = 3  # of an arm: its own, and half a decade to each side
 FEWEST_SEEDS = 3  # for the verdict
@@ -154,8 +154,8 @@ def spread_of(questions: int) -> float:
     Args:
         questions: for validation, by which rates are chosen.
     """
-    by_question = METHOD_DEVIATION**2 + 2 * NOISE_DEVIATION**2
-    return math.sqrt(2 * SEED_DEVIATION**2 + by_question / questions)
+    by_question = METHOD_STD**2 + 2 * NOISE_STD**2
+    return math.sqrt(2 * SEED_STD**2 + by_question / questions)
 
 
 def share_out(rounds: int) -> Rounds:

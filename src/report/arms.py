@@ -115,7 +115,7 @@ class Trial:
         values = [value for curve in curves for value in curve.loc[curve["step"] == 0, "value"]]
         return mean(values) if len(values) == len(curves) else None
 
-    def deviation(self, key: str) -> float | None:
+    def std(self, key: str) -> float | None:
         """Standard deviation of a metric over the seeds; None for one run."""
         values = [run.metrics[key] for run in self.runs if key in run.metrics]
         return stdev(values) if len(values) > 1 else None

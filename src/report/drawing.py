@@ -94,9 +94,9 @@ def marker_style(number: int) -> dict[str, Any]:
     return {"color": COLOURS[number % len(COLOURS)], "symbol": MARKERS[number % len(MARKERS)], "size": 9}
 
 
-def spread(deviations: Collection[float | None]) -> dict[str, Any]:
-    """Error bars; none where a deviation is not known."""
-    return {"type": "data", "array": [round(std or 0.0, 4) for std in deviations], "thickness": 1, "width": 3}
+def error_bars(errors: Collection[float | None]) -> dict[str, Any]:
+    """Return plotly's error bars of some lengths; a length that is None has no bar."""
+    return {"type": "data", "array": [round(error or 0.0, 4) for error in errors], "thickness": 1, "width": 3}
 
 
 def new_figure(x: str, y: str, height: int = HEIGHT, **layout: Any) -> go.Figure:

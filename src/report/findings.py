@@ -261,7 +261,7 @@ def _forgetting(arm: Arm, base: Arm) -> list[str]:
     value, other = arm.best.average(CKA), base.best.average(CKA)
     if value is None or other is None or arm.model != base.model:
         return []
-    spread = [each.best.deviation(CKA) or 0.0 for each in (arm, base)]
+    spread = [each.best.std(CKA) or 0.0 for each in (arm, base)]
     if abs(value - other) <= max(CKA_APART, *spread):
         return []
     moved = "less" if value > other else "more"

@@ -117,7 +117,7 @@ def _method(arm: Arm, comparison: Comparison, of: Collection[str] = ()) -> dict[
         },
         "settings_tried": arm.settings,
         "f1": f1_of(arm, comparison) if scores is None else scores.level("f1"),
-        "f1_deviation": None if scores is None else scores.deviation("f1"),
+        "f1_deviation": None if scores is None else scores.std("f1"),
         "exact_match": None if scores is None else scores.level("exact_match"),
         "seeds": seeds,
         "seeds_chosen_on": scores is not None and scores.on_choosing_seeds,

@@ -15,9 +15,9 @@ from src.report.statistics import Difference, blended_freedom, detectable, reach
 
 # Typical values, in points of F1, from which a study is planned: measured by `python -m benchmarks.correlations` on the
 # test questions of full fine-tuning and LoRA (r=16) of MiniLM, two seeds each, on two data sets (docs/statistics.md).
-METHOD_DEVIATION = 12.0  # by question, of the difference between two methods, whatever the seeds
-NOISE_DEVIATION = 27.0  # by question, of one run from the mean over seeds
-SEED_DEVIATION = 0.8  # of one run's level from the mean over seeds
+METHOD_STD = 12.0  # by question, of the difference between two methods, whatever the seeds
+NOISE_STD = 27.0  # by question, of one run from the mean over seeds
+SEED_STD = 0.8  # of one run's level from the mean over seeds
 MOST_SEEDS = 1000  # more than that counts as no number of them
 MOST_TIMES = 1000  # as many questions as there are
 
@@ -108,10 +108,10 @@ def reachable_margin(
     """
     units = next((count for count in (articles, passages, questions) if count and count > 1), 2)
     if seeds == 1:
-        variance = (METHOD_DEVIATION**2 + 2 * NOISE_DEVIATION**2) / questions
+        variance = (METHOD_STD**2 + 2 * NOISE_STD**2) / questions
         return float(_reach(variance, 0.0, units - 1, 0, comparisons))
-    by_seed = 2 * (NOISE_DEVIATION**2 / questions + SEED_DEVIATION**2) / seeds
-    return float(_reach(METHOD_DEVIATION**2 / questions, by_seed, units - 1, 2 * (seeds - 1), comparisons))
+    by_seed = 2 * (NOISE_STD**2 / questions + SEED_STD**2) / seeds
+    return float(_reach(METHOD_STD**2 / questions, by_seed, units - 1, 2 * (seeds - 1), comparisons))
 
 
 def _reach(by_question: Any, by_seed: Any, question_freedom: Any, seed_freedom: Any, comparisons: int) -> Any:

@@ -17,6 +17,7 @@ from src.report.drawing import (
     Plot,
     at_height,
     cost_axis,
+    error_bars,
     escaped,
     line_style,
     log_axis,
@@ -24,7 +25,6 @@ from src.report.drawing import (
     new_figure,
     rate_text,
     short_number,
-    spread,
     wrapped,
 )
 from src.report.question_plots import agreement, by_kind, scored_alike
@@ -100,13 +100,13 @@ def f1_by_rate(comparison: Comparison) -> Plot | None:
         for trial in arm.trials:
             f1 = trial.average(F1)
             if f1 is not None and f1 > best.get(trial.rate, (-1.0,))[0]:
-                best[trial.rate] = (f1, trial.deviation(F1), len(trial.runs))
+                best[trial.rate] = (f1, trial.std(F1), len(trial.runs))
         rates = sorted(best)
         tried.update(rate for rate in rates if rate > 0)
         figure.add_scatter(
             x=rates,
             y=[round(best[rate][0], 2) for rate in rates],
-            error_y=spread([best[rate][1] for rate in rates]),
+            error_y=error_bars([best[rate][1] for rate in rates]),
             customdata=[best[rate][2] for rate in rates],
             mode="lines+markers",
             line=line_style(number),
@@ -140,7 +140,7 @@ def f1_by_size(comparison: Comparison) -> Plot | None:
         figure.add_scatter(
             x=sizes,
             y=[round(curve[size][0], 2) for size in sizes],
-            error_y=spread([curve[size][1] for size in sizes]),
+            error_y=error_bars([curve[size][1] for size in sizes]),
             mode="lines+markers",
             line=line_style(number),
             marker=marker_style(number),
@@ -167,8 +167,8 @@ def f1_by_cost(comparison: Comparison, cost: Metric) -> Plot | None:
         figure.add_scatter(
             x=[x],
             y=[round(found[0], 2)],
-            error_x=spread([arm.best.deviation(cost.key)]),
-            error_y=spread([found[1]]),
+            error_x=error_bars([arm.best.std(cost.key)]),
+            error_y=error_bars([found[1]]),
             mode="markers",
             marker=marker_style(number),
             name=wrapped(arm.name),
@@ -211,9 +211,9 @@ def level(comparison: Comparison, arm: Arm) -> tuple[float, float | None] | None
     """F1 of an arm as its verdict rests on it, with its standard deviation over seeds; None where there is none."""
     found = comparison.scored[arm.name]
     if found is not None:
-        return found.level("f1"), found.deviation("f1")
+        return found.level("f1"), found.std("f1")
     f1 = arm.best.average(F1)
-    return None if f1 is None or arm.best.scored_on != "validation" else (f1, arm.best.deviation(F1))
+    return None if f1 is None or arm.best.scored_on != "validation" else (f1, arm.best.std(F1))
 
 
 def scored_on(comparison: Comparison) -> str:
@@ -235,7 +235,7 @@ def score_by_epoch(comparison: Comparison) -> Plot | None:
             figure.add_scatter(
                 x=means.index.tolist(),
                 y=means.round(2).tolist(),
-                error_y=spread(by_epoch.std().fillna(0.0).tolist()),
+                error_y=error_bars(by_epoch.std().fillna(0.0).tolist()),
                 mode="lines+markers",
                 line=line_style(number) | {"dash": "solid" if score.key == EVAL_F1 else "dot"},
                 marker=marker_style(number),

@@ -11,7 +11,7 @@ import pandas as pd
 from src.metrics import F1, metric
 from src.report.arms import Arm
 from src.report.comparison import Comparison
-from src.report.drawing import COLOURS, Part, Plot, escaped, marker_style, new_figure, spread, wrapped
+from src.report.drawing import COLOURS, Part, Plot, error_bars, escaped, marker_style, new_figure, wrapped
 from src.report.groups import groups, in_order
 
 
@@ -110,7 +110,7 @@ def _by_kind(arms: list[Arm], looks: list[dict[str, Any]], suffix: str, of: str)
             figure.add_scatter(
                 x=[round(float(means[each]), 2) for each in order],
                 y=[f"{each} ({counts[each]:,})" for each in order],
-                error_x=spread([float(errors[each]) for each in order]),
+                error_x=error_bars([float(errors[each]) for each in order]),
                 orientation="h",
                 mode="markers",
                 name=wrapped(arm),

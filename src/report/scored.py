@@ -54,7 +54,7 @@ class Scored:
         """Mean of a score in percent; the median over splits."""
         return float(np.median(self.values[score].mean((1, 2))))
 
-    def deviation(self, score: str) -> float | None:
+    def std(self, score: str) -> float | None:
         """Standard deviation of a score over the seeds; None for one seed."""
         by_seed = np.median(self.values[score].mean(2), axis=0)
         return stdev(by_seed) if len(by_seed) > 1 else None

@@ -46,7 +46,7 @@ def _measured(entry: Metric, arm: Arm) -> Cell:
     value = arm.best.average(entry.key)
     if value is None:
         return Cell(NOTHING)
-    std = arm.best.deviation(entry.key) if entry.score else None
+    std = arm.best.std(entry.key) if entry.score else None
     return Cell(entry.number(value) + (f" ± {entry.number(std)}" if std is not None else ""), value=value)
 
 
@@ -163,8 +163,8 @@ def overview(comparison: Comparison) -> tuple[list[str], list[list[Cell]]]:
 def _f1_cell(arm: Arm, comparison: Comparison) -> Cell:
     """The F1 that the verdict rests on, ± the standard deviation over seeds."""
     scores = comparison.scored[arm.name]
-    value, deviation = f1_of(arm, comparison), None if scores is None else scores.deviation("f1")
-    return Cell(f"{value:.1f}" + (f" ± {deviation:.1f}" if deviation is not None else ""), value=value)
+    value, std = f1_of(arm, comparison), None if scores is None else scores.std("f1")
+    return Cell(f"{value:.1f}" + (f" ± {std:.1f}" if std is not None else ""), value=value)
 
 
 def _difference_cells(contrast: Contrast | None, comparison: Comparison) -> list[Cell]:
