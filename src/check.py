@@ -172,9 +172,9 @@ def _warnings(config: Config, contexts: Sequence[str], unknown: float, groups: M
             f"{unknown:.0%} of the passages' tokens are unknown to the tokenizer of {config.model.name}; choose a "
             "model that was made for such text with model.path=."
         )
-    if found := language.remark(contexts):
+    if sentence := language.remark(contexts):
         default = " The default model, minilm, learnt from English text." if config.model.name == "minilm" else ""
-        warnings.append(f"{found}{default} Choose a model of that language with model.path=.")
+        warnings.append(f"{sentence}{default} Choose a model of that language with model.path=.")
     return warnings
 
 

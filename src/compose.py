@@ -198,9 +198,9 @@ def from_hydra(composed: DictConfig, overrides: Sequence[str]) -> Config:
     if "model.path" in given and config.model.path is not None:
         if not given & {"model.name", "model"}:
             config.model.name = Path(str(config.model.path)).name
-        own: dict[str, Any] = {"pretrained": True, "config": {}}
-        own |= dict.fromkeys(("gguf", "install", "license", "sha256", "tokenizer"))
-        for key, value in own.items():
+        reset: dict[str, Any] = {"pretrained": True, "config": {}}
+        reset |= dict.fromkeys(("gguf", "install", "license", "sha256", "tokenizer"))
+        for key, value in reset.items():
             if not any(override.startswith(f"model.{key}") for override in given):
                 setattr(config.model, key, value)
     return config

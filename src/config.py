@@ -79,9 +79,9 @@ class DatasetConfig:
     def files(self) -> dict[str, Path]:
         """The files of questions, by the key that names each."""
         keys = ("path", "validation_path", "test_path") if self.source == "file" else ()
-        own = {key: getattr(self, key) for key in keys}
+        sources = {key: getattr(self, key) for key in keys}
         extra = {f"extra_validation.{name}": path for name, path in self.extra_validation.items()}
-        named = {key: path for key, path in {**own, **extra}.items() if path is not None}
+        named = {key: path for key, path in {**sources, **extra}.items() if path is not None}
         return {f"dataset.{key}": Path(self.root or ".") / Path(path).expanduser() for key, path in named.items()}
 
 

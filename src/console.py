@@ -70,7 +70,7 @@ PROGRESS = re.compile(r"\r|(?:\x1b\[A)+\Z")  # what tqdm writes to go back to th
 
 def harmless(text: str) -> str:
     """The text without colours, and with other control characters shown as `\\x1b`: it cannot steer a terminal."""
-    return CONTROLS.sub(lambda found: f"\\x{ord(found[0]):02x}" if len(found[0]) == 1 else "", text)
+    return CONTROLS.sub(lambda match: f"\\x{ord(match[0]):02x}" if len(match[0]) == 1 else "", text)
 
 
 class Screen:
@@ -100,4 +100,4 @@ def behind(stream: Any) -> Any:
 def json_text(value: Any, indent: int | None = None) -> str:
     """A value as JSON to be printed: what steers a terminal is escaped, so that a program reads the same value."""
     text = json.dumps(value, ensure_ascii=False, indent=indent)  # which escapes those below the space
-    return re.sub(r"[\x7f-\x9f]", lambda found: f"\\u{ord(found[0]):04x}", text)
+    return re.sub(r"[\x7f-\x9f]", lambda match: f"\\u{ord(match[0]):04x}", text)

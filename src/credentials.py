@@ -39,8 +39,8 @@ def without_secrets(uri: str) -> str:
         return _server_without_secrets(uri)
     clean = _masked(uri)
     if clean != uri and MASK not in uri:
-        if (found := USER_INFO.match(uri)) and found[3]:  # a database's client would end it at the first of these
-            uri = f"{found[1]}{found[2]}:{found[3].replace('@', '%40').replace('/', '%2F')}@{found[4]}"
+        if (match := USER_INFO.match(uri)) and match[3]:  # a database's client would end it at the first of these
+            uri = f"{match[1]}{match[2]}:{match[3].replace('@', '%40').replace('/', '%2F')}@{match[4]}"
         known = os.environ.get(DATABASES, "").splitlines()
         os.environ[DATABASES] = "\n".join(dict.fromkeys([*known, uri]))
         _warn(f"put the whole address into {DATABASES}, and write {MASK} for the password on the command line")
@@ -48,26 +48,26 @@ def without_secrets(uri: str) -> str:
 
 
 def _server_without_secrets(uri: str) -> str:
-    moved: dict[str, str] = {}
-    if found := USER_INFO.match(uri):
-        scheme, user, password, rest = found.groups()
+    variables: dict[str, str] = {}
+    if match := USER_INFO.match(uri):
+        scheme, user, password, rest = match.groups()
         uri = scheme + rest
-        moved[USERNAME] = unquote(user)
+        variables[USERNAME] = unquote(user)
         if password is not None:
-            moved[PASSWORD] = unquote(password)
+            variables[PASSWORD] = unquote(password)
     for _, key, value in QUERY_SECRET.findall(uri):
-        moved[PASSWORD if "pass" in key.lower() or "pwd" in key.lower() else TOKEN] = unquote(value)
+        variables[PASSWORD if "pass" in key.lower() or "pwd" in key.lower() else TOKEN] = unquote(value)
     if QUERY_SECRET.search(uri):
         uri = QUERY_SECRET.sub(r"\1", uri).replace("?&", "?").rstrip("?&")
-    if moved:
-        os.environ.update(moved)
+    if variables:
+        os.environ.update(variables)
         _warn(f"set {USERNAME} and {PASSWORD} (or {TOKEN}), and leave it out of the address")
     return uri
 
 
 def _masked(uri: str) -> str:
-    if (found := USER_INFO.match(uri)) and found[3] is not None:
-        uri = f"{found[1]}{found[2]}:{MASK}@{found[4]}"
+    if (match := USER_INFO.match(uri)) and match[3] is not None:
+        uri = f"{match[1]}{match[2]}:{MASK}@{match[4]}"
     return QUERY_SECRET.sub(rf"\1\2={MASK}", uri)
 
 
@@ -102,7 +102,7 @@ def _clean_argument(argument: str) -> str:
     address = value[len(quote) : len(value) - len(quote)]
     if re.match(SCHEME, address):
         return key + equals + quote + without_secrets(address) + quote
-    return key + equals + EMBEDDED.sub(lambda found: without_secrets(found[0]), value)
+    return key + equals + EMBEDDED.sub(lambda match: without_secrets(match[0]), value)
 
 
 def without_secrets_in_yaml(text: str) -> str:
@@ -124,8 +124,8 @@ def hidden(text: str) -> str:
     addresses = os.environ.get(DATABASES, "").splitlines()
     secrets = [value for name, value in os.environ.items() if _is_secret(name, value)]
     for address in addresses:
-        if (found := USER_INFO.match(address)) and found[3]:
-            secrets += [found[3], unquote(found[3])]
+        if (match := USER_INFO.match(address)) and match[3]:
+            secrets += [match[3], unquote(match[3])]
         secrets += [form for _, _, value in QUERY_SECRET.findall(address) for form in (value, unquote(value))]
     for secret in sorted({*addresses, *secrets} - {""}, key=len, reverse=True):
         text = text.replace(secret, _masked(secret) if secret in addresses else MASK)
@@ -139,9 +139,9 @@ def _is_secret(name: str, value: str) -> bool:
     )
 
 
-def _masked_address(found: re.Match[str]) -> str:
+def _masked_address(match: re.Match[str]) -> str:
     """An address in a text; before its host, an index of packages or a repository has a token alone."""
-    return ALONE.sub(rf"\1{MASK}@", _masked(found[0]))
+    return ALONE.sub(rf"\1{MASK}@", _masked(match[0]))
 
 
 def without_secrets_in_values(value: Any) -> Any:

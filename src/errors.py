@@ -74,20 +74,20 @@ def show(given: Arguments, names: Sequence[str]) -> None:
     runs = [record for record, _ in chosen]
     tested = all(run.questions(["f1"], TEST) is not None for run in runs)
     split = given.split or (TEST if tested else VALIDATION)
-    found = [errors_of(_texts(run, split)) for run in runs]
+    analyses = [errors_of(_texts(run, split)) for run in runs]
     try:
-        between = exchange(*found) if len(found) == 2 else None
+        between = exchange(*analyses) if len(analyses) == 2 else None
     except ValueError:
         raise UserError(
             f"{runs[0].name} and {runs[1].name} share no {split} question; choose runs on the same data."
         ) from None
     if given.form == "json":
-        plain: dict[str, Any] = {"split": split, "runs": [_plain(*each) for each in zip(runs, found, strict=True)]}
+        plain: dict[str, Any] = {"split": split, "runs": [_plain(*each) for each in zip(runs, analyses, strict=True)]}
         if between is not None:
             plain["exchange"] = _plain_exchange(between)
         print(json_text(plain, indent=2))
     else:
-        _print(runs, found, between, split, given.examples)
+        _print(runs, analyses, between, split, given.examples)
 
 
 def _texts(run: Record, split: str) -> pd.DataFrame:
@@ -139,7 +139,7 @@ def _plain_exchange(between: Exchange) -> dict[str, Any]:
 
 
 def _print(
-    runs: Sequence[Record], found: Sequence[Errors], between: Exchange | None, split: str, examples: int
+    runs: Sequence[Record], analyses: Sequence[Errors], between: Exchange | None, split: str, examples: int
 ) -> None:
     from src.evaluation.kinds import Kind
     from src.report.terminal import Terminal
@@ -148,10 +148,10 @@ def _print(
     labels = [f"run {number}" for number in (1, 2)] if len(runs) > 1 else ["run"]
     terminal.header({label: f"{run.name}, {run.id[:8]}" for label, run in zip(labels, runs, strict=True)})
     kinds = [kind.value for kind in Kind]
-    _table(terminal, f"{split} answers", kinds, [errors.kinds for errors in found], len(found[0].rows))
-    for label in found[0].by:
-        names = [group.name for errors in found for group in errors.by[label]]
-        _table(terminal, label, list(dict.fromkeys(names)), [errors.by[label] for errors in found])
+    _table(terminal, f"{split} answers", kinds, [errors.kinds for errors in analyses], len(analyses[0].rows))
+    for label in analyses[0].by:
+        names = [group.name for errors in analyses for group in errors.by[label]]
+        _table(terminal, label, list(dict.fromkeys(names)), [errors.by[label] for errors in analyses])
     for run in runs:
         for name, f1 in _extra(run).items():
             change = f1 - run.metrics["quality/f1"]
@@ -169,7 +169,7 @@ def _print(
             _examples(terminal, f"{title} ({len(rows):,} questions)", rows.head(examples))
         return
     for kind in Kind:
-        rows = found[0].rows
+        rows = analyses[0].rows
         if kind is not Kind.RIGHT:
             _examples(terminal, kind.value, rows[rows["kind"] == kind.value].head(examples))
 

@@ -159,8 +159,8 @@ def metric(key: str) -> Metric:
         KeyError: the table has none.
     """
     for entry in METRICS:
-        if (found := entry.member(key)) is not None:
-            return found
+        if (match := entry.member(key)) is not None:
+            return match
     raise KeyError(f"{key} is not in the table of src/metrics.py")
 
 
@@ -170,8 +170,8 @@ def listed(keys: Iterable[str]) -> list[Metric]:
     They stand in the order of the table; those of extra validation sets follow, set by set.
     """
     logged = set(keys)
-    members = [found for entry in METRICS for key in logged if (found := entry.member(key)) is not None]
-    return sorted(members, key=lambda found: found.key.split("/")[1] if found.group == EXTRA else "")
+    members = [match for entry in METRICS for key in logged if (match := entry.member(key)) is not None]
+    return sorted(members, key=lambda entry: entry.key.split("/")[1] if entry.group == EXTRA else "")
 
 
 def with_present_keys(values: Mapping[str, float]) -> dict[str, float]:

@@ -77,10 +77,10 @@ def main() -> None:
         os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         keys = keys_of(PlanArguments)
-        own = [argument for argument in arguments if argument.partition("=")[0] in keys]
-        given = read(PlanArguments, own, str(__doc__))
+        for_command = [argument for argument in arguments if argument.partition("=")[0] in keys]
+        given = read(PlanArguments, for_command, str(__doc__))
         register()
-        variants, notes = configure([argument for argument in arguments if argument not in own])
+        variants, notes = configure([argument for argument in arguments if argument not in for_command])
         plan(variants, notes, given)
     except KeyboardInterrupt:
         sys.exit(130)
@@ -111,8 +111,8 @@ def configure(arguments: Sequence[str]) -> tuple[list[Variant], list[str]]:
     if len({str(config.hardware) for _, config in jobs}) > 1:
         raise UserError("src.plan looks at one device at a time; give one value of each key of hardware.")
     for _, config in jobs:
-        if found := problems(config):
-            raise UserError("\n".join(found))
+        if reasons := problems(config):
+            raise UserError("\n".join(reasons))
     from src.estimate.variants import Variant, distinct  # imports torch: not before all is well
 
     variants = []

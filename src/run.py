@@ -147,10 +147,10 @@ def run(config: Config, on_score: OnScore | None = None, progress_file: Path | N
 
 def _done(log: RunLog) -> RunResult | None:
     """The result of the run of MLflow that has done this already."""
-    found = log.finished()
-    if found is None:
+    done = log.finished()
+    if done is None:
         return None
-    return RunResult(found.id, int(found.metrics["train/reported_epoch"]), found.metrics)
+    return RunResult(done.id, int(done.metrics["train/reported_epoch"]), done.metrics)
 
 
 def register(runtime: Runtime, log: RunLog, result: RunResult, terminal: Terminal) -> None:

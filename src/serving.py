@@ -159,11 +159,11 @@ class Served:
         ]
         with self.lock:
             answers = self.ready.answer(rows)
-        found = []
+        answered = []
         for row, answer in zip(rows, answers, strict=True):
             start, end = place_of(answer.best, row["context"]) or (NO_PLACE, NO_PLACE)
-            found.append((answer.best.text, answer.best.probability, start, end))
-        return pd.DataFrame(found, columns=["answer", "score", "start", "end"], index=model_input.index)
+            answered.append((answer.best.text, answer.best.probability, start, end))
+        return pd.DataFrame(answered, columns=["answer", "score", "start", "end"], index=model_input.index)
 
 
 def _load_pyfunc(path: str, model_config: Mapping[str, Any] | None = None) -> Served:
@@ -172,7 +172,7 @@ def _load_pyfunc(path: str, model_config: Mapping[str, Any] | None = None) -> Se
     Args:
         path: of the model's folder.
         model_config: `base` is the folder or hub name of the model that an adapter belongs on, where it is not where
-            the run found it.
+            the run table it.
 
     Raises:
         UserError: a base that is not there or is another one; weights that are damaged.

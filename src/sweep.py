@@ -344,8 +344,8 @@ def plan(composed: DictConfig, given: Sequence[str]) -> tuple[list[tuple[Job, Co
     jobs = []
     for overrides in runs.jobs:
         config = from_hydra(without_hydra(loader.load_sweep_config(composed, list(overrides))), overrides)
-        if found := problems(config) + cannot_be_trained(config):
-            raise UserError(f"The sweep cannot begin; in the run {' '.join(overrides)}: " + "\n".join(found))
+        if reasons := problems(config) + cannot_be_trained(config):
+            raise UserError(f"The sweep cannot begin; in the run {' '.join(overrides)}: " + "\n".join(reasons))
         jobs.append((overrides, config))
     return jobs, runs.notes
 
@@ -499,9 +499,9 @@ def _run_isolated(config: Config, number: int, launcher: str) -> float | None:
         return None
     if outcome.reason is not None:
         log.record_failure(outcome.reason)
-    members, own = members_and_this()
+    members, this_run = members_and_this()
     drop_worse_models(parent.store, parent.run_id, members)
-    ending = run_line(own.metrics) if outcome.reason is None else f"{own.status.in_mlflow}: {outcome.reason}"
+    ending = run_line(this_run.metrics) if outcome.reason is None else f"{this_run.status.in_mlflow}: {outcome.reason}"
     terminal.line(f"{title}  {ending}")
     terminal.line(_progress(parent, members, config.sweep.varied))
     return outcome.value

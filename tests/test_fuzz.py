@@ -228,7 +228,7 @@ def test_every_gold_span_is_found_in_every_form(folder, rows):
     for name, form in FORMS.items():
         (folder / name).write_text(form(rows), encoding="utf-8", newline="")
         checked = read_file(folder / name)
-        assert (checked.records, checked.left_out, checked.moved, checked.not_found) == (rows, [], [], []), name
+        assert (checked.records, checked.left_out, checked.realigned_ids, checked.not_found) == (rows, [], [], []), name
 
 
 @settings(quick, max_examples=40)

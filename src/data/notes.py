@@ -46,11 +46,11 @@ def of_file(checked: Checked) -> list[str]:
         answers = f"{counted(checked.empty_answers, 'empty answer')} next to proper ones"
         were = agreeing(checked.empty_answers, "was", "were")
         notes.append(f"{source}: {answers} {were} left out ({which(checked.empty)}).")
-    if checked.moved:
+    if checked.realigned_ids:
         answers = f"{counted(checked.realigned, 'answer')} {agreeing(checked.realigned, 'was', 'were')}"
         notes.append(
             f"{source}: {answers} moved to where the text stands, since answer_start pointed elsewhere "
-            f"({which(checked.moved)})."
+            f"({which(checked.realigned_ids)})."
         )
     if checked.not_found:
         are = agreeing(checked.untrainable, "is", "are")

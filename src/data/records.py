@@ -37,7 +37,7 @@ class Checked:
     names: dict[str, str] = field(default_factory=dict)  # by id: where the record stands, "row 3 (id q7)"
     left_out: list[str] = field(default_factory=list)  # rows of a simple file: "row 17 has no question"
     # The ids of the questions concerned; once for every answer in the first two.
-    moved: list[str] = field(default_factory=list)  # answer_start was moved to the only place where the text stands
+    realigned_ids: list[str] = field(default_factory=list)  # answer_start was moved to the text, which occurs once
     empty: list[str] = field(default_factory=list)  # an empty answer was left out; the question has others
     not_found: list[str] = field(default_factory=list)  # no answer could be located: kept for evaluation alone
     declares_unanswerable: bool = False  # a record has `is_impossible: true`
@@ -46,7 +46,7 @@ class Checked:
     @property
     def realigned(self) -> int:
         """Number of answers that were moved."""
-        return len(self.moved)
+        return len(self.realigned_ids)
 
     @property
     def empty_answers(self) -> int:
@@ -131,7 +131,7 @@ def check(raw_records: Iterable[RawRecord], source: str) -> Checked:
             checked.empty += [record_id] * (len(texts) - len(kept))
             texts, starts = [text for text, _ in kept], [start for _, start in kept]
         located = [_locate(context, text, start) for text, start in zip(texts, starts, strict=True)]
-        checked.moved += [record_id] * sum(
+        checked.realigned_ids += [record_id] * sum(
             now != was and now != NOT_FOUND for now, was in zip(located, starts, strict=True)
         )
         if texts and all(start == NOT_FOUND for start in located):
@@ -221,8 +221,8 @@ def _from_simple(rows: Iterable[RawRecord]) -> tuple[list[RawRecord], list[str]]
             seen[record_id] = where
             wanted = [text.strip() for text in texts if text and text.strip()]
             places = [place for text in wanted for place in _places(cells["context"] or "", text, row)]
-            found = [{"text": text, "answer_start": start} for text, start in places]
-            records.append((where, {**row, **cells, "id": record_id, "answers": found}))
+            located = [{"text": text, "answer_start": start} for text, start in places]
+            records.append((where, {**row, **cells, "id": record_id, "answers": located}))
     return records, left_out
 
 
@@ -243,11 +243,11 @@ def _places(context: str, text: str, row: dict[str, Any]) -> list[tuple[str, int
     if given.isdecimal() and len(given) < 10 and context.startswith(text, int(given)):
         return [(text, int(given))]
     pattern = re.escape(text) if text in context else r"\s+".join(map(re.escape, text.split()))
-    found = [match.span() for match in re.finditer(pattern, context, 0 if text in context else re.IGNORECASE)]
+    spans = [match.span() for match in re.finditer(pattern, context, 0 if text in context else re.IGNORECASE)]
     whole = [
         (start, end)
-        for start, end in found
+        for start, end in spans
         if not (context[start - 1 : start].isalnum() and context[start].isalnum())
         and not (context[end : end + 1].isalnum() and context[end - 1].isalnum())
     ]
-    return [(context[start:end], start) for start, end in whole or found] or [(text, NOT_FOUND)]
+    return [(context[start:end], start) for start, end in whole or spans] or [(text, NOT_FOUND)]

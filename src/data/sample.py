@@ -76,9 +76,9 @@ def _passage(generator: random.Random, side: str) -> tuple[str, str, list[tuple[
         for i, fact in enumerate(generator.sample(TOPICS[topic], len(TOPICS[topic]))):
             value = _value(generator, side, fact.kind)
             by_name = i == 0 or generator.random() < 0.3
-            told_as = subject if by_name else REFERENCES.get(topic, subject.split()[-1])
+            name = subject if by_name else REFERENCES.get(topic, subject.split()[-1])
             statements, questions = _wordings(fact, side)
-            sentences.append(generator.choice(statements).format(x=told_as, v=value))
+            sentences.append(generator.choice(statements).format(x=name, v=value))
             asked.append((generator.choice(questions).format(x=subject), value))
     text = " ".join(sentence[0].upper() + sentence[1:] for sentence in sentences)
     # All of the eight to ten facts are told, half of them are asked for.

@@ -193,8 +193,8 @@ def _of_all(of_a_run: list[float | None]) -> float | None:
 
 
 def _variant(outlook: Outlook, device: Device | None) -> dict[str, Any]:
-    config, counts, found = outlook.variant.config, outlook.on_gpu.counts, outlook.probe
-    seconds = None if found is None else found.run_seconds
+    config, counts, probe = outlook.variant.config, outlook.on_gpu.counts, outlook.probe
+    seconds = None if probe is None else probe.run_seconds
     return {
         "name": outlook.variant.name,
         "overrides": outlook.variant.overrides,
@@ -216,7 +216,7 @@ def _variant(outlook: Outlook, device: Device | None) -> dict[str, Any]:
         "disk_mb": outlook.on_gpu.disk_mb,
         "fits": fits(outlook, device),
         "largest_batch": outlook.largest,
-        "probe": None if found is None else asdict(found),
+        "probe": None if probe is None else asdict(probe),
         "price_of_a_run": None if seconds is None else price(seconds, config.hardware.price_per_hour),
         "note": outlook.note,
     }

@@ -83,8 +83,8 @@ def check(config: ModelConfig, folder: Path, run: str) -> ModelConfig:
         return config
     if not Path(place_of(str(config.path))).is_dir():
         config = replace(config, revision=expected.revision)
-    place, found = _weights(config)
-    if found != expected.weights:
+    place, weights = _weights(config)
+    if weights != expected.weights:
         at = f" at commit {expected.revision}" if expected.revision else ""
         raise UserError(
             f"run={run} was trained on {expected.name}{at}, and {place} holds other weights (their sha256 differs); "

@@ -147,8 +147,8 @@ def _leave_the_head_out(model: PreTrainedModel, name: str, config: Any) -> None:
     else:
         targeted_head = [layer.split(".")[0] for layer in head_layers if _targets(config, layer)]
     if hasattr(config, "modules_to_save"):
-        own = [module for module in head if module not in targeted_head]
-        config.modules_to_save = sorted({*(config.modules_to_save or []), *own}) or None
+        untargeted = [module for module in head if module not in targeted_head]
+        config.modules_to_save = sorted({*(config.modules_to_save or []), *untargeted}) or None
     elif head:
         raise UserError(f"method={name}: {config.peft_type.value} cannot train the new head beside its adapters.")
 

@@ -77,9 +77,9 @@ def check_hash(file: Path, expected: str) -> None:
     """
     if not file.exists():
         raise UserError(f"{file} does not exist, and model.sha256 asks to check it; set model.sha256=null to skip.")
-    if (found := sha256_of(file)) != expected:
+    if (digest := sha256_of(file)) != expected:
         raise UserError(
-            f"{file} has sha256 {found}, not model.sha256={expected}: these are other weights than the "
+            f"{file} has sha256 {digest}, not model.sha256={expected}: these are other weights than the "
             "configuration means."
         )
 

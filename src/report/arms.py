@@ -135,8 +135,8 @@ class Trial:
         """The questions of `scored_on` with their texts, as the first run with a whole file kept them."""
         for run in self.runs:
             with suppress(UserError):  # `damaged` tells
-                found: pd.DataFrame | None = run.questions(split=self.scored_on)
-                return found
+                questions: pd.DataFrame | None = run.questions(split=self.scored_on)
+                return questions
         return None
 
     @property
@@ -286,5 +286,5 @@ def trials(results: Sequence[Result]) -> list[Trial]:
     settings: dict[Any, dict[str, Result]] = defaultdict(dict)
     for result in results:
         settings[(setting(result), *sorted(result.inputs.items()))][result.seed] = result
-    found = [Trial([runs[seed] for seed in sorted(runs)]) for runs in settings.values()]
-    return sorted(found, key=lambda trial: trial.rate)
+    made = [Trial([runs[seed] for seed in sorted(runs)]) for runs in settings.values()]
+    return sorted(made, key=lambda trial: trial.rate)

@@ -177,13 +177,13 @@ def make_arms(
 
 
 def _varied(arms: Sequence[Arm], shown: Sequence[str]) -> list[str]:
-    found: dict[str, None] = {}
+    varied: dict[str, None] = {}
     for arm in arms:
         for key in arm.best.runs[0].params:
             values = {trial.runs[0].params.get(key, "None") for trial in arm.trials}
             if len(values) > 1 and key not in shown and not key.startswith(NOT_A_SETTING):
-                found[key] = None
-    return list(found)
+                varied[key] = None
+    return list(varied)
 
 
 def _value(result: Result, key: str) -> str:
@@ -197,7 +197,7 @@ def _varies(results: Sequence[Result], key: str) -> bool:
     for result in results:
         if value := _value(result, key):
             values[_value(result, "dataset.name") if key in DRAWN_BY else ""].add(value)
-    return any(len(found) > 1 for found in values.values())
+    return any(len(distinct) > 1 for distinct in values.values())
 
 
 def _labels(result: Result, keys: Sequence[str]) -> tuple[tuple[str, str], ...]:
@@ -237,8 +237,8 @@ def pair_up(arms: list[Arm], baseline: str) -> list[tuple[Arm, Arm]]:
 
     def base(arm: Arm) -> Arm:
         group = [other for other in arms if other.group == arm.group]
-        own = [other for other in group if other.method == baseline]
-        return (named or own or (group if not based else [arm]))[0]
+        of_group = [other for other in group if other.method == baseline]
+        return (named or of_group or (group if not based else [arm]))[0]
 
     pairs = [(arm, base(arm)) for arm in arms]
     if len({arm.method for arm in arms}) == 1:  # one method, in several places: compare these
@@ -270,12 +270,12 @@ def _at_look(
     if number == 0:
         reason = f"the first look is at {count(schedule.looks[0], 'fresh seed')} of each, which have not all been run"
         return Contrast(arm, base, why_not=reason, look=Look(0, looks, 0, planned, None, goes_on=True))
-    seen, own, other = schedule.looks[number - 1], scores[arm.name], scores[base.name]
-    assert own is not None and other is not None
-    both = {*schedule.verdict_seeds[:seen]} & {*own.seeds} & {*other.seeds}
+    seen, arm_scores, base_scores = schedule.looks[number - 1], scores[arm.name], scores[base.name]
+    assert arm_scores is not None and base_scores is not None
+    both = {*schedule.verdict_seeds[:seen]} & {*arm_scores.seeds} & {*base_scores.seeds}
     if len(both) < FEWEST_SEEDS:
         return Contrast(arm, base, why_not=f"both have a result on only {count(len(both), 'fresh seed')}")
-    contrast = _contrast(arm, base, {arm.name: own.of(both), base.name: other.of(both)}, tests, margin)
+    contrast = _contrast(arm, base, {arm.name: arm_scores.of(both), base.name: base_scores.of(both)}, tests, margin)
     chance = None
     if contrast.decision in OPEN and number < looks:
         chance = chance_to_decide(contrast.differences["f1"], margin, seen, planned, tests)
@@ -283,33 +283,33 @@ def _at_look(
     return replace(contrast, look=Look(number, looks, seen, planned, chance, goes_on))
 
 
-def _not_comparable(own: Scored | None, other: Scored | None, arm: Arm, base: Arm) -> str:
+def _not_comparable(arm_scores: Scored | None, base_scores: Scored | None, arm: Arm, base: Arm) -> str:
     """Why two arms have no difference; empty where they have one."""
     split = base.best.scored_on
     if arm.best.scored_on != split:
         return "one of them has a test set, the other has none"
     if arm.best.digest(split) != base.best.digest(split):
         return f"scored on other {split} questions"
-    if own is None or other is None or not own.ids.equals(other.ids):
+    if arm_scores is None or base_scores is None or not arm_scores.ids.equals(base_scores.ids):
         return "a run has no scores by question (questions.parquet)"
     return ""
 
 
 def _contrast(arm: Arm, base: Arm, scores: Mapping[str, Scored | None], comparisons: int, margin: float) -> Contrast:
-    own, other = scores[arm.name], scores[base.name]
-    assert own is not None and other is not None
-    splits = max(len(own.values["f1"]), len(other.values["f1"]))
+    arm_scores, base_scores = scores[arm.name], scores[base.name]
+    assert arm_scores is not None and base_scores is not None
+    splits = max(len(arm_scores.values["f1"]), len(base_scores.values["f1"]))
     first, second = (
         [np.repeat(values, splits // len(values), axis=0) for values in map(each.values.__getitem__, SCORES)]
-        for each in (own, other)
+        for each in (arm_scores, base_scores)
     )
-    results = compare(first, second, other.clusters, comparisons, margin)
-    seeds = (frozenset(own.seeds), frozenset(other.seeds))
+    results = compare(first, second, base_scores.clusters, comparisons, margin)
+    seeds = (frozenset(arm_scores.seeds), frozenset(base_scores.seeds))
     differences = dict(zip(SCORES, results, strict=True))
-    rests_on = footing(own, other)
+    rests_on = footing(arm_scores, base_scores)
     left_out = {}
     for score in SCORES:
-        if reason := _too_little(own.values[score], other.values[score], differences[score]):
+        if reason := _too_little(arm_scores.values[score], base_scores.values[score], differences[score]):
             left_out[score] = reason
             del differences[score]
     if "f1" in left_out:

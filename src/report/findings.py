@@ -264,9 +264,9 @@ def _forgetting(arm: Arm, base: Arm) -> list[str]:
     spread = [each.best.std(CKA) or 0.0 for each in (arm, base)]
     if abs(value - other) <= max(CKA_APART, *spread):
         return []
-    moved = "less" if value > other else "more"
+    change = "less" if value > other else "more"
     both = f"{metric(CKA).named(value)}, {base.name} {metric(CKA).text(other)}"
-    return [f"Its hidden states have moved {moved} from what they were before training: {both}."]
+    return [f"Its hidden states have moved {change} from what they were before training: {both}."]
 
 
 def f1_of(arm: Arm, comparison: Comparison) -> float:

@@ -18,9 +18,9 @@ ALSO_WHO = ("whom", "whose")
 def kind_of_question(question: str) -> str:
     """The question word, wherever it stands; `other` where there is none."""
     text = question.lower()
-    found = [(m.start(), word) for word in FIRST_WORDS if (m := re.search(rf"\b{word}\b", text))]
-    found += [(m.start(), "who") for word in ALSO_WHO if (m := re.search(rf"\b{word}\b", text))]
-    return min(found, key=lambda item: (item[0], -len(item[1])))[1] if found else "other"
+    words = [(m.start(), word) for word in FIRST_WORDS if (m := re.search(rf"\b{word}\b", text))]
+    words += [(m.start(), "who") for word in ALSO_WHO if (m := re.search(rf"\b{word}\b", text))]
+    return min(words, key=lambda item: (item[0], -len(item[1])))[1] if words else "other"
 
 
 def _range(number: int, edges: Sequence[int]) -> str:

@@ -129,8 +129,8 @@ def _method(arm: Arm, comparison: Comparison, of: Collection[str] = ()) -> dict[
 
 
 def _contrast(contrast: Contrast, comparison: Comparison) -> dict[str, Any]:
-    arm, base, footing, (own, others) = contrast.arm, contrast.base, contrast.footing, contrast.seeds
-    method, baseline = (_method(*each) for each in ((arm, comparison, own), (base, comparison, others)))
+    arm, base, footing, (seeds, base_seeds) = contrast.arm, contrast.base, contrast.footing, contrast.seeds
+    method, baseline = (_method(*each) for each in ((arm, comparison, seeds), (base, comparison, base_seeds)))
     ratios = {
         key: value / other
         for key, value in method["costs"].items()

@@ -144,9 +144,9 @@ def differing_most(comparison: Comparison, shown: int = EXAMPLES) -> list[tuple[
         rows = [
             {
                 **{key: table[key].iloc[i] for key in ("question", "context", "answers")},
-                "own": f1[i],
-                "base": base_f1[i],
-                "own_answer": answers["predicted"].loc[table.index[i]],
+                "f1": f1[i],
+                "base_f1": base_f1[i],
+                "answer": answers["predicted"].loc[table.index[i]],
                 "base_answer": table["predicted"].iloc[i],
             }
             for i in [*order[::-1][: shown - fewer], *order[:fewer]]

@@ -128,8 +128,8 @@ def f1_by_size(comparison: Comparison) -> Plot | None:
     curves: dict[str, dict[int, tuple[float, float | None]]] = {}
     for arm in comparison.arms:
         line = " ".join(label for key, label in arm.labels.items() if key != "dataset.train_size")
-        if (found := level(comparison, arm)) is not None and arm.best.examples:
-            curves.setdefault(line, {})[arm.best.examples] = found
+        if (score := level(comparison, arm)) is not None and arm.best.examples:
+            curves.setdefault(line, {})[arm.best.examples] = score
     if all(len(curve) == 1 for curve in curves.values()):
         return None
     split = scored_on(comparison)
@@ -160,15 +160,15 @@ def f1_by_cost(comparison: Comparison, cost: Metric) -> Plot | None:
     figure = new_figure(cost.axis, f"{split} {metric(F1).axis}")
     points: dict[str, tuple[float, float]] = {}
     for number, arm in enumerate(comparison.arms):
-        found, x = level(comparison, arm), arm.best.average(cost.key)
-        if found is None or not x or not np.isfinite(x):
+        score, x = level(comparison, arm), arm.best.average(cost.key)
+        if score is None or not x or not np.isfinite(x):
             continue
-        points[arm.name] = (x, found[0])
+        points[arm.name] = (x, score[0])
         figure.add_scatter(
             x=[x],
-            y=[round(found[0], 2)],
+            y=[round(score[0], 2)],
             error_x=error_bars([arm.best.std(cost.key)]),
-            error_y=error_bars([found[1]]),
+            error_y=error_bars([score[1]]),
             mode="markers",
             marker=marker_style(number),
             name=wrapped(arm.name),
@@ -209,9 +209,9 @@ def pareto_front(points: list[tuple[float, float]]) -> list[tuple[float, float]]
 
 def level(comparison: Comparison, arm: Arm) -> tuple[float, float | None] | None:
     """F1 of an arm as its verdict rests on it, with its standard deviation over seeds; None where there is none."""
-    found = comparison.scored[arm.name]
-    if found is not None:
-        return found.level("f1"), found.std("f1")
+    scores = comparison.scored[arm.name]
+    if scores is not None:
+        return scores.level("f1"), scores.std("f1")
     f1 = arm.best.average(F1)
     return None if f1 is None or arm.best.scored_on != "validation" else (f1, arm.best.std(F1))
 

@@ -35,10 +35,10 @@ def agreement(comparison: Comparison) -> Plot | None:
     for contrast in comparison.contrasts:
         table = contrast.base.best.questions
         both = [] if table is None else [right(arm, table.index) for arm in (contrast.base, contrast.arm)]
-        found = [answers for answers in both if answers is not None]
-        if len(found) < 2:
+        answered = [answers for answers in both if answers is not None]
+        if len(answered) < 2:
             continue
-        a, b = found
+        a, b = answered
         names.append(wrapped(contrast.arm.name, 14))
         counts.append([(a & b).sum(), (~a & b).sum(), (a & ~b).sum(), (~a & ~b).sum()])
     if not names:
@@ -86,8 +86,8 @@ def _by_kind(arms: list[Arm], looks: list[dict[str, Any]], suffix: str, of: str)
     table, split = arms[0].best.texts, arms[0].best.scored_on
     if table is None:
         return []
-    found = zip(arms, looks, [arm.best.scores(table.index) for arm in arms], strict=True)
-    scores = [(arm.name, look, own[1].mean(0)) for arm, look, own in found if own is not None]
+    answered = zip(arms, looks, [arm.best.scores(table.index) for arm in arms], strict=True)
+    scores = [(arm.name, look, each[1].mean(0)) for arm, look, each in answered if each is not None]
     kinds = {
         "by_question": "question word",
         "by_answer": "words in the answer",

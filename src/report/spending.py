@@ -34,8 +34,8 @@ def spending(runs: Mapping[str, Sequence[Result]], schedule: Schedule) -> list[S
     for name, all_runs in runs.items():
         members = [run for run in all_runs if run.tags.get("mlflow.parentRunId") == schedule.parent]
         for phase in PHASES:
-            if own := [run for run in members if schedule.phase(seed_of(run)) == phase]:
-                result.append(_spent(name, phase, own))
+            if of_phase := [run for run in members if schedule.phase(seed_of(run)) == phase]:
+                result.append(_spent(name, phase, of_phase))
     return result
 
 

@@ -200,10 +200,10 @@ def spending(comparison: Comparison) -> tuple[list[str], list[list[Cell]]]:
     priced = any(part.price is not None for part in spent)
     rows = []
     for name in (*dict.fromkeys(part.arm for part in spent), ALL_METHODS):
-        own = [part for part in spent if name in (part.arm, ALL_METHODS)]
-        by_phase = [_spent_cell([part for part in own if part.phase == phase]) for phase in phases]
-        row = [Cell(name), *by_phase, _spent_cell(own)]
-        rows.append([*row, _price(together(own, name, "").price)] if priced else row)
+        parts = [part for part in spent if name in (part.arm, ALL_METHODS)]
+        by_phase = [_spent_cell([part for part in parts if part.phase == phase]) for phase in phases]
+        row = [Cell(name), *by_phase, _spent_cell(parts)]
+        rows.append([*row, _price(together(parts, name, "").price)] if priced else row)
     return ["method", *phases, "together", *(["price"] if priced else [])], rows
 
 
@@ -238,8 +238,8 @@ CONDITIONS: list[tuple[str, Callable[[Result], str]]] = [
 def conditions(comparison: Comparison) -> list[tuple[str, str]]:
     """Label and value of what the best runs were made with; where they differ, all values."""
     runs = [run for arm in comparison.arms for run in arm.best.runs]
-    told = [(label, dict.fromkeys(value for run in runs if (value := tell(run)))) for label, tell in CONDITIONS]
-    return [(label, "; ".join(values)) for label, values in told if values]
+    known = [(label, dict.fromkeys(value for run in runs if (value := read(run)))) for label, read in CONDITIONS]
+    return [(label, "; ".join(values)) for label, values in known if values]
 
 
 def all_runs(comparison: Comparison) -> tuple[list[str], list[list[Cell]]]:

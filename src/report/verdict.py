@@ -193,14 +193,14 @@ def _nobody(comparison: Comparison) -> str:
 def _too_large(comparison: Comparison) -> list[list[str]]:
     """Methods that ran out of GPU memory, each with what fits."""
     less = "train.gradient_checkpointing=true or a lower train.batch_size needs less memory."
-    found = []
+    findings = []
     for name, reason in comparison.empty.items():
         if not (why := does_not_fit(reason)):
             continue
         alike = [arm for arm in comparison.arms if all(label in name.split() for label in arm.group)]
         best = max(alike or comparison.arms, key=lambda arm: f1_of(arm, comparison))
-        found.append([f"{name} {why}; use {best.name}, {metric(F1).named(f1_of(best, comparison))}.", less])
-    return found
+        findings.append([f"{name} {why}; use {best.name}, {metric(F1).named(f1_of(best, comparison))}.", less])
+    return findings
 
 
 def _findings(comparison: Comparison) -> list[list[str]]:

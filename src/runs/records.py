@@ -170,8 +170,8 @@ def to_read(present: Sequence[str], columns: Sequence[str] | None) -> list[str]:
     missing = [column for column in wanted if column not in present]
     if unknown := [column for column in missing if column not in (*PLACES, KIND)]:
         raise KeyError(f"no column {', '.join(unknown)}")
-    told_by_text = ["context"] if "context" in present and {"article", "passage"} & set(missing) else []
-    return list(dict.fromkeys([column for column in wanted if column in present] + told_by_text))
+    derived_from = ["context"] if "context" in present and {"article", "passage"} & set(missing) else []
+    return list(dict.fromkeys([column for column in wanted if column in present] + derived_from))
 
 
 def _with_places(table: pd.DataFrame) -> pd.DataFrame:

@@ -24,7 +24,7 @@ LONGEST_TAG = 8000  # characters that MLflow keeps of a tag
 def stored(store: Store, sweep_hash: str) -> Plan | None:
     """The plan that the same command has made before."""
     plans = (read_plan(parent) for parent in store.runs(f"tags.sweep_hash = '{sweep_hash}'"))
-    return next((found.plan for found in plans if found is not None), None)
+    return next((each.plan for each in plans if each is not None), None)
 
 
 def make(arms: Sequence[Arm], settings: Config, terminal: Terminal, remote: bool = False) -> Plan:

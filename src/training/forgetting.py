@@ -71,12 +71,12 @@ def forgetting(
     states = []
     for model in (untouched, trained):
         encoder = model.base_model.eval()
-        found = []
+        hidden = []
         for batch in _on(accelerator, probe):
             with accelerator.autocast():
                 out = encoder(**known_inputs(encoder, batch)).last_hidden_state
-            found.append(out[batch["attention_mask"].bool()].double().cpu())
-        states.append(torch.cat(found))
+            hidden.append(out[batch["attention_mask"].bool()].double().cpu())
+        states.append(torch.cat(hidden))
     before, after = states
     metrics = {"cka": linear_cka(before, after), "cosine": float(cosine_similarity(before, after).mean())}
     if is_decoder(trained):

@@ -39,8 +39,8 @@ def has_kernel(dtype: torch.dtype) -> bool:
 
 def _positions(model: PreTrainedModel) -> Any:
     """The table of absolute positions; None where positions are rotated or relative."""
-    found = [m for name, m in model.named_modules() if name.endswith("embeddings.position_embeddings")]
-    return found[0] if found and not getattr(model.config, "is_decoder", False) else None
+    tables = [m for name, m in model.named_modules() if name.endswith("embeddings.position_embeddings")]
+    return tables[0] if tables and not getattr(model.config, "is_decoder", False) else None
 
 
 def pack(model: PreTrainedModel) -> None:

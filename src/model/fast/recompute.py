@@ -47,5 +47,5 @@ def no_mark(out: Tensor, function: Callable[[Tensor], Tensor], source: Tensor) -
 
 def marked(x: Tensor) -> tuple[Recompute | None, Tensor | None]:
     """The mark of `x`: what recomputes it, and from what; None for both where it has no mark."""
-    found: tuple[Recompute | None, Tensor | None] = getattr(x, "recompute", (None, None))
-    return found
+    pair: tuple[Recompute | None, Tensor | None] = getattr(x, "recompute", (None, None))
+    return pair
