@@ -364,7 +364,7 @@ def test_a_damaged_file_of_scores_is_left_out_and_named(store, content):
     runs = [store.run("lora", 1e-3, 0.3, seed) for seed in (0, 1)]
     damage(store, runs[0], content)
     found = compared(store)
-    assert [contrast.footing.seeds for contrast in found.contrasts] == [(1, 1)]
+    assert [contrast.basis.seeds for contrast in found.contrasts] == [(1, 1)]
     [warning] = [warning for warning in warned(found) if "questions.parquet" in warning]
     assert warning.startswith(
         f"questions.parquet of run {runs[0][:8]} (lora lr=0.001 epochs=3 seed=0) cannot be read ("

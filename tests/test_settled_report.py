@@ -115,7 +115,7 @@ def test_an_interval_holds_at_every_look_on_the_seeds_that_both_have(store):
     assert lora.differences["f1"] == expected(store, "lora", ("2", "3", "4"), 2 * 2)
     assert head.differences["f1"] == expected(store, "head", ("2", "3", "4", "5", "6"), 2 * 2)
     assert lora.differences["f1"].low < expected(store, "lora", ("2", "3", "4"), 2).low
-    assert (lora.footing.seeds, head.footing.seeds) == ((3, 3), (5, 5))
+    assert (lora.basis.seeds, head.basis.seeds) == ((3, 3), (5, 5))
     assert (lora.decision, head.decision) == (Decision.NOT_INFERIOR, Decision.UNDECIDED)
     assert (lora.look.number, lora.look.of, lora.look.chance, lora.look.goes_on) == (1, 2, None, False)
     assert (head.look.number, head.look.seeds, head.look.goes_on) == (2, 5, False)

@@ -20,7 +20,7 @@ from src.report.decision import OPEN, Decision, decide
 from src.report.fairness import Caveat, by_importance, caveats
 from src.report.planning import chance_to_decide
 from src.report.schedule import Look, Schedule
-from src.report.scored import Footing, Scored, footing, scored
+from src.report.scored import Basis, Scored, basis_of, scored
 from src.report.spending import Spent, spending
 from src.report.statistics import FEWEST_SCORED, Difference, compare
 from src.report.words import count, listed
@@ -41,7 +41,7 @@ class Contrast:
     base: Arm
     differences: dict[str, Difference] = field(default_factory=dict)  # by score; F1 is there, or none
     decision: Decision | None = None  # None where there is no difference to decide on
-    footing: Footing | None = None
+    basis: Basis | None = None
     why_not: str = ""
     left_out: dict[str, str] = field(default_factory=dict)  # scores that no interval is given for, and why
     seeds: tuple[frozenset[str], frozenset[str]] = (frozenset(), frozenset())  # of arm and baseline, behind these
@@ -306,16 +306,16 @@ def _contrast(arm: Arm, base: Arm, scores: Mapping[str, Scored | None], comparis
     results = compare(first, second, base_scores.clusters, comparisons, margin)
     seeds = (frozenset(arm_scores.seeds), frozenset(base_scores.seeds))
     differences = dict(zip(SCORES, results, strict=True))
-    rests_on = footing(arm_scores, base_scores)
+    basis = basis_of(arm_scores, base_scores)
     left_out = {}
     for score in SCORES:
         if reason := _too_little(arm_scores.values[score], base_scores.values[score], differences[score]):
             left_out[score] = reason
             del differences[score]
     if "f1" in left_out:
-        return Contrast(arm, base, footing=rests_on, why_not=left_out["f1"], seeds=seeds)
+        return Contrast(arm, base, basis=basis, why_not=left_out["f1"], seeds=seeds)
     decision = decide(differences["f1"], margin)
-    return Contrast(arm, base, differences, decision, rests_on, left_out=left_out, seeds=seeds)
+    return Contrast(arm, base, differences, decision, basis, left_out=left_out, seeds=seeds)
 
 
 def _too_little(first: np.ndarray, second: np.ndarray, difference: Difference) -> str:

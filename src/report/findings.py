@@ -13,7 +13,7 @@ from src.report.comparison import Comparison, Contrast
 from src.report.decision import Decision, decide
 from src.report.fairness import before_and_after, comparable, learned
 from src.report.planning import more_needed
-from src.report.scored import Footing
+from src.report.scored import Basis
 from src.report.statistics import Difference
 from src.report.words import count, listed, share
 
@@ -108,7 +108,7 @@ def interval(difference: Difference, places: int = 1) -> str:
 def evidence(contrast: Contrast, comparison: Comparison) -> str:
     """The settings, the differences with their intervals and p-values, and what they rest on."""
     f1, exact = contrast.differences["f1"], contrast.differences.get("exact_match")
-    assert contrast.footing is not None
+    assert contrast.basis is not None
     comparisons = sum(bool(each.differences) for each in comparison.contrasts)
     number = f"{comparisons} comparisons" if comparisons > 1 else ""
     if comparison.schedule is not None:
@@ -118,7 +118,7 @@ def evidence(contrast: Contrast, comparison: Comparison) -> str:
     return (
         f"{_setting(contrast.arm, comparison.varied)} against {_setting(contrast.base, comparison.varied)}: "
         f"F1 {_spelt(f1, decimals(f1, comparison.margin))}, p {_p(f1.adjusted_p)}{adjusted}; "
-        f"exact match {_spelt(exact, 1) if exact is not None else without}; {rests_on(contrast.footing)}."
+        f"exact match {_spelt(exact, 1) if exact is not None else without}; {basis_text(contrast.basis)}."
     )
 
 
@@ -128,32 +128,32 @@ def tested(comparison: Comparison) -> int:
     return comparisons if comparison.schedule is None else comparison.schedule.tests(comparisons)
 
 
-def rests_on(footing: Footing) -> str:
+def basis_text(basis: Basis) -> str:
     """`1,660 test questions, 540 passages, 10 articles, 3 seeds`."""
-    fewer, more = sorted(footing.seeds)
+    fewer, more = sorted(basis.seeds)
     seeds = count(more, "seed") if fewer == more else f"{fewer} and {count(more, 'seed')}"
-    return f"{size(footing)}, {seeds}"
+    return f"{size_text(basis)}, {seeds}"
 
 
-def size(footing: Footing) -> str:
+def size_text(basis: Basis) -> str:
     """`1,660 test questions, 540 passages, 10 articles`."""
-    parts = [count(footing.questions, f"{footing.split} question")]
-    parts += [count(footing.passages, "passage")] if footing.passages < footing.questions else []
-    parts += [count(footing.articles, "article")] if footing.articles is not None else []
+    parts = [count(basis.questions, f"{basis.split} question")]
+    parts += [count(basis.passages, "passage")] if basis.passages < basis.questions else []
+    parts += [count(basis.articles, "article")] if basis.articles is not None else []
     return ", ".join(parts)
 
 
 def missing(contrast: Contrast, comparison: Comparison) -> str:
     """What would decide an undecided contrast; empty for any other."""
-    footing = contrast.footing
-    if contrast.decision is not Decision.UNDECIDED or footing is None:
+    basis = contrast.basis
+    if contrast.decision is not Decision.UNDECIDED or basis is None:
         return ""
     if contrast.look is not None:
         return GOES_ON if contrast.look.goes_on else _new_questions(contrast, comparison)
-    if min(footing.seeds) == 1:
+    if min(basis.seeds) == 1:
         return "run at least 2 more seeds per method: how much seeds differ is not known yet"
     seeds, questions = needed(contrast, comparison)
-    split, power = footing.split, "would decide it with 80 % power if the two are equal"
+    split, power = basis.split, "would decide it with 80 % power if the two are equal"
     more = "" if questions is None else count(questions, f"more {split} question")
     if seeds is not None:
         each = f"about {count(seeds, 'more seed')} per method"
@@ -165,13 +165,13 @@ def missing(contrast: Contrast, comparison: Comparison) -> str:
 
 def _new_questions(contrast: Contrast, comparison: Comparison) -> str:
     """What would decide a contrast whose looks are used up."""
-    assert contrast.footing is not None
+    assert contrast.basis is not None
     used = "its looks at these questions are used up, so that more seeds cannot decide it"
     new = "test questions that are new (another dataset.seed, another file, or dataset.test_path)"
     _, more = needed(contrast, comparison)
     if more is None:
         return f"{used}; it takes {new}"
-    number = f"about {contrast.footing.questions + more:,} of them"
+    number = f"about {contrast.basis.questions + more:,} of them"
     return f"{used}; it takes {new}; {number} would decide it with 80 % power if the two are equal"
 
 
@@ -191,9 +191,9 @@ def at_look(contrast: Contrast) -> str:
 
 def needed(contrast: Contrast, comparison: Comparison) -> tuple[int | None, int | None]:
     """More seeds of each method, or else more questions, that would decide a contrast; None where no number does."""
-    assert contrast.footing is not None
-    f1, seeds = contrast.differences["f1"], min(contrast.footing.seeds)
-    return more_needed(f1, comparison.margin, contrast.footing.questions, seeds, tested(comparison))
+    assert contrast.basis is not None
+    f1, seeds = contrast.differences["f1"], min(contrast.basis.seeds)
+    return more_needed(f1, comparison.margin, contrast.basis.questions, seeds, tested(comparison))
 
 
 def does_not_fit(reason: str) -> str:
@@ -206,14 +206,12 @@ def does_not_fit(reason: str) -> str:
 
 def _limits(contrast: Contrast, comparison: Comparison) -> list[str]:
     """What the evidence leaves open."""
-    assert contrast.footing is not None
-    limits, (fewer, more) = [], sorted(contrast.footing.seeds)
+    assert contrast.basis is not None
+    limits, (fewer, more) = [], sorted(contrast.basis.seeds)
     if more == 1:
         limits.append("The interval is for these two runs; other seeds may differ by more.")
     elif fewer == 1:
-        one, several = (
-            (contrast.arm, contrast.base) if contrast.footing.seeds[0] == 1 else (contrast.base, contrast.arm)
-        )
+        one, several = (contrast.arm, contrast.base) if contrast.basis.seeds[0] == 1 else (contrast.base, contrast.arm)
         limits.append(f"{one.name} has one seed: the spread between seeds is that of {several.name}.")
     difference = contrast.differences["f1"]
     if not difference.significant:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from src.report.comparison import Comparison
-from src.report.findings import rests_on
+from src.report.findings import basis_text
 from src.report.tables import NOTHING, overview
 from src.report.verdict import protocol
 
@@ -43,10 +43,8 @@ def as_latex(comparison: Comparison) -> str:
 
 
 def _caption(comparison: Comparison) -> str:
-    footings = dict.fromkeys(
-        rests_on(contrast.footing) for contrast in comparison.contrasts if contrast.footing is not None
-    )
-    rest = f" Differences in F1 rest on {'; '.join(footings)}." if footings else ""
+    bases = dict.fromkeys(basis_text(contrast.basis) for contrast in comparison.contrasts if contrast.basis is not None)
+    rest = f" Differences in F1 rest on {'; '.join(bases)}." if bases else ""
     return f"{comparison.title}. {protocol(comparison)}{rest} Margin {comparison.margin:g} F1; 95 % intervals."
 
 

@@ -129,7 +129,7 @@ def _method(arm: Arm, comparison: Comparison, of: Collection[str] = ()) -> dict[
 
 
 def _contrast(contrast: Contrast, comparison: Comparison) -> dict[str, Any]:
-    arm, base, footing, (seeds, base_seeds) = contrast.arm, contrast.base, contrast.footing, contrast.seeds
+    arm, base, basis, (seeds, base_seeds) = contrast.arm, contrast.base, contrast.basis, contrast.seeds
     method, baseline = (_method(*each) for each in ((arm, comparison, seeds), (base, comparison, base_seeds)))
     ratios = {
         key: value / other
@@ -146,17 +146,17 @@ def _contrast(contrast: Contrast, comparison: Comparison) -> dict[str, Any]:
         "f1": _difference(contrast.differences.get("f1")),
         "exact_match": _difference(contrast.differences.get("exact_match")),
         "counts": None
-        if footing is None
+        if basis is None
         else {
-            "questions": footing.questions,
-            "passages": footing.passages,
-            "articles": footing.articles,
-            "unit": footing.unit,
-            "seeds": list(footing.seeds),
+            "questions": basis.questions,
+            "passages": basis.passages,
+            "articles": basis.articles,
+            "unit": basis.unit,
+            "seeds": list(basis.seeds),
         },
         "chosen_on": _chosen_on(arm, scores),
-        "scored_on": None if footing is None else footing.split,
-        "cross_fitted": footing is not None and footing.cross_fitted,
+        "scored_on": None if basis is None else basis.split,
+        "cross_fitted": basis is not None and basis.cross_fitted,
         "look": None if contrast.look is None else asdict(contrast.look),
         "cost_ratios": ratios,
     }

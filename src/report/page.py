@@ -65,7 +65,7 @@ def render(comparison: Comparison, plots: list[Plot], examples: int = EXAMPLES) 
         protocol=verdict.protocol(comparison),
         spent=verdict.spent(comparison),
         spending=tables.spending(comparison),
-        unit=next((contrast.footing.unit for contrast in comparison.contrasts if contrast.footing is not None), ""),
+        unit=next((contrast.basis.unit for contrast in comparison.contrasts if contrast.basis is not None), ""),
         figures=Markup(figures.replace("<", "\\u003c")),
         plotly=Markup(packed),
     )

@@ -19,7 +19,7 @@ FEWEST_FRESH = 2  # seeds on which nothing was chosen that are needed to leave t
 
 
 @dataclass(frozen=True)
-class Footing:
+class Basis:
     """What a difference rests on: which questions, how many of what, and how many seeds of the arm and its baseline."""
 
     split: str  # test | validation
@@ -94,12 +94,12 @@ def scored(arm: Arm) -> Scored | None:
     )
 
 
-def footing(arm: Scored, base: Scored) -> Footing:
+def basis_of(arm: Scored, base: Scored) -> Basis:
     """What the difference of two arms rests on."""
     passages, articles = base.clusters.counts
     crossed = arm.cross_fitted or base.cross_fitted
     seeds = (len(arm.seeds), len(base.seeds))
-    return Footing(base.split, crossed, len(base.ids), passages, articles, base.clusters.unit, seeds)
+    return Basis(base.split, crossed, len(base.ids), passages, articles, base.clusters.unit, seeds)
 
 
 def _crossed(arm: Arm, ids: pd.Index, clusters: Clusters, seeds: Sequence[str]) -> list[np.ndarray] | None:

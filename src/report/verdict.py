@@ -111,8 +111,8 @@ def _of_group(contrasts: Sequence[Contrast], comparison: Comparison) -> str:
 
 def _of_one_seed(contrast: Contrast) -> str:
     """What a recommendation that rests on two single runs has to add."""
-    assert contrast.footing is not None
-    return " One seed each: other seeds may differ." if max(contrast.footing.seeds) == 1 else ""
+    assert contrast.basis is not None
+    return " One seed each: other seeds may differ." if max(contrast.basis.seeds) == 1 else ""
 
 
 def _costs(contrast: Contrast) -> dict[str, float]:
@@ -146,9 +146,9 @@ def _next_command(comparison: Comparison) -> str:
 
 def _missing_seeds(contrast: Contrast, comparison: Comparison) -> int | None:
     """How many more seeds decide a contrast: 0 for what is decided, None where no number does."""
-    if contrast.decision is not Decision.UNDECIDED or contrast.footing is None:
+    if contrast.decision is not Decision.UNDECIDED or contrast.basis is None:
         return 0
-    return AT_LEAST_SEEDS if min(contrast.footing.seeds) == 1 else needed(contrast, comparison)[0]
+    return AT_LEAST_SEEDS if min(contrast.basis.seeds) == 1 else needed(contrast, comparison)[0]
 
 
 def displayed(arm: Arm, comparison: Comparison) -> str:
