@@ -43,13 +43,13 @@ class ReadyModel:
         return answers
 
     def _answer_some(self, questions: Sequence[Mapping[str, Any]]) -> list[Any]:
-        from src.data.cache import thrown_away
+        from src.data.cache import temporary_cache
         from src.data.sources import to_dataset
         from src.evaluator import Evaluator
 
         records = [{"title": "", "answers": {"text": [], "answer_start": []}, **question} for question in questions]
         evaluator = Evaluator(self.runtime, self.model, self.config.evaluation, bool(self.config.dataset.unanswerable))
-        with thrown_away():
+        with temporary_cache():
             task = task_of(self.config.model)
             batches, _ = task.batches(to_dataset(records), self.tokenizer, self.config, training=False)
             return evaluator.answer(records, batches)

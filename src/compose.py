@@ -81,7 +81,7 @@ def completed(arguments: Sequence[str]) -> list[str]:
     Raises:
         UsageError: an argument that is neither an option of Hydra nor KEY=VALUE, or a value that is empty.
     """
-    options, words = parted(arguments)
+    options, words = split_options(arguments)
     overrides = written_out(words)
     for override in overrides:
         key, equals, value = override.partition("=")
@@ -116,7 +116,7 @@ def _check_choice(override: str) -> None:
         raise UserError(f"{override} does not name an option{there_are}.")
 
 
-def parted(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+def split_options(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """Hydra's options with their values, and the other arguments; Hydra takes no override behind some options.
 
     Raises:

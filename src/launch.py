@@ -26,12 +26,12 @@ from src.metrics import F1
 from src.problems import validate
 
 
-def command_line(text: str, meant: Callable[[Sequence[str]], list[str]] = list) -> None:
+def command_line(text: str, translate: Callable[[Sequence[str]], list[str]] = list) -> None:
     """Run what the command line asks for: a mistake is one sentence, an interruption exit status 130.
 
     Args:
         text: what --help begins with, the docstring of the command's module.
-        meant: turns what was typed into the arguments of Hydra.
+        translate: turns what was typed into the arguments of Hydra.
     """
     try:
         begin()
@@ -41,7 +41,7 @@ def command_line(text: str, meant: Callable[[Sequence[str]], list[str]] = list) 
         register()
         os.environ["HYDRA_FULL_ERROR"] = "1"  # hand errors on to `fail`
         signal.signal(signal.SIGTERM, signal.default_int_handler)
-        sys.argv[1:] = completed(meant(sys.argv[1:]))
+        sys.argv[1:] = completed(translate(sys.argv[1:]))
         sweeps = bool({"-m", "--multirun"} & set(sys.argv))
         shows = any(argument == "-c" or argument.startswith("--cfg") for argument in sys.argv)
         if sweeps and shows:
@@ -90,7 +90,7 @@ def job(composed: DictConfig) -> float | None:
         fail(error)
 
 
-def how_to_go_on() -> str:
+def resume_hint() -> str:
     """What to type after an interruption."""
     if "rerun=true" in sys.argv:
         return "with rerun=true the same command begins anew."
@@ -125,7 +125,7 @@ def _run(primary: Primary) -> None:
     try:
         _hydra(primary)
     except KeyboardInterrupt:
-        print(f"\nInterrupted; {how_to_go_on()}", file=sys.stderr)
+        print(f"\nInterrupted; {resume_hint()}", file=sys.stderr)
         sweep.end(interrupted=True)
         sys.exit(130)
     except (SystemExit, *MISTAKES):

@@ -41,7 +41,7 @@ from src.arguments import (
 from src.compose import MISTAKES, Primary, completed, fail, from_hydra, register
 from src.config import HardwareConfig, UserError
 from src.console import begin
-from src.estimate.cards import CARDS_GB, MOST_WINDOWS, Device, at_hand
+from src.estimate.cards import CARDS_GB, MOST_WINDOWS, Device, local_device
 from src.grid import grid, key_of
 from src.problems import problems
 from src.protocol.plan import FEWEST_SEEDS, FIRST_RATES
@@ -135,7 +135,7 @@ def plan(variants: Sequence[Variant], notes: Sequence[str], given: PlanArguments
     notes = list(notes)
     hardware: HardwareConfig = variants[0].config.hardware
     try:
-        device = at_hand(hardware)
+        device = local_device(hardware)
     except UserError as error:
         if hardware.device != "gpu" or "sees none" not in str(error):
             raise

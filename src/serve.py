@@ -20,7 +20,7 @@ from src.compose import MISTAKES, fail
 from src.config import UserError
 from src.console import begin
 from src.credentials import with_secrets
-from src.server import HOST, log_of, refuse_taken, run_server
+from src.server import HOST, log_of, refuse_port_in_use, run_server
 
 TIMEOUT = "MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT"
 REQUEST = {"dataframe_records": [{"question": "Who wrote it?", "context": "It was written by Ada."}]}
@@ -41,7 +41,7 @@ def main() -> None:
     try:
         begin()
         given = read(Serve, sys.argv[1:] or ["--help"], str(__doc__))
-        refuse_taken(given.port)
+        refuse_port_in_use(given.port)
         from src.runs.results import resolve_run
         from src.runs.store import connect
 

@@ -21,7 +21,7 @@ POLL_SECONDS = 0.2
 HOST = "127.0.0.1"  # this machine alone
 
 
-def refuse_taken(port: int) -> None:
+def refuse_port_in_use(port: int) -> None:
     """Before anything is started: does something listen on a port of this machine?
 
     Raises:

@@ -34,10 +34,10 @@ METHODS = "method=full,lora"
 
 def main() -> None:
     """The command line."""
-    command_line(str(__doc__), meant)
+    command_line(str(__doc__), hydra_arguments)
 
 
-def meant(arguments: Sequence[str]) -> list[str]:
+def hydra_arguments(arguments: Sequence[str]) -> list[str]:
     """The arguments of Hydra for what was typed: a file is `dataset.path`, full and LoRA are the methods."""
     words = [
         assignment("dataset.path", word) if "=" not in word and Path(word).is_file() else word for word in arguments

@@ -18,7 +18,7 @@ from pydantic import Field
 from src.arguments import ExperimentArguments, read
 from src.compose import MISTAKES, fail
 from src.console import begin
-from src.server import HOST, log_of, refuse_taken, run_server
+from src.server import HOST, log_of, refuse_port_in_use, run_server
 
 HOSTS = "MLFLOW_SERVER_ALLOWED_HOSTS"
 # The names that a browser on this machine has for it. MLflow's own default also takes 10.* and 192.168.*, which names
@@ -45,7 +45,7 @@ def main() -> None:
         if not store.uri.startswith("sqlite"):
             print(f"The store is a server; open {address(store.uri, store)}")
             return
-        refuse_taken(given.port)
+        refuse_port_in_use(given.port)
         if store.writable:  # the UI changes it too, where somebody asks it to
             store = connect(tracking)
         page = address(f"http://{HOST}:{given.port}", store)

@@ -16,7 +16,7 @@ from src.arguments import keys_of, read
 from src.compose import completed, register
 from src.config import ROOT
 from src.runs.__main__ import SCHEMAS as ACTIONS
-from src.settle import meant
+from src.settle import hydra_arguments
 from src.sweep import plan as plan_sweep
 
 SCHEMAS = {
@@ -64,7 +64,7 @@ def composes(arguments: list[str], module: str) -> None:
     if module == "src.check":
         arguments = [each if "=" in each else f"dataset.path={each}" for each in arguments]
     register()
-    overrides = completed(meant(arguments) if module == "src.settle" else arguments)
+    overrides = completed(hydra_arguments(arguments) if module == "src.settle" else arguments)
     overrides = [override for override in overrides if override != "-m"]
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()

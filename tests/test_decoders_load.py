@@ -418,9 +418,9 @@ def hub(monkeypatch):
     address = f"http://127.0.0.1:{server.server_port}"
     monkeypatch.setattr(constants, "ENDPOINT", address)
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}")
-    place._silence.cache_clear()
+    place._ask_hub.cache_clear()
     yield address
-    place._silence.cache_clear()
+    place._ask_hub.cache_clear()
     server.shutdown()
 
 

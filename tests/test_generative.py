@@ -22,7 +22,7 @@ from src.tasks import task_of
 from src.tasks.base import NO_PLACE
 from src.tasks.generative.answers import NO_ANSWER, answer_questions
 from src.tasks.generative.batches import PromptBatches
-from src.tasks.generative.cache import by_beginning, make_cache, moved_up, shared_beginnings
+from src.tasks.generative.cache import by_prefix, compacted, make_cache, shared_prefixes
 from src.tasks.generative.decode import Candidate, Prediction, Stops, write_answers
 from src.tasks.generative.prompts import Writer, make_prompts
 from src.training import hardware
@@ -335,9 +335,9 @@ def test_a_passage_of_several_questions_is_read_once(config, tokenizer, model, s
 
 
 def test_prompts_with_half_of_their_tokens_in_common_share_them():
-    assert shared_beginnings([[1, 2, 3, 4], [1, 2, 3, 5], [1, 2, 9, 9, 9, 9], [7]]) == [(2, 3), (1, 5), (1, 0)]
-    assert shared_beginnings([[1, 2, 3, 4], [1, 2, 3, 4], [1, 2, 3]]) == [(3, 2)]  # each keeps a token to read
-    assert by_beginning([np.array(row) for row in ([1, 2, 3], [5, 6, 7, 8], [1, 2, 4], [9], [5, 6, 7])]) == [
+    assert shared_prefixes([[1, 2, 3, 4], [1, 2, 3, 5], [1, 2, 9, 9, 9, 9], [7]]) == [(2, 3), (1, 5), (1, 0)]
+    assert shared_prefixes([[1, 2, 3, 4], [1, 2, 3, 4], [1, 2, 3]]) == [(3, 2)]  # each keeps a token to read
+    assert by_prefix([np.array(row) for row in ([1, 2, 3], [5, 6, 7, 8], [1, 2, 4], [9], [5, 6, 7])]) == [
         4,
         1,
         0,
@@ -347,9 +347,9 @@ def test_prompts_with_half_of_their_tokens_in_common_share_them():
 
 
 def test_rows_that_stay_move_only_to_places_that_became_free():
-    assert moved_up([0, 3, 4]) == [0, 3, 4]
-    assert moved_up([0, 1, 2]) == [0, 1, 2]
-    assert moved_up([1, 2, 5, 6]) == [5, 1, 2, 6]
+    assert compacted([0, 3, 4]) == [0, 3, 4]
+    assert compacted([0, 1, 2]) == [0, 1, 2]
+    assert compacted([1, 2, 5, 6]) == [5, 1, 2, 6]
 
 
 def test_the_cache_holds_what_transformers_own_holds():

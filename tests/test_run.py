@@ -23,7 +23,7 @@ from src.config import TrackingConfig, UserError
 from src.data import sources
 from src.evaluation.score import score
 from src.evaluator import Evaluator
-from src.launch import how_to_go_on
+from src.launch import resume_hint
 from src.metrics import EXTRA, EXTRACTIVE, GENERATIVE, GPU, LINUX, METRICS, TESTED, metric
 from src.model import backbone
 from src.run import run
@@ -628,11 +628,11 @@ def test_the_next_commands_can_be_pasted(tracking, expected):
 def test_an_interruption_names_the_command_that_goes_on(monkeypatch):
     typed = ["-m", "method=full,lora", "dataset.path=my file.json", "train.learning_rate=tag(log,interval(1e-5,1e-2))"]
     monkeypatch.setattr(sys, "argv", ["/somewhere/src/train.py", *typed])
-    sentence, command = how_to_go_on().splitlines()
+    sentence, command = resume_hint().splitlines()
     assert sentence == "this goes on where it stopped:"
     assert shlex.split(command) == ["python", "-m", "src.train", *typed]
     monkeypatch.setattr(sys, "argv", ["train.py", *typed, "rerun=true"])
-    assert how_to_go_on() == "with rerun=true the same command begins anew."
+    assert resume_hint() == "with rerun=true the same command begins anew."
     monkeypatch.setattr(sys, "argv", ["train.py"])
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert how_to_go_on() == "the same command goes on where this one stopped."
+    assert resume_hint() == "the same command goes on where this one stopped."

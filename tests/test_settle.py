@@ -16,7 +16,7 @@ from src.runs.identity import hashes
 from src.runs.isolation import call
 from src.runs.parent import PLAN, ParentRun
 from src.runs.records import Status
-from src.settle import meant
+from src.settle import hydra_arguments
 from src.settling.arms import Arm
 from src.settling.runs import Runs
 from src.sweep import train
@@ -126,10 +126,15 @@ def test_what_was_typed_becomes_a_sweep(tmp_path):
     added = ["-m", "hydra/sweeper=settle"]
     file = tmp_path / "my questions.csv"
     file.touch()
-    assert meant([str(file), "budget=1h"]) == [*added, f"dataset.path={file}", "budget=1h", "method=full,lora"]
-    assert meant(["method=full,head"]) == [*added, "method=full,head"]
-    assert meant(["experiments=lora_without_regret"]) == [*added, "experiments=lora_without_regret"]
-    assert meant(["nonsense"]) == [*added, "nonsense", "method=full,lora"]  # which Hydra's reader refuses
+    assert hydra_arguments([str(file), "budget=1h"]) == [
+        *added,
+        f"dataset.path={file}",
+        "budget=1h",
+        "method=full,lora",
+    ]
+    assert hydra_arguments(["method=full,head"]) == [*added, "method=full,head"]
+    assert hydra_arguments(["experiments=lora_without_regret"]) == [*added, "experiments=lora_without_regret"]
+    assert hydra_arguments(["nonsense"]) == [*added, "nonsense", "method=full,lora"]  # which Hydra's reader refuses
 
 
 def test_a_rate_that_is_clearly_behind_is_cut_short(configure, server, tmp_path):

@@ -123,7 +123,7 @@ def test_the_ui_writes_where_it_can(tmp_path, monkeypatch, writable):
     before = (tmp_path / "mlflow.db").read_bytes()
     started = []
     monkeypatch.setattr(ui, "run_server", lambda *arguments: started.append(arguments))
-    monkeypatch.setattr(ui, "refuse_taken", lambda port: None)
+    monkeypatch.setattr(ui, "refuse_port_in_use", lambda port: None)
     if not writable:
         monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
     monkeypatch.setattr("sys.argv", ["ui", f"folder={tmp_path}"])

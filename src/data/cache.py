@@ -17,18 +17,20 @@ from datasets import Dataset
 
 FOLDER = "tuneoff"  # in the cache of `datasets`
 DIGEST_SIZE = hashlib.sha256().digest_size
-INSTEAD: ContextVar[str | None] = ContextVar("INSTEAD", default=None)  # the folder of the cache, within `thrown_away`
+TEMPORARY: ContextVar[str | None] = ContextVar(
+    "TEMPORARY", default=None
+)  # the folder of the cache, within `temporary_cache`
 
 
 @contextmanager
-def thrown_away() -> Iterator[None]:
+def temporary_cache() -> Iterator[None]:
     """Let the cache be a temporary folder: for data that nobody will ask for again."""
     with tempfile.TemporaryDirectory(prefix="tuneoff-cache-") as folder:
-        before = INSTEAD.set(folder)
+        before = TEMPORARY.set(folder)
         try:
             yield
         finally:
-            INSTEAD.reset(before)
+            TEMPORARY.reset(before)
 
 
 def cached(name: str, make: Callable[[Path], object]) -> tuple[Dataset, list[str]]:
@@ -43,7 +45,7 @@ def cached(name: str, make: Callable[[Path], object]) -> tuple[Dataset, list[str
         The data set, mapped into memory, and notes for the person at the terminal.
     """
     notes = []
-    folder = Path(INSTEAD.get() or datasets.config.HF_DATASETS_CACHE) / FOLDER
+    folder = Path(TEMPORARY.get() or datasets.config.HF_DATASETS_CACHE) / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / name
     there = file.exists()

@@ -81,7 +81,7 @@ def load(config: DatasetConfig) -> QuestionSets:
             said += _unanswered(records, part if part.records else questions.train, name)
     if config.source != "sample":
         said += _trained_on(train, validation, "validation", "dataset.split=article keeps them apart")
-        said += _trained_on(train, test, "test", _way_apart(config)) + _chosen_by(validation, test)
+        said += _trained_on(train, test, "test", _separation_advice(config)) + _chosen_by(validation, test)
     return QuestionSets(
         to_dataset(train),
         to_dataset(validation),
@@ -143,7 +143,7 @@ def _trained_on(train: Records, scored: Records, name: str, way_apart: str) -> l
     ]
 
 
-def _way_apart(config: DatasetConfig) -> str:
+def _separation_advice(config: DatasetConfig) -> str:
     """How to keep the test questions apart from what is trained on."""
     if config.test_path is None:
         return "dataset.split=article keeps them apart"

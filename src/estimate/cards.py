@@ -57,7 +57,7 @@ def card_limit_mb(size_gb: float) -> float:
     return limit_mb(size_gb * 1e3, "gpu")
 
 
-def at_hand(config: HardwareConfig) -> Device:
+def local_device(config: HardwareConfig) -> Device:
     """The device that a run of this machine would be on.
 
     Raises:

@@ -24,7 +24,7 @@ class Live(TorchDispatchMode):
         self.gradients = 0  # of them, the gradients that `watch_gradients` was asked for
         self.peak = 0  # the most so far
         self.gradients_at_peak = 0
-        self.peak_besides = 0  # the most so far of all but these gradients
+        self.peak_without_gradients = 0  # the most so far of all but these gradients
         self._known: dict[int, weakref.ref[Any]] = {}
 
     def __torch_dispatch__(self, function: Any, types: Any, arguments: Any = (), more: Any = None) -> Any:
@@ -44,7 +44,7 @@ class Live(TorchDispatchMode):
         self.bytes += size
         if self.bytes > self.peak:
             self.peak, self.gradients_at_peak = self.bytes, self.gradients
-        self.peak_besides = max(self.peak_besides, self.bytes - self.gradients)
+        self.peak_without_gradients = max(self.peak_without_gradients, self.bytes - self.gradients)
 
     def _remover(self, key: int, size: int) -> Callable[[Any], None]:
         def remove(_: Any) -> None:

@@ -109,7 +109,7 @@ def _counted(bare: Bare, work: Work, live: Live) -> Footprint:
     # Casts of frozen weights, and masks of dropout: they stay from step to step.
     copies = live.bytes - weights - live.gradients
     # A CPU's allocator keeps what activations have freed, and gradients that follow them move in there.
-    besides = live.peak_besides if work.on_cpu else live.peak - live.gradients_at_peak
+    besides = live.peak_without_gradients if work.on_cpu else live.peak - live.gradients_at_peak
     gradients = waiting if work.on_cpu else live.gradients_at_peak
     activations = min(kept, besides - weights) - copies
     temporary = besides - weights - copies - activations

@@ -29,7 +29,7 @@ from transformers.utils import find_adapter_config_file, logging
 from src.config import ModelConfig, UserError, nearest
 from src.model import byte_tokenizer
 from src.model.gguf import converted
-from src.model.place import check_hash, no_hub, place_of
+from src.model.place import check_hash, hub_problem, place_of
 from src.tasks import task_of
 
 LONGEST_REASON = 200  # characters
@@ -60,7 +60,7 @@ def load_tokenizer(config: ModelConfig) -> Any:
             place,
             revision=config.revision,
             trust_remote_code=config.trust_remote_code,
-            local_files_only=no_hub(place) is not None,
+            local_files_only=hub_problem(place) is not None,
         )
         tokenizer(UNUSUAL)  # fails where the vocabulary lacks what stands for all that it does not know
     return tokenizer
@@ -105,7 +105,7 @@ def load_model(config: ModelConfig, hidden_dropout: float, attention_dropout: fl
             path,
             config=architecture,
             revision=config.revision,
-            local_files_only=no_hub(path) is not None,
+            local_files_only=hub_problem(path) is not None,
             trust_remote_code=config.trust_remote_code,
             use_safetensors=True,
             dtype=torch.float32,
@@ -125,7 +125,9 @@ def _refuse_adapter(config: ModelConfig) -> None:
     """Refuse a model that is or holds an adapter, which transformers would put on its base by itself."""
     path = locate(config)
     with _refusals(f"The weights of {config.path}", path):
-        adapter = find_adapter_config_file(path, revision=config.revision, local_files_only=no_hub(path) is not None)
+        adapter = find_adapter_config_file(
+            path, revision=config.revision, local_files_only=hub_problem(path) is not None
+        )
     if adapter is not None:
         raise UserError(
             f"model.path={config.path} holds an adapter ({Path(adapter).name}), and a whole model is needed: merge the "
@@ -249,7 +251,7 @@ def load_masked_lm(config: ModelConfig) -> PreTrainedModel | None:
     model, loading = AutoModelForMaskedLM.from_pretrained(
         place,
         config=_architecture(config),
-        local_files_only=no_hub(place) is not None,
+        local_files_only=hub_problem(place) is not None,
         revision=config.revision,
         trust_remote_code=config.trust_remote_code,
         use_safetensors=True,
@@ -279,7 +281,7 @@ def _architecture(config: ModelConfig, local_files_only: bool = False) -> Pretra
             place,
             revision=config.revision,
             trust_remote_code=config.trust_remote_code,
-            local_files_only=local_files_only or no_hub(place) is not None,
+            local_files_only=local_files_only or hub_problem(place) is not None,
             **config.config,
         )
 
@@ -334,7 +336,7 @@ def unreachable(what: str, error: Exception, place: str | None = None) -> UserEr
         )
     if refused := _refused(error):
         return UserError(f"{what} could not be loaded: {refused}, or choose another model.")
-    silence = no_hub(place) if place and isinstance(error, OSError) else None
+    silence = hub_problem(place) if place and isinstance(error, OSError) else None
     reason = _reason(error) if silence is None else f"it is not in the cache, and {silence}"
     failed = f"{what} could not be loaded ({reason}). "
     if place and Path(place).is_dir():

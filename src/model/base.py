@@ -10,7 +10,7 @@ from transformers.utils import cached_file
 
 from src.config import ModelConfig, UserError
 from src.model.backbone import unreachable
-from src.model.place import PACKAGE, no_hub, place_of, sha256_of
+from src.model.place import PACKAGE, hub_problem, place_of, sha256_of
 
 FILE = "base.json"
 # Weights that a package carries under another name than their authors gave them, by their sha256.
@@ -98,7 +98,7 @@ def _weights(config: ModelConfig) -> tuple[Path, dict[str, str]]:
     folder = Path(place_of(str(config.path)))
     if not folder.is_dir():  # a hub name: where its cache has put it
         try:
-            local = no_hub(str(folder)) is not None
+            local = hub_problem(str(folder)) is not None
             file = cached_file(str(config.path), "config.json", revision=config.revision, local_files_only=local)
             folder = Path(str(file)).parent
         except OSError as error:

@@ -42,7 +42,7 @@ def place_of(path: str, install: str | None = None) -> str:
     return str(Path(spec.submodule_search_locations[0]) / folder)
 
 
-def no_hub(place: str) -> str | None:
+def hub_problem(place: str) -> str | None:
     """Why a model that is named so cannot be asked for on the hub; None where it can, or where it is a local folder.
 
     The hub is asked once in a process, for some seconds: its own client would try for three quarters of a minute with
@@ -53,11 +53,11 @@ def no_hub(place: str) -> str | None:
     """
     if re.fullmatch(HUB_NAME, place) is None or Path(place).is_dir():
         return None
-    return _silence()
+    return _ask_hub()
 
 
 @functools.cache
-def _silence() -> str | None:
+def _ask_hub() -> str | None:
     """Why the hub does not answer; None where it does, whatever it says."""
     if is_offline_mode():
         return "HF_HUB_OFFLINE is set"

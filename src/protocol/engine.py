@@ -84,7 +84,7 @@ class Settled:
 Run = Callable[[Sequence[Job]], Sequence[Outcome]]
 # The differences of some arms with their baselines, after that many verdict seeds, adjusted for comparisons and looks.
 LookAt = Callable[[Sequence[int], int], Mapping[int, Difference | None]]
-Tell = Callable[[str], None]
+Report = Callable[[str], None]
 
 
 def rate_at(rate: float, step: int) -> float:
@@ -93,16 +93,16 @@ def rate_at(rate: float, step: int) -> float:
     return float(f"{exact:.6g}") if step % 2 == 0 else float(f"{exact:.1g}")
 
 
-def settle(plan: Plan, run: Run, look: LookAt, tell: Tell) -> Settled:
+def settle(plan: Plan, run: Run, look: LookAt, report: Report) -> Settled:
     """Carry a plan out.
 
     Args:
         plan: as it was stored.
         run: makes runs, or knows how they ended; the outcomes in the order of the jobs.
         look: computes differences on the test questions.
-        tell: is called with what is tried next and why, and with what has come out.
+        report: is called with what is tried next and why, and with what has come out.
     """
-    return _Protocol(plan, run, look, tell).settle()
+    return _Protocol(plan, run, look, report).settle()
 
 
 @dataclass
@@ -112,7 +112,7 @@ class _Protocol:
     plan: Plan
     run: Run
     look: LookAt
-    tell: Tell
+    report: Report
     outcomes: list[dict[int, dict[int, Outcome]]] = field(init=False)  # by arm, step and seed
     chosen: list[int | None] = field(init=False)
     seconds: list[list[float]] = field(init=False)  # of the whole runs of each arm
@@ -139,30 +139,30 @@ class _Protocol:
     def bracket(self) -> None:
         """Rates half a decade apart round each method's own, and more of them while a best one lies at an edge."""
         plan, first, arms = self.plan, self.plan.choosing_seeds[0], range(len(self.plan.arms))
-        self.tell(f"Bracket: each variant at its own learning rate and half a decade to each side, on seed {first}.")
+        self.report(f"Bracket: each variant at its own learning rate and half a decade to each side, on seed {first}.")
         self._make([Job(arm, 0, first, Phase.BRACKET) for arm in arms])
         self._make([self._bracket_job(arm, step) for arm in arms for step in (-1, 1)])
-        self._tell_rates()
+        self._report_rates()
         for _ in range(plan.extra_rates):
             waiting = [arm for arm in arms if self._at_edge(arm)]
             if not waiting:
                 break
             if not self._affordable(1 + plan.looks[0]):
-                self.tell("The time that is left is needed for the fresh seeds: no more rates are tried.")
+                self.report("The time that is left is needed for the fresh seeds: no more rates are tried.")
                 break
             names = ", ".join(plan.arms[arm].name for arm in waiting)
-            self.tell(f"The best rate of {names} lies at an edge: every variant gets one more rate on its open side.")
+            self.report(f"The best rate of {names} lies at an edge: every variant gets one more rate on its open side.")
             self._make([self._bracket_job(arm, self._open_step(arm)) for arm in arms])
-            self._tell_rates()
+            self._report_rates()
 
-    def _tell_rates(self) -> None:
+    def _report_rates(self) -> None:
         """What the rates of each arm have brought so far."""
         for arm, plan in enumerate(self.plan.arms):
             scores = [
                 f"{rate_at(plan.rate, step):g} {'none' if each.f1 is None else f'{each.f1:.1f}'}"
                 for step, each in self._on(arm, self.plan.choosing_seeds[0]).items()
             ]
-            self.tell(f"  {plan.name}: F1 by rate {', '.join(scores)}")
+            self.report(f"  {plan.name}: F1 by rate {', '.join(scores)}")
 
     def _bracket_job(self, arm: int, step: int) -> Job:
         """With the score below which it is cut short: clearly behind what the arm has had after its first epoch."""
@@ -211,10 +211,10 @@ class _Protocol:
         if not jobs:
             return
         if not self._affordable(2 + plan.looks[0]):
-            self.tell("The time that is left is needed for the fresh seeds: no second choosing seed.")
+            self.report("The time that is left is needed for the fresh seeds: no second choosing seed.")
             return
         names = ", ".join(dict.fromkeys(plan.arms[job.arm].name for job in jobs))
-        self.tell(f"The two best rates of {names} lie within {plan.spread:.1f} F1: both get a second choosing seed.")
+        self.report(f"The two best rates of {names} lie within {plan.spread:.1f} F1: both get a second choosing seed.")
         self._make(jobs)
 
     def choose(self) -> None:
@@ -227,13 +227,13 @@ class _Protocol:
                 ranked = sorted(again, key=lambda step: -(once[step].f1 or 0.0) - (again[step] or 0.0))
             self.chosen[arm] = ranked[0] if ranked else None
             if not ranked:
-                self.tell(f"{plan.name}: every rate that was tried failed; it takes no further part.")
+                self.report(f"{plan.name}: every rate that was tried failed; it takes no further part.")
         rates = [
             f"{plan.name} {rate_at(plan.rate, step):g}"
             for plan, step in zip(self.plan.arms, self.chosen, strict=True)
             if step is not None
         ]
-        self.tell(f"The rates are fixed: {', '.join(rates)}.")
+        self.report(f"The rates are fixed: {', '.join(rates)}.")
 
     # Repeat and look
 
@@ -249,11 +249,11 @@ class _Protocol:
         if not active:
             return
         seeds = plan.verdict_seeds
-        self.tell(f"Repeat: the chosen rates on {len(seeds)} fresh seeds, {seeds[0]} to {seeds[-1]}, in turns.")
+        self.report(f"Repeat: the chosen rates on {len(seeds)} fresh seeds, {seeds[0]} to {seeds[-1]}, in turns.")
         for number, seed in enumerate(seeds, 1):
             if number > FEWEST_LOOKED_AT and not self._affordable(1, active):
                 self.out_of_budget = True
-                self.tell(f"The budget is used up after {number - 1} fresh seeds.")
+                self.report(f"The budget is used up after {number - 1} fresh seeds.")
                 if number - 1 not in plan.looks:
                     self._look(active, number - 1, last=True)
                 for arm in active:
@@ -287,7 +287,7 @@ class _Protocol:
                 chance = chance_to_decide(difference, self.plan.margin, seeds, planned, comparisons)
             stops = last or difference is None or decision not in OPEN or (chance is not None and chance < LEAST_CHANCE)
             self.looks[arm].append(Look(seeds, difference, decision, chance, stops))
-            self.tell(self._of_look(arm))
+            self.report(self._of_look(arm))
             if not stops:
                 going_on.append(arm)
         return going_on

@@ -121,7 +121,7 @@ def compare_runs(
     arms, empty = make_arms(results, keys, schedule.verdict_seeds if schedule else ())
     pairs = pair_up(arms, baseline)
     alone = [arm for arm in arms if len(arms) > 1 and arm.method != baseline and not any(arm in pair for pair in pairs)]
-    lacking = [
+    without_baseline = [
         Caveat("no_baseline", f"There is no {baseline} to compare {listed([arm.name for arm in members])} with.")
         for _, members in groupby(alone, key=lambda arm: arm.group)
     ]
@@ -135,7 +135,7 @@ def compare_runs(
         arms,
         empty,
         _contrasts(pairs, scores, margin, schedule),
-        by_importance(lacking + caveats(arms, pairs, empty, scores, margin_afterwards, schedule is not None)),
+        by_importance(without_baseline + caveats(arms, pairs, empty, scores, margin_afterwards, schedule is not None)),
         varied,
         scores,
         margin,
@@ -309,7 +309,7 @@ def _contrast(arm: Arm, base: Arm, scores: Mapping[str, Scored | None], comparis
     basis = basis_of(arm_scores, base_scores)
     left_out = {}
     for score in SCORES:
-        if reason := _too_little(arm_scores.values[score], base_scores.values[score], differences[score]):
+        if reason := _too_few_to_compare(arm_scores.values[score], base_scores.values[score], differences[score]):
             left_out[score] = reason
             del differences[score]
     if "f1" in left_out:
@@ -318,7 +318,7 @@ def _contrast(arm: Arm, base: Arm, scores: Mapping[str, Scored | None], comparis
     return Contrast(arm, base, differences, decision, basis, left_out=left_out, seeds=seeds)
 
 
-def _too_little(first: np.ndarray, second: np.ndarray, difference: Difference) -> str:
+def _too_few_to_compare(first: np.ndarray, second: np.ndarray, difference: Difference) -> str:
     """Why no interval is given for a score: there is nearly nothing to resample. Empty where there is enough.
 
     Args:

@@ -74,10 +74,10 @@ def caveats(
     ]
     if margin_afterwards:
         result.append(Caveat("margin_afterwards", "The margin was named after the runs were made."))
-    anybody = any(learned(arm) for arm in arms)
+    any_learned = any(learned(arm) for arm in arms)
     for arm in arms:
         result += _of_runs(arm, settled) + _of_rates(arm) + ([] if settled else _fewer_seeds(arm))
-        if not learned(arm) and anybody:  # where nobody has, the verdict begins with it
+        if not learned(arm) and any_learned:  # where nobody has, the verdict begins with it
             sentence = (
                 f"{arm.name} has learned next to nothing ({before_and_after(arm)}): train it longer, at a higher rate "
                 "or on more questions before comparing it."

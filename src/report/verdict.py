@@ -39,7 +39,7 @@ def recommendation(comparison: Comparison) -> Recommendation:
         return Recommendation("No decision yet: no run has finished.")
     too_large = [f"{name} {why}" for name, reason in comparison.empty.items() if (why := does_not_fit(reason))]
     if not any(learned(arm) for arm in comparison.arms):
-        return Recommendation(f"No decision yet: {_nobody(comparison)} {TRY}")
+        return Recommendation(f"No decision yet: {_nothing_learned(comparison)} {TRY}")
     if not comparison.contrasts:
         if len(comparison.arms) == 1 and too_large:
             return Recommendation(f"Use {displayed(comparison.arms[0], comparison)}: {listed(too_large)}.")
@@ -180,10 +180,10 @@ def verdict(comparison: Comparison) -> list[list[str]]:
     findings = _too_large(comparison) + _findings(comparison)
     if any(learned(arm) for arm in comparison.arms):
         return findings
-    return [[f"No decision yet: {_nobody(comparison)}", TRY, *(" ".join(each) for each in findings)]]
+    return [[f"No decision yet: {_nothing_learned(comparison)}", TRY, *(" ".join(each) for each in findings)]]
 
 
-def _nobody(comparison: Comparison) -> str:
+def _nothing_learned(comparison: Comparison) -> str:
     """`every method has learned next to nothing (full: F1 9.9, 5.1 before training).`"""
     each = "; ".join(f"{arm.name}: {before_and_after(arm)}" for arm in comparison.arms)
     which = "the method" if len(comparison.arms) == 1 else "every method"

@@ -82,7 +82,7 @@ class Runs:
         records = self._records([wanted[i] for i in new])
         for _ in range(2):
             todo = [i for i, record in zip(new, records, strict=True) if record is None or not _is_final(record)]
-            for part in _stretches(todo):
+            for part in _without_gaps(todo):
                 self.launch([overrides[i] for i in part], initial_job_idx=number + part[0])
             if not todo:
                 break
@@ -173,7 +173,7 @@ def _seconds(record: Record) -> float:
     return float(record.tags.get(SPENT, record.metrics.get("time/total_seconds", 0.0)))
 
 
-def _stretches(numbers: Sequence[int]) -> list[list[int]]:
+def _without_gaps(numbers: Sequence[int]) -> list[list[int]]:
     """Ascending numbers in stretches without a gap, since a launcher counts its jobs on."""
     parts: list[list[int]] = []
     for number in numbers:

@@ -87,10 +87,10 @@ class SpanBatches(Batches):
     def answers(
         self, questions: Questions, predictions: Sequence[Logits], limits: EvaluationConfig, may_be_unanswerable: bool
     ) -> list[Answer]:
-        return answer_questions(questions, self.windows, *_apart(predictions), limits, may_be_unanswerable)
+        return answer_questions(questions, self.windows, *_unzipped(predictions), limits, may_be_unanswerable)
 
     def mean_loss(self, predictions: Sequence[Logits]) -> float | None:
-        return mean_loss(self.windows, *_apart(predictions))
+        return mean_loss(self.windows, *_unzipped(predictions))
 
     def select(self, rows: np.ndarray, questions: np.ndarray) -> SpanBatches:
         from src.tasks.examples import chosen  # needs datasets, which training does not
@@ -98,7 +98,7 @@ class SpanBatches(Batches):
         return SpanBatches(chosen(self.windows, rows, questions), self.pad_token_id, self.max_length)
 
 
-def _apart(predictions: Sequence[Logits]) -> tuple[list[np.ndarray], list[np.ndarray]]:
+def _unzipped(predictions: Sequence[Logits]) -> tuple[list[np.ndarray], list[np.ndarray]]:
     return [start for start, _ in predictions], [end for _, end in predictions]
 
 

@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 from src.config import EvaluationConfig
 from src.tasks.base import Answer, Batches, Questions, padded, unwrapped
 from src.tasks.generative.answers import answer_questions
-from src.tasks.generative.cache import by_beginning
+from src.tasks.generative.cache import by_prefix
 from src.tasks.generative.decode import Prediction, Stops, write_answers
 
 
@@ -64,7 +64,7 @@ class PromptBatches(Batches):
 
     def evaluation(self, batch_size: int) -> list[list[int]]:
         """The rows of each batch, questions about one passage together; the longest prompts first."""
-        order = by_beginning(self.prompts["prompt"][:])
+        order = by_prefix(self.prompts["prompt"][:])
         return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
 
     def predict(

@@ -67,18 +67,18 @@ def make_cache(model: Any, room: int) -> Cache | None:
     return Cache(layers=[_Layer(room) for _ in layers])
 
 
-def by_beginning(prompts: Sequence[np.ndarray]) -> list[int]:
+def by_prefix(prompts: Sequence[np.ndarray]) -> list[int]:
     """The rows of prompts, those with the same beginning next to each other, the group of the longest prompt first."""
     order = sorted(range(len(prompts)), key=lambda row: prompts[row].tobytes())
     groups, start = [], 0
-    for rows, _ in shared_beginnings([prompts[row] for row in order]):
+    for rows, _ in shared_prefixes([prompts[row] for row in order]):
         groups.append(order[start : start + rows])
         start += rows
     groups.sort(key=lambda rows: -max(len(prompts[row]) for row in rows))
     return [row for rows in groups for row in rows]
 
 
-def shared_beginnings(prompts: Sequence[Sequence[int] | np.ndarray]) -> list[tuple[int, int]]:
+def shared_prefixes(prompts: Sequence[Sequence[int] | np.ndarray]) -> list[tuple[int, int]]:
     """Groups of neighbours that begin with the same tokens, the questions about one passage among them.
 
     Returns:
@@ -103,14 +103,14 @@ def shared_beginnings(prompts: Sequence[Sequence[int] | np.ndarray]) -> list[tup
     return groups
 
 
-def moved_up(staying: Sequence[int]) -> list[int]:
+def compacted(staying: Sequence[int]) -> list[int]:
     """An order of rows that stay in which few move: those behind the new end, to the places of rows that have left."""
     stay, end = set(staying), len(staying)
     late = iter([row for row in staying if row >= end])
     return [place if place in stay else next(late) for place in range(end)]
 
 
-def padded_in_front(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
+def left_padded(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
     """Tokens and mask (1 for tokens), both (rows, longest)."""
     width = max(len(row) for row in rows)
     tokens = torch.zeros(len(rows), width, dtype=torch.int64)

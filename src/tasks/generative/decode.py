@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from src.tasks.base import unwrapped
-from src.tasks.generative.cache import make_cache, moved_up, padded_in_front, shared_beginnings
+from src.tasks.generative.cache import compacted, left_padded, make_cache, shared_prefixes
 
 
 @dataclass(frozen=True)
@@ -115,17 +115,17 @@ def _read_prompts(model: Any, prompts: Sequence[list[int]], room: int, device: t
         room: further tokens that will be read, at most.
         device: of the model.
     """
-    groups = shared_beginnings(prompts)
+    groups = shared_prefixes(prompts)
     group_of = [group for group, (rows, _) in enumerate(groups) for _ in range(rows)]
     rests = [prompt[groups[group][1] :] for prompt, group in zip(prompts, group_of, strict=True)]
     longest = max(shared for _, shared in groups) + max(len(rest) for rest in rests)
     state = _State(model, make_cache(unwrapped(model), longest + room))
     if state.cache is None or len(groups) == len(prompts):
-        return state, state.read(*padded_in_front(prompts, device), keep=1)[:, -1]
+        return state, state.read(*left_padded(prompts, device), keep=1)[:, -1]
     beginnings = [prompts[group_of.index(group)][:shared] for group, (_, shared) in enumerate(groups)]
-    state.read(*padded_in_front(beginnings, device), keep=1)
+    state.read(*left_padded(beginnings, device), keep=1)
     state.keep(torch.tensor(group_of, device=device))
-    return state, state.read(*padded_in_front(rests, device), keep=1)[:, -1]
+    return state, state.read(*left_padded(rests, device), keep=1)[:, -1]
 
 
 @dataclass
@@ -251,7 +251,7 @@ def _decode(
     going = list(range(len(written)))  # the rows of `written` that the rows of the batch stand for
     while still := [place for place, row in enumerate(going) if not over(written[row])]:
         if len(still) < len(going):
-            still = moved_up(still)
+            still = compacted(still)
             state.keep(torch.tensor(still, device=device))
             going = [going[place] for place in still]
         last = torch.tensor([written[row][-1:] for row in going], device=device)
