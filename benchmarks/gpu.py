@@ -178,7 +178,7 @@ class TextPrompts(PromptBatches):
             "question": list(range(len(prompts))),
         }
         tokenizer = SimpleNamespace(all_special_ids=[END], decode=lambda tokens, **_: " ".join(map(str, tokens)))
-        super().__init__(Columns(columns), Stops(tokenizer), silence=None)
+        super().__init__(Columns(columns), Stops(tokenizer), null_answer=None)
 
 
 BATCHES: dict[str, Callable[[Sequence[Question]], Batches]] = {"extractive": TextSpans, "generative": TextPrompts}

@@ -131,7 +131,7 @@ def _counts(path: Path, checked: Checked, contexts: int, titles: int) -> list[tu
     from src.data.notes import counted, listed
 
     records = checked.records
-    silent = sum(not record["answers"]["text"] for record in records)
+    unanswered = sum(not record["answers"]["text"] for record in records)
     seen: set[tuple[str, str]] = set()
     again = []
     for record in records:
@@ -142,12 +142,12 @@ def _counts(path: Path, checked: Checked, contexts: int, titles: int) -> list[tu
     rows = [
         ("file", str(path)),
         ("rows", f"{len(records) + len(checked.left_out):,} read, {len(records):,} of them usable"),
-        ("answers", f"{counted(len(records) - silent - checked.untrainable, 'question')} with one in the passage"),
+        ("answers", f"{counted(len(records) - unanswered - checked.untrainable, 'question')} with one in the passage"),
     ]
     if checked.untrainable:
         rows.append(("", f"{checked.untrainable:,} with none that can be located there: scored, not trained on"))
-    if silent:
-        rows.append(("", f"{silent:,} without any"))
+    if unanswered:
+        rows.append(("", f"{unanswered:,} without any"))
     rows.append(("passages", f"{contexts:,}, " + (f"under {counted(titles, 'title')}" if titles else "without titles")))
     if again:
         repeated = f"{counted(len(again), 'question')} asked before about the same passage ({listed(again)})"

@@ -242,7 +242,7 @@ class Often(Stops):
 
 @torch.inference_mode()
 def test_a_batch_is_decoded_as_one_at_a_time(batches, model):
-    rows, often = list(range(24)), PromptBatches(batches.prompts, Often(batches.stops.tokenizer), batches.silence)
+    rows, often = list(range(24)), PromptBatches(batches.prompts, Often(batches.stops.tokenizer), batches.null_answer)
     together = often.predict(model, rows, CPU, LIMITS)
     alone = [often.predict(model, [row], CPU, LIMITS)[0] for row in rows]
     assert len({each.written.tokens for each in together}) > 2  # rows end at different times
@@ -250,7 +250,7 @@ def test_a_batch_is_decoded_as_one_at_a_time(batches, model):
         assert (one.written.text, one.written.tokens) == (other.written.text, other.written.tokens)
         assert one.written.log_probability == pytest.approx(other.written.log_probability, abs=1e-3)
         assert one.gold == pytest.approx(other.gold, abs=1e-3)
-        assert one.silence.score == pytest.approx(other.silence.score, abs=1e-3)
+        assert one.null_answer.score == pytest.approx(other.null_answer.score, abs=1e-3)
 
 
 @torch.inference_mode()
@@ -331,7 +331,7 @@ def test_a_passage_of_several_questions_is_read_once(config, tokenizer, model, s
         [alone] = often.predict(made, [row], CPU, LIMITS)
         assert (one.written.text, one.written.tokens) == (alone.written.text, alone.written.tokens)
         assert one.written.log_probability == pytest.approx(alone.written.log_probability, abs=1e-3)
-        assert one.silence.score == pytest.approx(alone.silence.score, abs=1e-3)
+        assert one.null_answer.score == pytest.approx(alone.null_answer.score, abs=1e-3)
 
 
 def test_prompts_with_half_of_their_tokens_in_common_share_them():
@@ -425,14 +425,14 @@ def test_rows_leave_the_batch_and_nothing_is_decoded_beyond_the_last(tokenizer):
     assert [each.written.text for each in found] == ["no", "yes", "", "a" * 6]
     assert [each.written.tokens for each in found] == [4, 5, 1, 7]
     assert model.rows == [4, 3, 3, 3, 2, 1, 1]
-    assert all(each.silence is None and each.gold == 0 for each in found)
+    assert all(each.null_answer is None and each.gold == 0 for each in found)
 
 
 # Which answer is chosen
 
 
-def prediction(text, score, silence=None, tokens=3):
-    quiet = None if silence is None else Candidate("", silence * 5, 5)
+def prediction(text, score, null_answer=None, tokens=3):
+    quiet = None if null_answer is None else Candidate("", null_answer * 5, 5)
     return Prediction(Candidate(text, score * tokens, tokens), quiet, 0.0)
 
 

@@ -56,12 +56,13 @@ def load(config: DatasetConfig) -> QuestionSets:
         UserError: a source that cannot be read, or fewer questions than asked for.
     """
     questions = read(config)
-    said = ["The sample is generated text: scores on it say nothing about SQuAD."] if config.source == "sample" else []
-    said += [note for part in questions.parts for note in notes.of_file(part)]
+    messages = [note for part in questions.parts for note in notes.of_file(part)]
+    if config.source == "sample":
+        messages.insert(0, "The sample is generated text: scores on it say nothing about SQuAD.")
     sides = _sides(questions, config)
     train = [record for record in sides.train if trainable(record)]
     unanswerable, train, more = _settle_unanswerable(train, config, questions.train)
-    said += sides.notes + more
+    messages += sides.notes + more
     if sides.train and not train:
         raise UserError(
             f"'{config.name}': there is nothing to train on: none of "
@@ -73,15 +74,15 @@ def load(config: DatasetConfig) -> QuestionSets:
     train, validation = draw(train, config, "train_size"), draw(sides.validation, config, "validation_size")
     test = draw(sides.test, config, "test_size") if sides.test else []
     extra, more = _extra(questions.extra, train)
-    said += more
+    messages += more
     if not unanswerable:
         scored = {"validation": (validation, questions.validation), "test": (test, questions.test)}
         scored |= {name: (extra[name], part) for name, part in questions.extra.items()}
         for name, (records, part) in scored.items():
-            said += _unanswered(records, part if part.records else questions.train, name)
+            messages += _unanswered(records, part if part.records else questions.train, name)
     if config.source != "sample":
-        said += _trained_on(train, validation, "validation", "dataset.split=article keeps them apart")
-        said += _trained_on(train, test, "test", _separation_advice(config)) + _chosen_by(validation, test)
+        messages += _trained_on(train, validation, "validation", "dataset.split=article keeps them apart")
+        messages += _trained_on(train, test, "test", _separation_advice(config)) + _chosen_by(validation, test)
     return QuestionSets(
         to_dataset(train),
         to_dataset(validation),
@@ -90,21 +91,21 @@ def load(config: DatasetConfig) -> QuestionSets:
         unanswerable,
         realigned=sum(part.realigned for part in questions.parts),
         untrainable=sum(part.untrainable for part in questions.parts),
-        notes=said,
+        notes=messages,
     )
 
 
 def _sides(questions: Questions, config: DatasetConfig) -> Sides:
     """All questions of each side, where the source tells them apart and where they are to be parted."""
-    test, said = questions.test.records, []
+    test, messages = questions.test.records, []
     if config.test_size is None and config.test_path is not None:
-        said.append(f"No test set: dataset.test_size=null; dataset.test_path={config.test_path} is not read.")
+        messages.append(f"No test set: dataset.test_size=null; dataset.test_path={config.test_path} is not read.")
     if config.split != "given":
         sides = split(questions.train.records, config)
-        return replace(sides, test=sides.test or test, notes=said + sides.notes)
+        return replace(sides, test=sides.test or test, notes=messages + sides.notes)
     if config.test_size is not None and not test:
-        said.append("No test set: with dataset.split=given it comes from dataset.test_path, and none is given.")
-    return Sides(questions.train.records, questions.validation.records, test, said)
+        messages.append("No test set: with dataset.split=given it comes from dataset.test_path, and none is given.")
+    return Sides(questions.train.records, questions.validation.records, test, messages)
 
 
 def _extra(parts: Mapping[str, Checked], train: Records) -> tuple[dict[str, Records], list[str]]:
@@ -113,15 +114,15 @@ def _extra(parts: Mapping[str, Checked], train: Records) -> tuple[dict[str, Reco
     Raises:
         UserError: all articles of a set were trained on.
     """
-    extra, said = {}, []
+    extra, messages = {}, []
     for name, part in parts.items():
         extra[name], left_out = _of_other_articles(part, train)
-        said.append(
+        messages.append(
             f"{name}: {len(extra[name]):,} questions to score; {left_out} articles that were trained on are left out."
         )
         if not extra[name]:
             raise UserError(f"dataset.extra_validation.{name}: every article of {part.source} was trained on.")
-    return extra, said
+    return extra, messages
 
 
 def _subjects(records: Records) -> tuple[set[str], set[str]]:
@@ -171,25 +172,26 @@ def _of_other_articles(extra: Checked, train: Records) -> tuple[Records, int]:
 
 def _settle_unanswerable(train: Records, config: DatasetConfig, checked: Checked) -> tuple[bool, Records, list[str]]:
     """Whether "no answer" may be predicted, the questions to train on under that decision, and a note on why."""
-    silent = [record for record in train if not record["answers"]["text"]]
+    unanswered = [record for record in train if not record["answers"]["text"]]
     if config.unanswerable is not None:
         settled = config.unanswerable
     else:  # over all questions there are for training, so that it is the same whatever the draw
-        share = len(silent) / max(1, len(train))
-        many = share >= UNANSWERABLE_SHARE and len(silent) >= UNANSWERABLE_QUESTIONS
-        settled = bool(silent) and (checked.declares_unanswerable or many)
-    if not silent:
+        share = len(unanswered) / max(1, len(train))
+        many = share >= UNANSWERABLE_SHARE and len(unanswered) >= UNANSWERABLE_QUESTIONS
+        settled = bool(unanswered) and (checked.declares_unanswerable or many)
+    if not unanswered:
         return settled, train, []
-    which = notes.listed([checked.names[record["id"]] for record in silent])
-    have = f"{notes.counted(len(train), 'training question')} {notes.agreeing(len(silent), 'has', 'have')} no answer"
+    which = notes.listed([checked.names[record["id"]] for record in unanswered])
+    number = len(unanswered)
+    have = f"{notes.counted(len(train), 'training question')} {notes.agreeing(number, 'has', 'have')} no answer"
     if settled:
         note = (
-            f'{len(silent):,} of {have} ({which}). The model may say "no answer", as in SQuAD 2.0; '
+            f'{number:,} of {have} ({which}). The model may say "no answer", as in SQuAD 2.0; '
             "dataset.unanswerable=false leaves such questions out of training."
         )
         return settled, train, [note]
     note = (
-        f"{len(silent):,} of {have} ({which}) and {notes.agreeing(len(silent), 'is', 'are')} left out of training; "
+        f"{number:,} of {have} ({which}) and {notes.agreeing(number, 'is', 'are')} left out of training; "
         'dataset.unanswerable=true trains on them and lets the model say "no answer", as in SQuAD 2.0.'
     )
     return settled, [record for record in train if record["answers"]["text"]], [note]
@@ -197,14 +199,14 @@ def _settle_unanswerable(train: Records, config: DatasetConfig, checked: Checked
 
 def _unanswered(records: Records, checked: Checked, name: str) -> list[str]:
     """A note where questions cannot be answered rightly, since "no answer" is never predicted."""
-    silent = [checked.names[record["id"]] for record in records if not record["answers"]["text"]]
-    if not silent:
+    unanswered = [checked.names[record["id"]] for record in records if not record["answers"]["text"]]
+    if not unanswered:
         return []
-    have = f"{notes.counted(len(records), 'question')} {notes.agreeing(len(silent), 'has', 'have')} no answer"
+    have = f"{notes.counted(len(records), 'question')} {notes.agreeing(len(unanswered), 'has', 'have')} no answer"
     return [
         (
-            f"{name}: {len(silent):,} of {have} ({notes.listed(silent)}) and "
-            f"{notes.agreeing(len(silent), 'scores', 'score')} 0, since the model always gives an answer here."
+            f"{name}: {len(unanswered):,} of {have} ({notes.listed(unanswered)}) and "
+            f"{notes.agreeing(len(unanswered), 'scores', 'score')} 0, since the model always gives an answer here."
         )
     ]
 

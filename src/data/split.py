@@ -42,21 +42,21 @@ def split(records: Records, config: DatasetConfig) -> Sides:
             "questions, about another passage at best."
         )
     tested = config.test_size is not None and not config.has_own_test
-    said = _check_articles(records, config) if config.split == "article" else []
+    notes = _check_articles(records, config) if config.split == "article" else []
     place = group if config.split == "article" else passage
     if config.split == "article" or tested:
         held_out, tests = _held_out(records, config, place, tested)
     else:
         held_out, tests = set(), set()
     if tested and not tests:
-        said.append(_no_test({place(record) for record in records}, records, config))
+        notes.append(_no_test({place(record) for record in records}, records, config))
     if config.split == "article" or tests:
         train = [record for record in records if place(record) not in held_out | tests]
         validation = [record for record in records if place(record) in held_out]
     else:
         train, validation = _at_random(records, config)
     test = [record for record in records if place(record) in tests]
-    return Sides(train, validation, test, said + _shifted(len(records), len(validation), bool(tests), config))
+    return Sides(train, validation, test, notes + _shifted(len(records), len(validation), bool(tests), config))
 
 
 def group(record: dict[str, Any]) -> str:

@@ -60,12 +60,12 @@ def _choose(id: str, predictions: Sequence[Prediction], limits: EvaluationConfig
             texts.setdefault(each.text, each)
     spans = [_span(each) for each in texts.values()][: limits.n_best]
     # As for spans: a window that holds the answer is the one least inclined to say nothing.
-    silences = [prediction.silence for prediction in predictions if prediction.silence is not None]
-    silent = _span(min(silences or [NOTHING], key=lambda silence: silence.score))
-    no_answer = not spans or (may_be_unanswerable and silent.score - spans[0].score > limits.null_threshold)
-    n_best = [*spans, silent] if may_be_unanswerable or not spans else spans
-    best = silent if no_answer else spans[0]
-    return Answer(id, best, tuple(sorted(n_best, key=lambda span: -span.score)), silent.score)
+    null_answers = [prediction.null_answer for prediction in predictions if prediction.null_answer is not None]
+    null_span = _span(min(null_answers or [NOTHING], key=lambda candidate: candidate.score))
+    no_answer = not spans or (may_be_unanswerable and null_span.score - spans[0].score > limits.null_threshold)
+    n_best = [*spans, null_span] if may_be_unanswerable or not spans else spans
+    best = null_span if no_answer else spans[0]
+    return Answer(id, best, tuple(sorted(n_best, key=lambda span: -span.score)), null_span.score)
 
 
 def _span(each: Candidate) -> Span:

@@ -23,17 +23,17 @@ class PromptBatches(Batches):
     Args:
         prompts: in PROMPT_SCHEMA, numpy format.
         stops: where an answer ends, and how its tokens become text.
-        silence: the tokens of "no answer"; None where every question has an answer.
+        null_answer: the tokens of "no answer"; None where every question has an answer.
     """
 
     # Each token that is written reads all weights, so many prompts are answered at once; of most of them only the
     # question is read, since they share their passage with others.
     more_in_prediction = 12
 
-    def __init__(self, prompts: Any, stops: Stops, silence: list[int] | None) -> None:
+    def __init__(self, prompts: Any, stops: Stops, null_answer: list[int] | None) -> None:
         self.prompts = prompts
         self.stops = stops
-        self.silence = silence
+        self.null_answer = null_answer
         self.lengths = np.asarray(prompts["length"][:])
         self.terms = np.array([len(answer) for answer in prompts["answer"][:]], dtype=self.lengths.dtype)
         self.questions = np.asarray(prompts["question"][:])
@@ -74,7 +74,7 @@ class PromptBatches(Batches):
         chosen = self.prompts[list(rows)]
         prompts = [prompt.tolist() for prompt in chosen["prompt"]]
         answers = [answer.tolist() for answer in chosen["answer"]]
-        return write_answers(model, prompts, answers, self.silence, self.stops, device, limits.max_answer_length)
+        return write_answers(model, prompts, answers, self.null_answer, self.stops, device, limits.max_answer_length)
 
     def answers(
         self,
@@ -92,7 +92,7 @@ class PromptBatches(Batches):
     def select(self, rows: np.ndarray, questions: np.ndarray) -> PromptBatches:
         from src.tasks.examples import chosen  # needs datasets, which training does not
 
-        return PromptBatches(chosen(self.prompts, rows, questions), self.stops, self.silence)
+        return PromptBatches(chosen(self.prompts, rows, questions), self.stops, self.null_answer)
 
 
 @contextmanager

@@ -38,7 +38,7 @@ class Prediction:
     """What a model makes of one prompt."""
 
     written: Candidate
-    silence: Candidate | None  # "no answer", with an empty text; None where every question has an answer
+    null_answer: Candidate | None  # "no answer", with an empty text; None where every question has an answer
     gold: float  # log-probability of the labelled answer; 0 where there is none
 
 
@@ -75,7 +75,7 @@ def write_answers(
     model: Any,
     prompts: Sequence[list[int]],
     golds: Sequence[list[int]],
-    silence: list[int] | None,
+    null_answer: list[int] | None,
     stops: Stops,
     device: torch.device,
     longest: int,
@@ -86,22 +86,22 @@ def write_answers(
         model: a decoder, in evaluation.
         prompts: the tokens of each.
         golds: the tokens of the labelled answer of each; empty for none.
-        silence: the tokens of "no answer", where it is asked for.
+        null_answer: the tokens of "no answer", where it is asked for.
         stops: where an answer ends.
         device: of the model.
         longest: tokens of an answer, at most.
     """
-    room = max(longest + max(map(len, golds)), len(silence or ()))
+    room = max(longest + max(map(len, golds)), len(null_answer or ()))
     state, logits = _read_prompts(model, prompts, room, device)
-    silences: list[Candidate | None] = [None] * len(prompts)
-    if silence is not None:
-        values = _sums(state.look_ahead(logits, [silence] * len(prompts)), [silence] * len(prompts))
-        silences = [Candidate("", value, len(silence)) for value in values]
+    null_answers: list[Candidate | None] = [None] * len(prompts)
+    if null_answer is not None:
+        values = _sums(state.look_ahead(logits, [null_answer] * len(prompts)), [null_answer] * len(prompts))
+        null_answers = [Candidate("", value, len(null_answer)) for value in values]
     after = state.look_ahead(logits, golds, remember=True)
     gold = _sums(after, golds)
     written = _decode(state, after, golds, stops, longest)
     return [
-        Prediction(Candidate(stops.text(ids), value, len(ids)), silences[i], gold[i])
+        Prediction(Candidate(stops.text(ids), value, len(ids)), null_answers[i], gold[i])
         for i, (ids, value) in enumerate(written)
     ]
 

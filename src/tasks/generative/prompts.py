@@ -169,9 +169,9 @@ def _write(batch: dict[str, list[Any]], indices: list[int], writer: Writer) -> d
         parts, prompts = _windows(offsets[row], len(context), len(asked[row]), writer, written)
         for (first, end), prompt in zip(parts, prompts, strict=True):
             inside = gold is not None and first <= gold[1] and gold[1] + len(gold[0]) <= end
-            silent = bool(writer.config.dataset.unanswerable) and not answers["text"]
+            unanswerable = bool(writer.config.dataset.unanswerable) and not answers["text"]
             fits = len(prompt) + len(tokens) <= writer.config.model.max_length
-            label = tokens if fits and (inside or silent) else []
+            label = tokens if fits and (inside or unanswerable) else []
             columns["question"].append(indices[row])
             columns["length"].append(len(prompt) + len(label))
             columns["prompt"].append(prompt)

@@ -27,8 +27,8 @@ class Generative:
         writer = Writer(tokenizer, config)
         prompts, notes = make_prompts(questions, writer)
         prompts = labelled_prompts(prompts) if training else prompts
-        silence = writer.answer(NO_ANSWER) if config.dataset.unanswerable else None
-        return PromptBatches(prompts, Stops(tokenizer), silence), notes
+        null_answer = writer.answer(NO_ANSWER) if config.dataset.unanswerable else None
+        return PromptBatches(prompts, Stops(tokenizer), null_answer), notes
 
 
 TASK = Generative()
