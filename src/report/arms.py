@@ -19,14 +19,14 @@ from src.metrics import F1, STEPS, TEST_F1, TRAIN_LOSS, metric
 RATE = "train.learning_rate"
 SCORES = ("exact_match", "f1")
 KIND = "kind"  # of an answer: right, or what is wrong with it
-KEYS = ("passage", "article")  # what a question is about, by which questions are resampled
-# What keys begin with that may differ between two runs of one setting: what changes no result, and in addition the
-# seed, and the places of data files, which a comparison knows by the digests of their questions (`Result.inputs`).
+KEYS = ("passage", "article")  # the clusters of questions that are resampled
+# Prefixes of the keys in which two runs of one setting may differ: those that change no result, the seed, and the paths
+# of data files. A comparison identifies the data by the digests of their questions (`Result.inputs`) instead.
 NOT_A_SETTING = (*CHANGES_NO_RESULT, "train.seed", *DATA_FILES)
 
 
 class Result(Protocol):
-    """What a comparison needs to know of a run; `src.runs.records.Record` is one."""
+    """What a comparison reads from a run; `src.runs.records.Record` implements it."""
 
     @property
     def id(self) -> str: ...
@@ -75,12 +75,12 @@ class Trial:
         return {run.seed for run in self.runs}
 
     def setting(self, varied: Iterable[str]) -> list[str]:
-        """`r=16`, for each of some parameters that it has."""
+        """The values of the given parameters, as `r=16`; parameters that the runs do not have are left out."""
         params = self.runs[0].params
         return [f"{key.rpartition('.')[2]}={params[key]}" for key in varied if key in params]
 
     def f1(self, seeds: Collection[str] = ()) -> float:
-        """Mean over the runs, or over those of some seeds."""
+        """The mean validation F1 over the runs, or over those with the given seeds."""
         return mean(run.metrics.get(F1, 0.0) for run in self.runs if not seeds or run.seed in seeds)
 
     @property
@@ -89,7 +89,10 @@ class Trial:
         return int(self.runs[0].inputs.get("train", ("", 0))[1])
 
     def digest(self, context: str) -> str:
-        """Of the data its runs were trained (`train`) or scored on (`validation`, `test`); empty for none."""
+        """The digest of the data that the runs were trained (`train`) or scored on (`validation`, `test`).
+
+        It is empty where there are no such data.
+        """
         return str(self.runs[0].inputs.get(context, ("", 0))[0])
 
     @property
@@ -98,19 +101,19 @@ class Trial:
 
     @property
     def steps(self) -> int:
-        """Optimizer steps that were made: the mean over the runs, which may have stopped early."""
+        """The number of optimizer steps: the mean over the runs, since some may have stopped early."""
         made = self.average(STEPS)
-        if made is None:  # runs from before it was logged
+        if made is None:  # runs of versions that did not log it
             made = mean(len(run.history(TRAIN_LOSS)) for run in self.runs)
         return round(made)
 
     def average(self, key: str) -> float | None:
-        """Of a metric over the runs, mean or median as its entry in the table says; None where a run lacks it."""
+        """The mean or median of a metric over the runs, as its entry in the table says; None where a run lacks it."""
         values = [run.metrics.get(key) for run in self.runs]
         return None if any(value is None for value in values) else float(metric(key).average(values))
 
     def score_before_training(self, score: str) -> float | None:
-        """A score of SCORES, in percent, before training: mean over the runs, None where one has not measured it."""
+        """The mean over the runs of one of SCORES before training, in percent; None where a run did not measure it."""
         curves = [run.history(f"eval/{score}") for run in self.runs]
         values = [value for curve in curves for value in curve.loc[curve["step"] == 0, "value"]]
         return mean(values) if len(values) == len(curves) else None
@@ -122,7 +125,7 @@ class Trial:
 
     @property
     def scored_on(self) -> str:
-        """The set that verdicts are made on: `test` where the runs have one, else `validation`."""
+        """The set that the verdict is based on: `test` where the runs have one, else `validation`."""
         return "test" if self.digest("test") else "validation"
 
     @property
@@ -132,9 +135,9 @@ class Trial:
 
     @cached_property
     def questions(self) -> pd.DataFrame | None:
-        """The questions of `scored_on` with their texts, as the first run with a whole file kept them."""
+        """The questions of `scored_on` with their texts, from the first run whose file can be read."""
         for run in self.runs:
-            with suppress(UserError):  # `damaged` tells
+            with suppress(UserError):  # `damaged` reports it
                 questions: pd.DataFrame | None = run.questions(split=self.scored_on)
                 return questions
         return None
@@ -157,26 +160,34 @@ class Trial:
 
     @property
     def damaged(self) -> list[str]:
-        """What is wrong, with the name of run and file, for each run whose scores by question cannot be read."""
+        """An error message for each run whose scores by question cannot be read, with the names of run and file."""
         return [str(table) for table in self._read.values() if isinstance(table, UserError)]
 
     @cached_property
     def by_seed(self) -> dict[str, pd.DataFrame]:
-        """SCORES in percent and KEYS of each question of `scored_on`, sorted by id, for each seed whose file is whole.
+        """SCORES in percent and KEYS of each question of `scored_on`, by seed; the questions are sorted by id.
 
-        Empty where a run kept none, or where two runs have other questions.
+        Seeds whose file cannot be read are left out. It is empty where a run kept no scores, or where the runs were
+        scored on different questions.
         """
-        whole = {seed: table for seed, table in self._read.items() if not isinstance(table, UserError)}
-        tables = {seed: table.sort_index() for seed, table in whole.items() if table is not None}
+        readable = {seed: table for seed, table in self._read.items() if not isinstance(table, UserError)}
+        tables = {seed: table.sort_index() for seed, table in readable.items() if table is not None}
         first = next(iter(tables.values()), None)
-        if first is None or len(tables) < len(whole) or any(not t.index.equals(first.index) for t in tables.values()):
+        if (
+            first is None
+            or len(tables) < len(readable)
+            or any(not t.index.equals(first.index) for t in tables.values())
+        ):
             return {}
         return {
             seed: table.assign(**{score: 100.0 * table[score] for score in SCORES}) for seed, table in tables.items()
         }
 
     def scores(self, ids: pd.Index) -> list[np.ndarray] | None:
-        """For each of SCORES, in percent, (runs, questions) in the order of `ids`; None where `by_seed` has others."""
+        """For each of SCORES an array in percent, (runs, questions), in the order of `ids`.
+
+        None where `by_seed` does not hold exactly these questions.
+        """
         tables = list(self.by_seed.values())
         if not tables or len(tables[0]) != len(ids) or not ids.isin(tables[0].index).all():
             return None
@@ -185,14 +196,14 @@ class Trial:
 
 @dataclass(frozen=True)
 class Arm:
-    """Everything that was tried of one method (on one data set, with one model: whatever tells arms apart)."""
+    """All settings of one method that were tried, on one data set and with one model."""
 
-    labels: dict[str, str]  # what tells it apart, by the parameter's name; as shown
+    labels: dict[str, str]  # the parameters that distinguish it from other arms, by name, as they are shown
     trials: list[Trial]
     failed: list[Result] = field(default_factory=list)
-    pruned: list[Result] = field(default_factory=list)  # ended early because they did worse than others: a result
+    pruned: list[Result] = field(default_factory=list)  # stopped early because they scored worse than others
     unfinished: int = 0
-    fresh: frozenset[str] = frozenset()  # seeds that were kept for the chosen setting beforehand, if any
+    fresh: frozenset[str] = frozenset()  # seeds that were reserved for the chosen setting, if any
 
     @property
     def name(self) -> str:
@@ -200,30 +211,31 @@ class Arm:
 
     @property
     def method(self) -> str:
-        """What is said of the method alone: `lora r=16`."""
+        """The labels of the method alone: `lora r=16`."""
         return " ".join(label for key, label in self.labels.items() if key.startswith("method."))
 
     @property
     def group(self) -> tuple[str, ...]:
-        """What an arm shares with those it is compared with: its data set, model, and the like."""
+        """The labels that an arm shares with the arms it is compared with, such as its data set and model."""
         return tuple(label for key, label in self.labels.items() if not key.startswith("method."))
 
     @property
     def model(self) -> tuple[str, ...]:
-        """What is said of the model; empty where all arms have the same one."""
+        """The labels of the model; empty where all arms have the same model."""
         return tuple(label for key, label in self.labels.items() if key.startswith("model."))
 
     @property
     def data(self) -> tuple[str, ...]:
-        """What is said of the data: all that tells neither models nor methods apart."""
+        """The labels of the data: all that are neither of the model nor of the method."""
         return tuple(label for key, label in self.labels.items() if not key.startswith(("model.", "method.")))
 
     @cached_property
     def best(self) -> Trial:
-        """The setting that beats most others in mean F1, two at a time over the seeds that both have (over all their
-        seeds where they share none): so that one seed more or less of a third changes nothing between two.
+        """The setting that wins most pairwise comparisons by mean validation F1.
 
-        Where seeds were kept for the chosen setting, it is the one that was run with them.
+        Two settings are compared on the seeds that both have, or on all their seeds where they share none. A further
+        seed of a third setting therefore does not change how two settings compare. Where seeds were reserved for the
+        chosen setting, it is the one that was run with them.
         """
 
         def wins(trial: Trial) -> int:
@@ -241,7 +253,7 @@ class Arm:
 
     @property
     def choosing_seeds(self) -> set[str]:
-        """The seeds on which the best setting was compared with another: a lucky one is lucky on every question."""
+        """The seeds on which the best setting was chosen. A seed that is lucky is lucky on every question."""
         if self.fresh:
             return self.best.seeds - self.fresh
         others = [trial.seeds for trial in self.trials if trial is not self.best]
@@ -250,39 +262,43 @@ class Arm:
 
     @property
     def ran(self) -> set[str]:
-        """The seeds that its best setting was run with, and those of failed runs."""
+        """The seeds of its best setting and of its failed runs."""
         return self.best.seeds | {seed_of(run) for run in self.failed}
 
     @property
     def rates(self) -> list[float]:
-        """All that were tried, also those that failed or were pruned."""
+        """All learning rates that were tried, including those of failed and pruned runs, in ascending order."""
         ended = [run.params.get(RATE) for run in (*self.failed, *self.pruned)]
         return sorted({trial.rate for trial in self.trials} | {float(rate) for rate in ended if rate is not None})
 
     @property
     def settings(self) -> int:
-        """How many were tried, also those that failed or were pruned."""
+        """The number of settings that were tried, including those that failed or were pruned."""
         runs = [*(trial.runs[0] for trial in self.trials), *self.failed, *self.pruned]
         return len({setting(run) for run in runs if RATE in run.params})
 
     def digests(self, context: str) -> set[str]:
-        """Of the data sets its runs were trained (`train`) or scored (`validation`, `test`) on."""
+        """The digests of all data that its runs were trained (`train`) or scored (`validation`, `test`) on."""
         return {trial.digest(context) for trial in self.trials}
 
 
 def seed_of(result: Result) -> str:
-    """Also of a run that failed before its parameters were logged."""
+    """The seed of a run, also of one that failed before its parameters were logged."""
     return result.seed or result.tags.get("seed", "")
 
 
 def setting(result: Result) -> tuple[tuple[str, str], ...]:
-    """The parameters that make up a setting; one that is null is as one that an older version did not have."""
+    """The parameters that make up a setting. One that is null counts as one that an older version did not have."""
     given = {key: value for key, value in result.params.items() if value != "None"}
     return tuple(sorted((key, value) for key, value in given.items() if not key.startswith(NOT_A_SETTING)))
 
 
 def trials(results: Sequence[Result]) -> list[Trial]:
-    """Finished runs, the oldest first, by setting; of two with the same seed the newer one."""
+    """Group finished runs by setting, sorted by learning rate.
+
+    Args:
+        results: the oldest first; of two runs with the same setting and seed, the newer one counts.
+    """
     settings: dict[Any, dict[str, Result]] = defaultdict(dict)
     for result in results:
         settings[(setting(result), *sorted(result.inputs.items()))][result.seed] = result

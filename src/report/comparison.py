@@ -1,6 +1,6 @@
-"""Runs put side by side: one arm a method, at its best setting, each against its baseline.
+"""Compares runs: one arm for each method, at its best setting, each against its baseline.
 
-Knows the figures of runs (`src.runs.results`), not how they are shown.
+This module computes the comparison; other modules of `src.report` show it.
 """
 
 from __future__ import annotations
@@ -25,32 +25,32 @@ from src.report.spending import Spent, spending
 from src.report.statistics import FEWEST_SCORED, Difference, compare
 from src.report.words import count, listed
 
-# What tells arms apart wherever it varies. Scores on different questions do not compare, so what draws the questions
-# is among it.
+# Parameters that separate arms wherever they vary. Scores on different questions cannot be compared, so the parameters
+# that draw the questions are among them.
 DRAWN_BY = ("dataset.split", "dataset.subset", "dataset.validation_size", "dataset.test_size", "dataset.seed")
-FEWEST_SEEDS = 2  # fresh seeds with a result of both, without which the spread between seeds is not known
+FEWEST_SEEDS = 2  # fresh seeds that both methods must have, so that the spread between seeds can be estimated
 NAMES = ("dataset.name", "model.name", "method.name")
 ARMS_BY = ("dataset.name", *DRAWN_BY, "model.name", "method.name")
 
 
 @dataclass(frozen=True)
 class Contrast:
-    """An arm against its baseline: the differences of its scores, or why there are none."""
+    """An arm against its baseline: the differences of their scores, or the reason why there are none."""
 
     arm: Arm
     base: Arm
-    differences: dict[str, Difference] = field(default_factory=dict)  # by score; F1 is there, or none
+    differences: dict[str, Difference] = field(default_factory=dict)  # by score; empty, or with F1 among them
     decision: Decision | None = None  # None where there is no difference to decide on
     basis: Basis | None = None
     why_not: str = ""
-    left_out: dict[str, str] = field(default_factory=dict)  # scores that no interval is given for, and why
-    seeds: tuple[frozenset[str], frozenset[str]] = (frozenset(), frozenset())  # of arm and baseline, behind these
+    left_out: dict[str, str] = field(default_factory=dict)  # scores without an interval, and why
+    seeds: tuple[frozenset[str], frozenset[str]] = (frozenset(), frozenset())  # used, of arm and baseline
     look: Look | None = None  # of a settled sweep
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """All arms of some runs, the baselines first among those they are compared with."""
+    """All arms of some runs; each baseline stands before the arms that are compared with it."""
 
     title: str
     commands: Sequence[str]
@@ -58,21 +58,21 @@ class Comparison:
     empty: dict[str, str]  # arms without a finished run, and why
     contrasts: list[Contrast]
     warnings: list[Caveat]  # the most important first
-    varied: list[str]  # parameters that differ between the settings of an arm, beside rate and epochs, which are shown
+    varied: list[str]  # parameters other than rate and epochs that differ between the settings of an arm
     scored: dict[str, Scored | None]  # by the name of the arm
     margin: float = 1.0  # points of F1 that an arm may lose against its baseline
-    margin_afterwards: bool = False  # it was named when the runs were there already
+    margin_afterwards: bool = False  # the margin was chosen after the runs had been made
     schedule: Schedule | None = None  # of a settled sweep
     spent: list[Spent] = field(default_factory=list)  # by a settled sweep
 
     @property
     def baseline(self) -> Arm:
-        """The first of them."""
+        """The first baseline."""
         return self.contrasts[0].base if self.contrasts else self.arms[0]
 
     @property
     def baselines(self) -> str:
-        """What they are called together."""
+        """A name for all baselines together."""
         bases = {contrast.base.name: contrast.base for contrast in self.contrasts}
         if len(bases) == 1:
             return next(iter(bases))
@@ -83,12 +83,12 @@ class Comparison:
 
     @property
     def groups(self) -> list[tuple[str, ...]]:
-        """What arms share with those they are compared with, in the order of the arms; one alone if all compare."""
+        """The distinct groups of the arms, in their order: only arms of one group are compared by default."""
         return list(dict.fromkeys(arm.group for arm in self.arms))
 
     @property
     def models(self) -> list[tuple[str, ...]]:
-        """What is said of each model, in the order of the arms."""
+        """The labels of each model, in the order of the arms."""
         return list(dict.fromkeys(arm.model for arm in self.arms))
 
 
@@ -102,19 +102,19 @@ def compare_runs(
     margin_afterwards: bool = False,
     schedule: Schedule | None = None,
 ) -> Comparison:
-    """Put runs side by side.
+    """Compare runs.
 
     Args:
-        title: of the whole.
+        title: of the comparison.
         results: finished and other runs.
-        by: parameters that tell arms apart in addition to method, model and data set (`method.peft.r`, say).
-        baseline: the method that the others are compared with, each with that of its own data set, model and so on; or
-            the whole name of one arm. Where there is none, it is the arm that trains most.
+        by: parameters that separate arms in addition to method, model and data set, such as `method.peft.r`.
+        baseline: the method that the others are compared with, each within its data set, model and so on; or the full
+            name of one arm. If no arm has it, the arm with the most trained parameters is the baseline.
         commands: that made the runs.
         margin: points of F1 that an arm may lose against its baseline and still be preferred.
-        margin_afterwards: it was named when the runs were there already.
-        schedule: of the settled sweep that made the runs. Differences are then those of the last look that both methods
-            have come to, on the seeds that were planned for it, and hold at all looks together.
+        margin_afterwards: whether the margin was chosen after the runs had been made.
+        schedule: of the settled sweep that made the runs. Differences are then computed at the last look that both
+            methods have reached, on the seeds planned for it, and their error rate holds over all looks together.
     """
     results = list(results)
     keys = arm_keys(results, by)
@@ -146,16 +146,22 @@ def compare_runs(
 
 
 def arm_keys(results: Sequence[Result], by: Sequence[str] = ()) -> list[str]:
-    """The parameters that tell arms apart: the method and those of `by`; model, data set and so on where they vary."""
+    """The parameters that separate arms: the method, those of `by`, and model, data set and so on where they vary."""
     return [key for key in dict.fromkeys((*ARMS_BY, *by)) if key in ("method.name", *by) or _varies(results, key)]
 
 
 def make_arms(
     results: Sequence[Result], keys: Sequence[str], fresh: Collection[str] = ()
 ) -> tuple[list[Arm], dict[str, str]]:
-    """Runs by the parameters `keys`: the arms with a finished run, and the names of the others with the reason.
+    """Group runs into arms by the parameters `keys`.
 
-    `fresh` are seeds that were kept for the chosen settings beforehand.
+    Args:
+        results: all runs.
+        keys: from `arm_keys`.
+        fresh: seeds that were reserved for the chosen settings.
+
+    Returns:
+        The arms that have a finished run, and the names of the others with the reason.
     """
     grouped: dict[tuple[tuple[str, str], ...], list[Result]] = defaultdict(list)
     for result in results:
@@ -163,7 +169,7 @@ def make_arms(
     arms, empty = [], {}
     for labels, members in grouped.items():
         finished = [result for result in members if result.finished]
-        done = {result.tags.get("config_hash", result.id) for result in finished}  # whatever became of earlier attempts
+        done = {result.tags.get("config_hash", result.id) for result in finished}  # earlier attempts do not count
         others = [result for result in members if result.tags.get("config_hash", result.id) not in done]
         failed = [result for result in others if result.failed]
         pruned = [result for result in others if result.pruned]
@@ -187,12 +193,12 @@ def _varied(arms: Sequence[Arm], shown: Sequence[str]) -> list[str]:
 
 
 def _value(result: Result, key: str) -> str:
-    # A run that failed early has tags alone.
+    # A run that failed early has tags but no parameters.
     return result.params.get(key, result.tags.get(key.partition(".")[0], "") if key in NAMES else "")
 
 
 def _varies(results: Sequence[Result], key: str) -> bool:
-    """Whether runs differ in a parameter; for what draws the questions, within one data set."""
+    """Whether runs differ in a parameter; one of DRAWN_BY must differ within one data set."""
     values: dict[str, set[str]] = defaultdict(set)
     for result in results:
         if value := _value(result, key):
@@ -210,19 +216,19 @@ def _name(labels: Iterable[tuple[str, str]]) -> str:
 
 
 def _runs_of(results: Sequence[Result], keys: Sequence[str], name: str) -> list[Result]:
-    """The runs of the arm with a name."""
+    """The runs of the arm that is called `name`."""
     return [result for result in results if _name(_labels(result, keys)) == name]
 
 
 def _natural(label: str) -> list[Any]:
-    """Sorts numbers in a label by their value."""
+    """A sort key for labels that orders the numbers in them by value."""
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", label)]
 
 
 def pair_up(arms: list[Arm], baseline: str) -> list[tuple[Arm, Arm]]:
-    """Sort the arms, baselines first, and pair each with the one that it is compared with.
+    """Sort the arms in place, baselines first, and pair each arm with its baseline.
 
-    There is no pair where the group of an arm lacks the baseline that others have.
+    An arm whose group lacks the baseline that other groups have is in no pair.
     """
     present = any(baseline in (arm.method, arm.name) for arm in arms)
 
@@ -241,7 +247,7 @@ def pair_up(arms: list[Arm], baseline: str) -> list[tuple[Arm, Arm]]:
         return (named or of_group or (group if not based else [arm]))[0]
 
     pairs = [(arm, base(arm)) for arm in arms]
-    if len({arm.method for arm in arms}) == 1:  # one method, in several places: compare these
+    if len({arm.method for arm in arms}) == 1:  # one method on several data sets or models: compare those
         pairs = [(arm, arms[0]) for arm in arms]
     return [(arm, other) for arm, other in pairs if arm is not other]
 
@@ -264,7 +270,7 @@ def _contrasts(
 def _at_look(
     arm: Arm, base: Arm, scores: Mapping[str, Scored | None], tests: int, margin: float, schedule: Schedule
 ) -> Contrast:
-    """The contrast at the last look that both arms have come to: on the verdict seeds up to it that both have."""
+    """The contrast at the last look that both arms have reached, on the verdict seeds up to it that both have."""
     number = schedule.look(arm.ran, base.ran)
     looks, planned = len(schedule.looks), len(schedule.verdict_seeds)
     if number == 0:
@@ -284,7 +290,7 @@ def _at_look(
 
 
 def _not_comparable(arm_scores: Scored | None, base_scores: Scored | None, arm: Arm, base: Arm) -> str:
-    """Why two arms have no difference; empty where they have one."""
+    """The reason why two arms cannot be compared; empty where they can."""
     split = base.best.scored_on
     if arm.best.scored_on != split:
         return "one of them has a test set, the other has none"
@@ -319,7 +325,7 @@ def _contrast(arm: Arm, base: Arm, scores: Mapping[str, Scored | None], comparis
 
 
 def _too_few_to_compare(first: np.ndarray, second: np.ndarray, difference: Difference) -> str:
-    """Why no interval is given for a score: there is nearly nothing to resample. Empty where there is enough.
+    """The reason why a score has too few informative questions for an interval; empty where it has enough.
 
     Args:
         first, second: the scores of two arms, each of shape (splits, seeds, questions).

@@ -1,8 +1,8 @@
-"""Settings chosen and scored on one set of questions, by turns: for runs that have no test set.
+"""Cross-fitting: chooses and scores settings on one set of questions, for runs that have no test set.
 
-The passages are halved at random. A setting is chosen on one half and scored on the other, then the other way round, so
-that each question has a score from a setting that it did not choose; and all that many times over, since one halving
-is as arbitrary as another (Chernozhukov et al. 2018, "Double/debiased machine learning").
+The passages are split into two random halves. A setting is chosen on one half and scored on the other, and vice versa,
+so that no question is scored by a setting that it helped to choose. This is repeated over many splits, because a single
+split is arbitrary (Chernozhukov et al. 2018, "Double/debiased machine learning").
 """
 
 from __future__ import annotations
@@ -22,17 +22,18 @@ def cross_fitted(
     splits: int = SPLITS,
     generator: np.random.Generator | None = None,
 ) -> list[np.ndarray]:
-    """The scores of one method, each question's from the setting that was chosen on the other half of the passages.
+    """Compute the scores of one method by cross-fitting.
 
-    For a run with some seed, the choice is made among the settings that have that seed, by their runs with other seeds:
-    a lucky seed is lucky on both halves. Only where two settings share no other seed are they compared on this one.
+    The setting for a run with a given seed is chosen among the settings that have that seed, by their runs with other
+    seeds, because a lucky seed is lucky on both halves. Two settings are compared on the seed itself only if they share
+    no other one.
 
     Args:
-        settings: for each, its scores by seed, of shape (scores, questions); the last score, F1, decides.
-        seeds: that are scored; each is there in one setting at least.
-        passages: which one each question is about, as integer codes of shape (questions,).
-        splits: how many times the passages are halved.
-        generator: of the halves; by default always the same, so that all methods see the same halves.
+        settings: for each setting its scores by seed, of shape (scores, questions); the last score, F1, decides.
+        seeds: the seeds to score; at least one setting must have each of them.
+        passages: the passage of each question, as integer codes of shape (questions,).
+        splits: the number of random splits.
+        generator: draws the halves; the default is always the same, so that all methods see the same halves.
 
     Returns:
         For each score, an array of shape (splits, seeds, questions).
@@ -57,7 +58,7 @@ def cross_fitted(
 
 
 def halves(passages: np.ndarray, splits: int = SPLITS, generator: np.random.Generator | None = None) -> np.ndarray:
-    """Whether each question is in the second half, (splits, questions); they depend on passages and generator alone.
+    """Whether each question is in the second half, (splits, questions); it depends only on passages and generator.
 
     Raises:
         ValueError: there is only one passage.
@@ -78,7 +79,7 @@ def _levels(settings: Sequence[Mapping[str, np.ndarray]], seeds: Sequence[str], 
 
 
 def _choice(level: np.ndarray, scored: int) -> np.ndarray:
-    """The setting, (splits, 2), that beats most others, two at a time over the seeds that both have beside `scored`."""
+    """The setting, (splits, 2), that wins most pairwise comparisons over the seeds both have other than `scored`."""
     others = np.delete(level, scored, axis=1)
     there = ~np.isnan(others[:, :, 0, 0])
     shared = (there[:, None] & there[None]).astype(float)  # (settings, settings, seeds)

@@ -1,4 +1,4 @@
-"""What an interval and a margin decide."""
+"""The decision that follows from a confidence interval and a margin."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from src.report.statistics import Difference
 
 
 class Decision(Enum):
-    """What a comparison of a method with its baseline has shown; `verdict.json` holds the values."""
+    """The result of comparing a method with its baseline; `verdict.json` holds the values."""
 
     BETTER = "better"
     NOT_INFERIOR = "at most the margin worse"
@@ -17,14 +17,14 @@ class Decision(Enum):
     UNDECIDED = "undecided"
 
 
-OPEN = (Decision.UNDECIDED, Decision.WORSE)  # what more seeds may still decide
+OPEN = (Decision.UNDECIDED, Decision.WORSE)  # decisions that more seeds may still change
 
 
 def decide(difference: Difference, margin: float) -> Decision:
-    """The decision on a difference in F1, from the ends of its interval.
+    """Decide on a difference in F1 by the ends of its interval.
 
     Args:
-        difference: of the method minus its baseline.
+        difference: the method minus its baseline.
         margin: points of F1 that the method may lose and still be preferred, above 0.
     """
     if difference.low > 0:

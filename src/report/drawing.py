@@ -1,7 +1,7 @@
-"""What all figures of a comparison share.
+"""Styles and helpers that all figures of a comparison share.
 
-Colours are seven of Okabe and Ito's, which the colour-blind tell apart, and a grey; all of them stand out from white
-and from the page's dark ground. For print each method has a dash and a marker besides.
+The colours are seven from Okabe and Ito's palette, which colour-blind readers can distinguish, and a grey. All of them
+are visible on white and on the dark background of the page. For print, each method also has its own dash and marker.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 MARKERS = ("circle", "square", "diamond", "triangle-up", "cross", "x", "star", "triangle-down")
 SHADE, SOFT, GRID, INK = "rgba(0, 114, 178, 0.12)", "#767676", "#DDDDDD", "#1A1A1A"
-MOST_TICKS = 8  # of a logarithmic axis: no more can be read on a phone
+MOST_TICKS = 8  # of a logarithmic axis: more are unreadable on a phone
 WIDEST_NAME = 34  # characters in a line of a legend, for a phone
-HEIGHT = 300  # pixels of a figure, without its legend; of those with a row an arm as much as the rows need
+HEIGHT = 300  # pixels, without the legend; figures with one row for each arm are as high as their rows
 PAPER_HEIGHT = 220
-PAPER_WIDTH = 326  # pixels: a column of 3.4 inches, at the 96 to an inch that plotly counts
+PAPER_WIDTH = 326  # pixels: a column of 3.4 inches at plotly's 96 pixels per inch
 PAPER_FONT = 32 / 3  # 8 points
 AXIS = {
     "automargin": True,
@@ -42,7 +42,7 @@ TEMPLATE = go.layout.Template(
         "paper_bgcolor": "white",
         "plot_bgcolor": "white",
         "margin": {"l": 40, "r": 12, "t": 12, "b": 40},
-        # Below the plot: the page adds its height to that of the figure.
+        # The legend stands below the plot; the page adds its height to that of the figure.
         "legend": {"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "x": 0, "tracegroupgap": 0},
         "xaxis": AXIS,
         "yaxis": AXIS,
@@ -62,7 +62,7 @@ class Part(Enum):
 
 @dataclass(frozen=True)
 class Plot:
-    """A figure with what is read aloud in its place."""
+    """A figure with its title and a description for screen readers."""
 
     name: str
     title: str
@@ -72,17 +72,17 @@ class Plot:
 
 
 def escaped(text: str) -> str:
-    """Plotly reads names as a kind of HTML."""
+    """Escape a name, since plotly interprets names as a kind of HTML."""
     return html.escape(text, quote=False)
 
 
 def wrapped(text: str, width: int = WIDEST_NAME) -> str:
-    """A name, escaped, in lines that are short enough for a phone."""
+    """Escape a name and break it into lines that fit on a phone."""
     return "<br>".join(escaped(line) for line in textwrap.wrap(text, width) or [""])
 
 
 def at_height(entry: Metric) -> str:
-    """The text of plotly's label at a point whose height is the metric: `F1 51.2`."""
+    """Plotly's hover template for a point whose height is the metric: `F1 51.2`."""
     return f"{entry.brief} %{{y:{entry.form}}}"
 
 
@@ -106,7 +106,7 @@ def new_figure(x: str, y: str, height: int = HEIGHT, **layout: Any) -> go.Figure
 
 
 def log_axis(values: Collection[float], text: Callable[[float], str]) -> dict[str, Any]:
-    """A logarithmic axis with ticks at the values themselves, those too close to the one before left out."""
+    """A logarithmic axis with ticks at the values themselves; a value too close to the last tick gets none."""
     first, *others = sorted(set(values))
     ticks = [first]
     for value in others:
@@ -116,7 +116,7 @@ def log_axis(values: Collection[float], text: Callable[[float], str]) -> dict[st
 
 
 def cost_axis(costs: Collection[float]) -> dict[str, Any]:
-    """An axis of costs: logarithmic, with ticks at round numbers, where they differ tenfold or more."""
+    """An axis of costs; it is logarithmic, with ticks at round numbers, if they differ by a factor of ten or more."""
     low, high = min(costs), max(costs)
     if low <= 0 or high / low < 10:
         return {"nticks": 6}
@@ -133,13 +133,13 @@ def _log(ticks: list[float], text: Callable[[float], str]) -> dict[str, Any]:
 
 
 def rate_text(rate: float) -> str:
-    """`3e-4`."""
+    """A learning rate as `3e-4`."""
     factor, power = f"{rate:.1e}".split("e")
     return f"{float(factor):g}e{int(power)}"
 
 
 def short_number(value: float) -> str:
-    """`2.5`, `800`, `20k`, `1.4M`."""
+    """A number as `2.5`, `800`, `20k` or `1.4M`."""
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
         if value >= size:
             return f"{value / (1e3 if letter == 'k' else size):.3g}{letter}"
@@ -147,7 +147,7 @@ def short_number(value: float) -> str:
 
 
 def for_paper(plot: Plot) -> go.Figure:
-    """The figure in the size of a paper's column, its text in 8 points."""
+    """The figure at the width of a paper's column, with text of 8 points."""
     figure = go.Figure(plot.figure)
     names = {trace.name for trace in figure.data if trace.name and trace.showlegend is not False}
     legend = 24 + 18 * len(names) if len(names) > 1 and figure.layout.showlegend is not False else 0
