@@ -1,4 +1,4 @@
-"""What spoils a comparison, each fault in a sentence with a code."""
+"""Warnings about a comparison: each has a code for programs and a sentence for people."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from src.report.arms import Arm
 from src.report.scored import Scored
 from src.report.words import count, listed
 
-SHARING = ("joblib", "ray", "submitit_local")  # launchers that run several at once on one machine
+SHARING = ("joblib", "ray", "submitit_local")  # launchers that may run several runs at once on one machine
 # The share of time spent waiting for a core that is worth a warning: a thread that waits holds up the others.
 MOST_WAITING = 0.05
 # Training counts as learning if it gained at least this share of the F1 that was missing (to 100) before it.
 LEARNED = 0.1
-MACHINE_BOUND = ("time/", "speed/", "memory/")  # metrics that compare on one kind of machine alone
-# The codes of all caveats, the most important first; docs/verdict.md says what each means.
+MACHINE_BOUND = ("time/", "speed/", "memory/")  # metrics that can only be compared on the same kind of machine
+# The codes of all caveats, the most important first; docs/verdict.md explains each.
 CODES = (
     *("scores_damaged", "test_data_differ", "validation_data_differ", "training_data_differ", "no_baseline"),
     "models_scored_apart",
@@ -29,7 +29,7 @@ CODES = (
     *("one_article", "no_shared_seed", "one_question_per_passage"),
     *("hardware_differs", "machines_differ", "shared_machine", "threads_waited"),
 )
-# What methods should have had as much of: what codes and sentences call it, and its value.
+# Budgets that methods should have had in equal amounts: code, name in the sentence, and value.
 BUDGETS: tuple[tuple[str, str, Callable[[Arm], int]], ...] = (
     ("unequal_learning_rates", "learning rates", lambda arm: len(arm.rates)),
     ("unequal_settings", "settings tried", lambda arm: arm.settings),
@@ -57,16 +57,16 @@ def caveats(
     margin_afterwards: bool,
     settled: bool = False,
 ) -> list[Caveat]:
-    """Everything that makes a reader doubt the comparison; none for a clean one.
+    """Collect all reasons to doubt a comparison.
 
     Args:
-        arms: all of them.
+        arms: all arms.
         pairs: each arm with its baseline.
         empty: arms without a finished run, and why.
-        scores: that the verdict rests on, by the name of the arm.
-        margin_afterwards: the margin was named when the runs were there already.
-        settled: a settled sweep has made the runs. It gives the chosen setting more seeds than the others, and an arm
-            that is decided fewer than the others, both by rules that were fixed beforehand.
+        scores: the scores that the verdict is based on, by the name of the arm.
+        margin_afterwards: whether the margin was chosen after the runs had been made.
+        settled: whether a settled sweep made the runs. By rules that were fixed beforehand, it gives the chosen setting
+            more seeds than the others, and an arm that is decided early fewer seeds than the others.
     """
     result = [
         Caveat("arm_without_result", f"{name or 'What failed first'} has no finished run ({reason.rstrip('.')}).")
@@ -77,14 +77,14 @@ def caveats(
     any_learned = any(learned(arm) for arm in arms)
     for arm in arms:
         result += _of_runs(arm, settled) + _of_rates(arm) + ([] if settled else _fewer_seeds(arm))
-        if not learned(arm) and any_learned:  # where nobody has, the verdict begins with it
+        if not learned(arm) and any_learned:  # if no arm has learned, the verdict begins with that
             sentence = (
                 f"{arm.name} has learned next to nothing ({before_and_after(arm)}): train it longer, at a higher rate "
                 "or on more questions before comparing it."
             )
             result.append(Caveat("learned_nothing", sentence))
     result += _of_choices(arms, scores, settled) + _of_questions(arms, scores) + _of_code(arms) + _of_machines(arms)
-    if all(arm.model == base.model for arm, base in pairs):  # others are compared below
+    if all(arm.model == base.model for arm, base in pairs):  # models that form pairs are compared below
         result += _between_models(arms)
     for base in dict.fromkeys(base.name for _, base in pairs):
         compared = [other for other in arms if other.name == base]
@@ -103,7 +103,7 @@ def by_importance(result: Sequence[Caveat]) -> list[Caveat]:
 
 
 def _of_runs(arm: Arm, settled: bool) -> list[Caveat]:
-    """Runs that failed, are not finished or cannot be read, and methods that adapt nothing."""
+    """Warn of runs that failed, are unfinished or cannot be read, and of methods that adapt no layer."""
     result = []
     if arm.failed:
         failed = count(len(arm.failed), "run")
@@ -125,7 +125,7 @@ def _of_runs(arm: Arm, settled: bool) -> list[Caveat]:
 
 
 def _of_choices(arms: Sequence[Arm], scores: Mapping[str, Scored | None], settled: bool) -> list[Caveat]:
-    """Scores on questions, or of seeds, that something was chosen on."""
+    """Warn of scores on questions or seeds that were also used to choose a setting or an epoch."""
     result = []
     known = {arm.name: each for arm in arms if (each := scores.get(arm.name)) is not None}
     if names := [name for name, each in known.items() if each.on_choosing_questions]:
@@ -156,7 +156,7 @@ def _chooses_epoch(arm: Arm) -> bool:
 
 
 def _of_questions(arms: Sequence[Arm], scores: Mapping[str, Scored | None]) -> list[Caveat]:
-    """Questions that are generated, or about too little."""
+    """Warn of generated questions, and of questions about too few texts."""
     result = []
     if any(arm.best.runs[0].params.get("dataset.source") == "sample" for arm in arms):
         sentence = "The questions are generated: the result does not carry over to real ones."
@@ -176,7 +176,7 @@ def _of_questions(arms: Sequence[Arm], scores: Mapping[str, Scored | None]) -> l
 
 
 def _of_code(arms: Sequence[Arm]) -> list[Caveat]:
-    """Runs of different versions of the code, or of code that is in no commit."""
+    """Warn of runs of different versions of the code, and of code with uncommitted changes."""
     tags = [run.tags.get("git_commit", "") for arm in arms for run in arm.best.runs]
     commits = sorted({commit for tag in tags for commit in tag.split(", ") if commit})
     result = []
@@ -191,7 +191,7 @@ def _of_code(arms: Sequence[Arm]) -> list[Caveat]:
 
 
 def _of_machines(arms: Sequence[Arm]) -> list[Caveat]:
-    """Runs that shared their machine."""
+    """Warn of runs that shared their machine."""
     result = []
     if sharing := [arm.name for arm in arms if any(run.tags.get("launcher") in SHARING for run in arm.best.runs)]:
         sentence = f"Runs of {listed(sharing)} may have shared their machine: their times are not reliable."
@@ -207,9 +207,9 @@ def _of_machines(arms: Sequence[Arm]) -> list[Caveat]:
 
 
 def comparable(key: str, arm: Arm, base: Arm) -> bool:
-    """Whether a metric of two arms compares.
+    """Whether a metric of two arms can be compared.
 
-    Memory does on the same hardware, time on the same machine, speed there and with the same model.
+    Memory needs the same hardware, time the same machine, and speed in addition the same model.
     """
     if metric(key).within_model and arm.model != base.model:
         return False
@@ -221,13 +221,13 @@ def comparable(key: str, arm: Arm, base: Arm) -> bool:
 
 
 def learned(arm: Arm) -> bool:
-    """Whether training gained the share LEARNED of the missing F1 at the best setting; true where it is not known."""
+    """Whether the best setting gained at least the share LEARNED of the missing F1; true where it is not known."""
     before, after = arm.best.score_before_training("f1"), arm.best.average(F1)
     return before is None or after is None or after - before >= LEARNED * (100 - before)
 
 
 def before_and_after(arm: Arm) -> str:
-    """`F1 9.9, 5.1 before training`."""
+    """The F1 of an arm after and before training: `F1 9.9, 5.1 before training`."""
     before, after = arm.best.score_before_training("f1"), arm.best.average(F1)
     return f"{metric(F1).named(after or 0.0)}, {metric(F1).text(before or 0.0)} before training"
 
@@ -242,10 +242,11 @@ def _cpu_wait_share(arm: Arm) -> float:
         threads = re.search(r"(\d+) threads?\b", run.tags.get("hardware", ""))
         available = run.metrics.get(TRAIN_SECONDS, math.inf) * (int(threads[1]) if threads else 1)
         shares.append(run.metrics.get(CPU_WAIT_SECONDS, 0.0) / available)
-    return min(1.0, max(shares))  # a process also has threads that are not counted there
+    return min(1.0, max(shares))  # a process may have more threads than the tag says
 
 
 def _of_rates(arm: Arm) -> list[Caveat]:
+    """Warn of a best learning rate at the edge of those tried."""
     rates, best = arm.rates, arm.best.rate
     where = "lowest" if best == rates[0] else "highest" if best == rates[-1] else ""
     if len(rates) == 1 or not where:
@@ -256,6 +257,7 @@ def _of_rates(arm: Arm) -> list[Caveat]:
 
 
 def _fewer_seeds(arm: Arm) -> list[Caveat]:
+    """Warn of a setting that scores higher than the chosen one, on fewer seeds."""
     best = arm.best
     above = [trial for trial in arm.trials if len(trial.runs) < len(best.runs) and trial.f1() > best.f1()]
     if not above:
@@ -268,7 +270,7 @@ def _fewer_seeds(arm: Arm) -> list[Caveat]:
 
 
 def _unequal(arms: Sequence[Arm]) -> list[Caveat]:
-    """Data, budgets and machines that differ between a baseline and what is compared with it.
+    """Warn of data, budgets and machines that differ between a baseline and the arms compared with it.
 
     Args:
         arms: the baseline first.
@@ -285,7 +287,7 @@ def _unequal(arms: Sequence[Arm]) -> list[Caveat]:
             sentence = f"The {code} data differ ({_by_value(digests)}): {subject} {done} on other questions{refused}."
             result.append(Caveat(f"{code}_data_differ", sentence))
     for code, what, value in BUDGETS:
-        # A model cuts the same passages into examples of its own number.
+        # Models with different tokenizers cut the same passages into different numbers of examples.
         members = [arm for arm in arms if code != "unequal_steps" or arm.model == arms[0].model]
         values = {arm.name: value(arm) for arm in members}
         if len(set(values.values())) > 1:
@@ -303,7 +305,7 @@ def _unequal(arms: Sequence[Arm]) -> list[Caveat]:
 
 
 def _between_models(arms: Sequence[Arm]) -> list[Caveat]:
-    """Models that are scored on different questions of the same data, so that their F1 do not compare."""
+    """Warn of models that were scored on different questions of the same data set."""
     result = []
     for place in dict.fromkeys(arm.data for arm in arms):
         digests: dict[str, set[str]] = {}

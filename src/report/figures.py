@@ -1,4 +1,4 @@
-"""Pictures of runs. The loss curve of one run is an SVG, which the MLflow UI shows in place and offline."""
+"""The figure of a single run: its loss curve, as an SVG that the MLflow UI shows inline and offline."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def loss_curve(steps: Sequence[Any], evaluations: Sequence[tuple[int, float]], title: str) -> Any:
-    """Training loss by step with the validation loss at each evaluation.
+    """Plot the training loss by step, and the validation loss at each evaluation.
 
     Args:
         steps: the optimizer steps, with `number` and `loss`.
@@ -15,7 +15,7 @@ def loss_curve(steps: Sequence[Any], evaluations: Sequence[tuple[int, float]], t
         title: the run's name.
 
     Returns:
-        A matplotlib figure that belongs to no window.
+        A matplotlib figure without a window.
     """
     from matplotlib.figure import Figure
 

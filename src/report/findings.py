@@ -1,4 +1,4 @@
-"""One method against its baseline, in sentences."""
+"""The sentences about one method compared with its baseline."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from src.report.scored import Basis
 from src.report.statistics import Difference
 from src.report.words import count, listed, share
 
-CKA_APART = 0.01  # hidden states whose similarity to before differs by less have moved equally far
+CKA_APART = 0.01  # smaller differences in CKA are not reported
 MOST_DECIMALS = 3
 GOES_ON = "the sweep has not ended, and the same command goes on with it"
 TRY = (
@@ -50,7 +50,7 @@ def sentences(contrast: Contrast, comparison: Comparison) -> list[str]:
 
 
 def headline(contrast: Contrast, margin: float) -> str:
-    """What is decided, with the bound that holds with 95 %."""
+    """The decision in one sentence, with its bound at 95 % confidence."""
     difference, names = contrast.differences["f1"], (contrast.arm.name, contrast.base.name)
     places = decimals(difference, margin)
     arm, base = names
@@ -69,7 +69,7 @@ def headline(contrast: Contrast, margin: float) -> str:
 
 
 def short(contrast: Contrast, margin: float) -> str:
-    """The decision in a cell of a table."""
+    """The decision, short enough for a cell of a table."""
     if contrast.decision is None:
         return "not compared"
     difference = contrast.differences["f1"]
@@ -84,9 +84,9 @@ def short(contrast: Contrast, margin: float) -> str:
 
 
 def decimals(difference: Difference, margin: float) -> int:
-    """The fewest decimals, from 1, with which the ends of the interval still show what they decide.
+    """The fewest decimals, at least 1, with which the rounded ends of the interval lead to the same decision.
 
-    An end of -1.04 is not shown as -1.0 where the margin is 1.0, nor one of 0.02 as 0.0.
+    With a margin of 1.0 an end of -1.04 is not shown as -1.0, and an end of 0.02 is not shown as 0.0.
     """
     of_margin = len(f"{margin:g}".partition(".")[2])
     for places in range(max(1, of_margin), MOST_DECIMALS):
@@ -100,13 +100,13 @@ def decimals(difference: Difference, margin: float) -> int:
 
 
 def interval(difference: Difference, places: int = 1) -> str:
-    """`-0.6 [-1.0, -0.2]`: the difference with its 95 % interval."""
+    """The difference with its 95 % interval: `-0.6 [-1.0, -0.2]`."""
     mean, low, high = (f"{points:+.{places}f}" for points in (difference.mean, difference.low, difference.high))
     return f"{mean} [{low}, {high}]"
 
 
 def evidence(contrast: Contrast, comparison: Comparison) -> str:
-    """The settings, the differences with their intervals and p-values, and what they rest on."""
+    """The settings, the differences with their intervals and p-values, and the basis of these."""
     f1, exact = contrast.differences["f1"], contrast.differences.get("exact_match")
     assert contrast.basis is not None
     comparisons = sum(bool(each.differences) for each in comparison.contrasts)
@@ -123,20 +123,20 @@ def evidence(contrast: Contrast, comparison: Comparison) -> str:
 
 
 def tested(comparison: Comparison) -> int:
-    """Among how many intervals the error is shared: the contrasts that have a difference, at every look."""
+    """The number of intervals that share the error rate: contrasts with a difference, times the looks."""
     comparisons = sum(bool(contrast.differences) for contrast in comparison.contrasts)
     return comparisons if comparison.schedule is None else comparison.schedule.tests(comparisons)
 
 
 def basis_text(basis: Basis) -> str:
-    """`1,660 test questions, 540 passages, 10 articles, 3 seeds`."""
+    """The basis of a difference: `1,660 test questions, 540 passages, 10 articles, 3 seeds`."""
     fewer, more = sorted(basis.seeds)
     seeds = count(more, "seed") if fewer == more else f"{fewer} and {count(more, 'seed')}"
     return f"{size_text(basis)}, {seeds}"
 
 
 def size_text(basis: Basis) -> str:
-    """`1,660 test questions, 540 passages, 10 articles`."""
+    """The basis without its seeds: `1,660 test questions, 540 passages, 10 articles`."""
     parts = [count(basis.questions, f"{basis.split} question")]
     parts += [count(basis.passages, "passage")] if basis.passages < basis.questions else []
     parts += [count(basis.articles, "article")] if basis.articles is not None else []
@@ -144,7 +144,7 @@ def size_text(basis: Basis) -> str:
 
 
 def missing(contrast: Contrast, comparison: Comparison) -> str:
-    """What would decide an undecided contrast; empty for any other."""
+    """What would decide an undecided contrast; empty for a contrast that is decided."""
     basis = contrast.basis
     if contrast.decision is not Decision.UNDECIDED or basis is None:
         return ""
@@ -164,7 +164,7 @@ def missing(contrast: Contrast, comparison: Comparison) -> str:
 
 
 def _new_questions(contrast: Contrast, comparison: Comparison) -> str:
-    """What would decide a contrast whose looks are used up."""
+    """What would decide a contrast that has no looks left."""
     assert contrast.basis is not None
     used = "its looks at these questions are used up, so that more seeds cannot decide it"
     new = "test questions that are new (another dataset.seed, another file, or dataset.test_path)"
@@ -176,7 +176,7 @@ def _new_questions(contrast: Contrast, comparison: Comparison) -> str:
 
 
 def at_look(contrast: Contrast) -> str:
-    """Which look a contrast rests on, and why it is the last one; empty where the sweep has planned none."""
+    """The look that a contrast is based on, and why it is the last one; empty where no looks were planned."""
     look = contrast.look
     if look is None:
         return ""
@@ -190,14 +190,21 @@ def at_look(contrast: Contrast) -> str:
 
 
 def needed(contrast: Contrast, comparison: Comparison) -> tuple[int | None, int | None]:
-    """More seeds of each method, or else more questions, that would decide a contrast; None where no number does."""
+    """How many more seeds of each method, or how many more questions, would decide a contrast.
+
+    Each is None where no number would.
+    """
     assert contrast.basis is not None
     f1, seeds = contrast.differences["f1"], min(contrast.basis.seeds)
     return more_needed(f1, comparison.margin, contrast.basis.questions, seeds, tested(comparison))
 
 
 def does_not_fit(reason: str) -> str:
-    """`does not fit in 24 GiB`, where a run failed for want of GPU memory (`src.training.hardware`); else empty."""
+    """`does not fit in 24 GiB`, if a run failed because the GPU's memory was full; otherwise empty.
+
+    Args:
+        reason: the error of the run, as `src.training.hardware` writes it.
+    """
     if "GPU's memory" not in reason or "is full" not in reason:
         return ""
     capacity = re.search(r"memory of (\d+(?:\.\d+)?) GiB", reason)
@@ -224,7 +231,7 @@ def _limits(contrast: Contrast, comparison: Comparison) -> list[str]:
 
 
 def _setting(arm: Arm, varied: Sequence[str]) -> str:
-    """`lora (rate 0.001, r=16)`."""
+    """The name of an arm with its best setting: `lora (rate 0.001, r=16)`."""
     return f"{arm.name} ({', '.join([f'rate {arm.best.rate:g}', *arm.best.setting(varied)])})"
 
 
@@ -238,7 +245,7 @@ def _p(p: float) -> str:
 
 
 def costs(arm: Arm, base: Arm) -> list[str]:
-    """What the arm needs of what its baseline needs, as far as the two compare."""
+    """The costs of an arm relative to its baseline, as far as they can be compared."""
     parts = []
     for cost in shown(Place.VERDICT, base.best.runs[0].metrics):
         value, other = arm.best.average(cost.key), base.best.average(cost.key)
@@ -268,6 +275,6 @@ def _forgetting(arm: Arm, base: Arm) -> list[str]:
 
 
 def f1_of(arm: Arm, comparison: Comparison) -> float:
-    """The F1 that the verdict rests on; that of the runs where they kept no scores by question."""
+    """The F1 that the verdict is based on; the F1 that the runs logged if they kept no scores by question."""
     scores = comparison.scored.get(arm.name)
     return scores.level("f1") if scores is not None else arm.best.average(arm.best.f1_key) or 0.0

@@ -1,4 +1,4 @@
-"""Questions in groups: by question word, by length of answer and passage, by the place of the answer."""
+"""Groups questions by question word, length of answer and passage, and position of the answer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ALSO_WHO = ("whom", "whose")
 
 
 def kind_of_question(question: str) -> str:
-    """The question word, wherever it stands; `other` where there is none."""
+    """The first question word in a question; `other` where there is none."""
     text = question.lower()
     words = [(m.start(), word) for word in FIRST_WORDS if (m := re.search(rf"\b{word}\b", text))]
     words += [(m.start(), "who") for word in ALSO_WHO if (m := re.search(rf"\b{word}\b", text))]
@@ -24,7 +24,7 @@ def kind_of_question(question: str) -> str:
 
 
 def _range(number: int, edges: Sequence[int]) -> str:
-    """The range that a number of at least 1 lies in, up to and with each edge."""
+    """The range that a number of at least 1 falls into; each edge belongs to the range that it ends."""
     low = 1
     for edge in edges:
         if number <= edge:
@@ -47,7 +47,7 @@ def _starts(text: str, context: str) -> list[int]:
 
 
 def _place(row: Any) -> str:
-    """In which third of the passage the answer begins, where it first stands."""
+    """The third of the passage in which the answer first occurs."""
     places = [start for answer in row.answers for start in _starts(answer, row.context)]
     if not places:
         return "none"
@@ -55,7 +55,7 @@ def _place(row: Any) -> str:
     return ("first third", "second third", "last third")[third]
 
 
-# By label: the group of a question, given its row.
+# For each grouping, by its label, the function that maps the row of a question to its group.
 GROUPINGS: Mapping[str, Callable[[Any], str]] = {
     "question word": lambda row: kind_of_question(row.question),
     "words in the answer": _answer_length,
@@ -65,12 +65,12 @@ GROUPINGS: Mapping[str, Callable[[Any], str]] = {
 
 
 def groups(table: pd.DataFrame, label: str) -> list[str]:
-    """The group of each question in one of GROUPINGS, (questions,)."""
+    """The group of each question under one of GROUPINGS, shape (questions,)."""
     return [GROUPINGS[label](row) for row in table.itertuples()]
 
 
 def in_order(label: str, values: Sequence[str]) -> list[str]:
-    """The groups in the order in which they are shown: the most frequent question word first, numbers rising."""
+    """The groups in display order: question words by frequency, ranges in ascending order."""
     counts = pd.Series(list(values), dtype=object).value_counts()
     if label == "question word":
         return [str(each) for each in counts.index]
@@ -96,12 +96,12 @@ class Group:
 
 
 def grouped(rows: pd.DataFrame, values: Sequence[str], order: Sequence[str]) -> list[Group]:
-    """The groups of questions, in an order.
+    """Compute the mean scores of each group of questions.
 
     Args:
         rows: the scores of each question (0 to 1).
-        values: the group of each, (questions,).
-        order: the groups.
+        values: the group of each question, shape (questions,).
+        order: the groups, in display order.
     """
     of = np.array(values, dtype=object)
     made = []
