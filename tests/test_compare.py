@@ -141,7 +141,7 @@ PLANTED = {
     "edge": (
         "best_rate_at_edge",
         lambda s: [s.run("lora", 1e-2, 0.7, seed) for seed in (0, 1)] + [s.run("full", 1e-3, 0.1)],
-        "lora: its best learning rate, 0.01, is the highest that was tried; higher ones may win.",
+        "lora: its best learning rate, 0.01, is the highest one tried; a higher one may be better.",
     ),
     "unequal trials": (
         "unequal_learning_rates",
@@ -207,7 +207,7 @@ PLANTED = {
     "other work": (
         "threads_waited",
         lambda s: s.run("lora", 1e-3, 0.6, 2, metrics={CPU_WAIT_SECONDS: 21}),  # two threads, 70 seconds
-        "The threads of training runs waited for cores that other work had, part of their time (lora up to 15 %): ",
+        "The threads of training runs waited for a core part of the time (lora up to 15 %), since other work used ",
     ),
     "another machine": (
         "machines_differ",
@@ -460,7 +460,7 @@ def test_a_setting_with_fewer_seeds_that_may_be_better_is_named(store):
             "No test set: full scored on the questions that the best setting was chosen on, which flatters the result; "
             "set dataset.test_size."
         ),
-        "full: rate 0.0001 has F1 65.4 in 1 seed, above the chosen setting's 64.5; give it as many.",
+        "full: rate 0.0001 has F1 65.4 on 1 seed, above the chosen setting's 64.5; add seeds.",
     ]
 
 
@@ -513,7 +513,7 @@ def test_memory_compares_on_two_machines_of_one_kind(store):
 def test_a_rate_that_failed_or_was_pruned_was_tried(store):
     for rate, right in ((1e-4, 0.4), (3e-4, 0.6)):
         store.run("full", rate, right)
-    assert any("is the highest that was tried" in warning for warning in warned(compared(store)))
+    assert any("is the highest one tried" in warning for warning in warned(compared(store)))
     store.run("full", 1e-3, 0.0, status="FAILED")
     store.run("full", 3e-5, 0.0, status="KILLED", tags={"stopped": "behind the median"})
     [arm], warnings = (found := compared(store)).arms, warned(found)
@@ -701,7 +701,7 @@ def test_the_verdict_counts_the_questions_of_what_it_compares(store):
 
 def test_generated_questions_are_called_so(store):
     store.run("full", 1e-4, 0.3, params={"dataset.source": "sample"})
-    assert warned(compared(store)) == ["The questions are generated: the result does not carry over to real ones."]
+    assert warned(compared(store)) == ["The questions are generated: the result does not transfer to real ones."]
 
 
 def test_of_a_run_that_was_repeated_the_newer_counts(store):

@@ -85,8 +85,8 @@ def test_models_on_other_questions_are_said_not_to_compare(store):
     pair(store, -0.3, 4, split="test", digest="b", params={"model.name": "bert_base"})
     [warning] = [warning for warning in compared(store).warnings if warning.code == "models_scored_apart"]
     assert warning.text == (
-        "The models were scored on different questions (bert_base: test test-b; minilm: test test-a): the F1 of one "
-        "does not compare with that of another."
+        "The models were scored on different questions (bert_base: test test-b; minilm: test test-a): their F1 cannot "
+        "be compared."
     )
 
 

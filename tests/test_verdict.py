@@ -337,15 +337,15 @@ WARNED = {
     ),
     "no_shared_seed": (
         lambda s: [scored(s, method, np.arange(400) % 90, seed) for seed, method in enumerate(("full", "lora"))],
-        "lora and full share no seed.",
+        "lora and full share no seed;",
     ),
     "one_article": (
         lambda s: pair(s, -0.2, 4, articles=1),
-        "All 400 validation questions are about one article: others may give another result.",
+        "All 400 validation questions are about one article: the result may differ for others.",
     ),
     "one_question_per_passage": (
         lambda s: pair(s, -0.2, 4, passages=QUESTIONS),
-        "Each validation question has a passage of its own",
+        "Each validation question has its own passage",
     ),
     "several_commits": (
         lambda s: [

@@ -92,7 +92,7 @@ def caveats(
         result += [caveat for caveat in unequal if not (settled and caveat.code == "unequal_seeds")]
     for arm, base_arm in pairs:
         if not arm.best.seeds & base_arm.best.seeds:
-            sentence = f"{arm.name} and {base_arm.name} share no seed. The analysis pairs no seeds, so they compare."
+            sentence = f"{arm.name} and {base_arm.name} share no seed; the analysis does not need paired seeds."
             result.append(Caveat("no_shared_seed", sentence))
     return result
 
@@ -114,7 +114,9 @@ def _of_runs(arm: Arm, settled: bool) -> list[Caveat]:
     if arm.unfinished:
         result.append(Caveat("runs_unfinished", f"{arm.name}: {count(arm.unfinished, 'run')} not finished."))
     for sentence in arm.best.damaged:
-        result.append(Caveat("scores_damaged", f"{sentence}: no difference and no figure by question holds that run."))
+        result.append(
+            Caveat("scores_damaged", f"{sentence}: the differences and figures by question leave that run out.")
+        )
     best = arm.best.runs[0]
     adapts = best.params.get("method.trainable") != "['head']"
     if adapts and best.metrics.get(ADAPTER, 1.0) + best.metrics.get(BACKBONE, 1.0) == 0:
@@ -159,17 +161,17 @@ def _of_questions(arms: Sequence[Arm], scores: Mapping[str, Scored | None]) -> l
     """Warn of generated questions, and of questions about too few texts."""
     result = []
     if any(arm.best.runs[0].params.get("dataset.source") == "sample" for arm in arms):
-        sentence = "The questions are generated: the result does not carry over to real ones."
+        sentence = "The questions are generated: the result does not transfer to real ones."
         result.append(Caveat("generated_questions", sentence))
     counts = {(each.split, len(each.ids), *each.clusters.counts) for each in scores.values() if each is not None}
     for split, questions, passages, articles in sorted(counts, key=str):
         if articles == 1:
-            sentence = f"All {questions:,} {split} questions are about one article: others may give another result."
+            sentence = f"All {questions:,} {split} questions are about one article: the result may differ for others."
             result.append(Caveat("one_article", sentence))
         if passages == questions:
             sentence = (
-                f"Each {split} question has a passage of its own, or its passage is not known: the interval takes "
-                "questions to be independent of each other."
+                f"Each {split} question has its own passage, or its passage is not known: the interval assumes "
+                "independent questions."
             )
             result.append(Caveat("one_question_per_passage", sentence))
     return result
@@ -199,8 +201,8 @@ def _of_machines(arms: Sequence[Arm]) -> list[Caveat]:
     if waiting := {arm.name: part for arm in arms if (part := _cpu_wait_share(arm)) > MOST_WAITING}:
         shares = ", ".join(f"{name} up to {100 * part:.0f} %" for name, part in waiting.items())
         sentence = (
-            f"The threads of training runs waited for cores that other work had, part of their time ({shares}): "
-            "times and speeds are not reliable."
+            f"The threads of training runs waited for a core part of the time ({shares}), since other work used the "
+            "machine: times and speeds are not reliable."
         )
         result.append(Caveat("threads_waited", sentence))
     return result
@@ -252,7 +254,9 @@ def _of_rates(arm: Arm) -> list[Caveat]:
     if len(rates) == 1 or not where:
         return []
     direction = "lower" if where == "lowest" else "higher"
-    sentence = f"{arm.name}: its best learning rate, {best:g}, is the {where} that was tried; {direction} ones may win."
+    sentence = (
+        f"{arm.name}: its best learning rate, {best:g}, is the {where} one tried; a {direction} one may be better."
+    )
     return [Caveat("best_rate_at_edge", sentence)]
 
 
@@ -263,9 +267,9 @@ def _fewer_seeds(arm: Arm) -> list[Caveat]:
     if not above:
         return []
     other = max(above, key=lambda trial: trial.f1())
-    seen = f"{metric(F1).named(other.f1())} in {count(len(other.runs), 'seed')}"
+    seen = f"{metric(F1).named(other.f1())} on {count(len(other.runs), 'seed')}"
     chosen = metric(F1).text(best.f1())
-    sentence = f"{arm.name}: rate {other.rate:g} has {seen}, above the chosen setting's {chosen}; give it as many."
+    sentence = f"{arm.name}: rate {other.rate:g} has {seen}, above the chosen setting's {chosen}; add seeds."
     return [Caveat("fewer_seeds_may_be_better", sentence)]
 
 
@@ -315,8 +319,7 @@ def _between_models(arms: Sequence[Arm]) -> list[Caveat]:
                 digests.setdefault(" ".join(arm.model), set()).add(f"{split} {arm.best.digest(split)}")
         if len(set.union(*digests.values())) > 1 and len(digests) > 1:
             sentence = (
-                f"The models were scored on different questions ({_by_value(digests)}): the F1 of one does not compare "
-                "with that of another."
+                f"The models were scored on different questions ({_by_value(digests)}): their F1 cannot be compared."
             )
             result.append(Caveat("models_scored_apart", sentence))
     return result
