@@ -1,4 +1,4 @@
-"""A comparison as a table of LaTeX (package booktabs): a row a method."""
+"""A comparison as a LaTeX table (package booktabs), one row for each method."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ESCAPED = {
 
 
 def as_latex(comparison: Comparison) -> str:
-    """The table, its caption saying what it rests on."""
+    """The table, with a caption that states the basis of its differences."""
     headings, rows = overview(comparison)
     lines = [
         "% \\usepackage{booktabs}",
@@ -44,11 +44,11 @@ def as_latex(comparison: Comparison) -> str:
 
 def _caption(comparison: Comparison) -> str:
     bases = dict.fromkeys(basis_text(contrast.basis) for contrast in comparison.contrasts if contrast.basis is not None)
-    rest = f" Differences in F1 rest on {'; '.join(bases)}." if bases else ""
+    rest = f" Differences in F1 are based on {'; '.join(bases)}." if bases else ""
     return f"{comparison.title}. {protocol(comparison)}{rest} Margin {comparison.margin:g} F1; 95 % intervals."
 
 
 def _escaped(text: str) -> str:
-    """Text in which LaTeX sees no command; a minus stands where a number is negative."""
+    """Escape text for LaTeX; a hyphen before a number becomes a minus sign."""
     escaped = "".join(ESCAPED.get(character, character) for character in " ".join(text.split()))
     return re.sub(r"(?<![\w.])-(?=\d)", "$-$", escaped)

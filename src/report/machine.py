@@ -20,7 +20,7 @@ from src.report.statistics import Difference
 from src.report.verdict import protocol, recommendation
 
 FORMAT, VERSION = "tuneoff verdict", 1
-# The columns of verdict.csv, by where their values stand in a contrast of verdict.json.
+# The columns of verdict.csv, each with the place of its value in a contrast of verdict.json.
 COLUMNS = {
     "method": ("method", "name"),
     "baseline": ("baseline", "name"),
@@ -38,11 +38,11 @@ COLUMNS = {
 
 
 def as_dict(comparison: Comparison, made: Mapping[str, Any]) -> dict[str, Any]:
-    """Everything that is decided and what it rests on, in numbers, strings, lists and dictionaries.
+    """Convert a comparison into numbers, strings, lists and dictionaries, as verdict.json holds them.
 
     Args:
-        comparison: to tell.
-        made: when, and by which versions.
+        comparison: to convert.
+        made: when the verdict was made, and by which versions.
     """
     advice = recommendation(comparison)
     return _plain(
@@ -75,7 +75,11 @@ def as_json(content: Mapping[str, Any]) -> str:
 
 
 def as_csv(content: Mapping[str, Any]) -> str:
-    """A row a contrast, from what `as_dict` has returned."""
+    """The text of verdict.csv, one row for each contrast.
+
+    Args:
+        content: the result of `as_dict`.
+    """
     rows: list[Iterable[Any]] = [COLUMNS]
     for contrast in content["contrasts"]:
         parts = ((contrast[part] or {}).get(key) if part else contrast[key] for part, key in COLUMNS.values())
@@ -84,7 +88,7 @@ def as_csv(content: Mapping[str, Any]) -> str:
 
 
 def _schedule(comparison: Comparison) -> dict[str, Any] | None:
-    """How a settled sweep was planned; None where the runs are those of no such sweep."""
+    """The plan of a settled sweep; None where the runs do not belong to one."""
     schedule = comparison.schedule
     if schedule is None:
         return None
@@ -102,7 +106,13 @@ def _schedule(comparison: Comparison) -> dict[str, Any] | None:
 
 
 def _method(arm: Arm, comparison: Comparison, of: Collection[str] = ()) -> dict[str, Any]:
-    """An arm at its best setting, with the runs that its score comes from: where seeds are given, those of these."""
+    """An arm at its best setting, with the runs that its score is computed from.
+
+    Args:
+        arm: the arm.
+        comparison: that it is part of.
+        of: seeds to use; all if it is empty.
+    """
     scores, best = comparison.scored[arm.name], arm.best
     if of and scores is not None:
         scores = scores.of(of)
@@ -163,14 +173,14 @@ def _contrast(contrast: Contrast, comparison: Comparison) -> dict[str, Any]:
 
 
 def _chosen_on(arm: Arm, scores: Scored | None) -> str | None:
-    """The set that the setting was chosen on; None where there was one setting."""
+    """The questions that the setting was chosen on; None where only one setting was run."""
     if not arm.was_chosen:
         return None
     return "the other half of the validation set" if scores is not None and scores.cross_fitted else "validation"
 
 
 def _difference(difference: Difference | None) -> dict[str, float] | None:
-    """The figures of a difference; None where there is none."""
+    """The values of a difference; None where there is none."""
     if difference is None:
         return None
     return {
@@ -188,7 +198,7 @@ def _difference(difference: Difference | None) -> dict[str, float] | None:
 
 
 def _plain(value: Any) -> Any:
-    """The value with null for what is no finite number, which JSON has no word for."""
+    """The value with null in place of numbers that are not finite, which JSON cannot express."""
     if isinstance(value, dict):
         return {str(key): _plain(each) for key, each in value.items()}
     if isinstance(value, list | tuple):

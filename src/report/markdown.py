@@ -1,4 +1,4 @@
-"""A comparison in Markdown: report.md, and the note that MLflow's UI shows."""
+"""A comparison in Markdown: report.md, and the note in MLflow's UI."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LONGEST_NOTE = 4000  # characters
 
 
 def as_markdown(comparison: Comparison) -> str:
-    """Recommendation, overview, verdict, warnings, and everything side by side."""
+    """The text of report.md: recommendation, overview, verdict, warnings, and all metrics side by side."""
     table, advice = side_by_side(comparison), recommendation(comparison)
     lines = [f"# {_plain(comparison.title)}", ""]
     if comparison.commands:
@@ -36,14 +36,14 @@ def as_markdown(comparison: Comparison) -> str:
 
 
 def as_note(comparison: Comparison) -> str:
-    """Recommendation, verdict and warnings, and the overview, for the narrow column of MLflow's UI."""
+    """The note for the narrow column of MLflow's UI: recommendation, verdict, warnings and overview."""
     lines = [f"**{_plain(recommendation(comparison).headline)}**", ""]
     for headline, *details in verdict(comparison):
         lines += [f"**{_plain(headline)}** {_plain(' '.join(details))}".strip(), ""]
     lines += [f"- **Warning:** {_plain(str(warning))}" for warning in comparison.warnings]
     if comparison.arms:
         lines += ["", *_table(*overview(comparison))]
-    while len("\n".join(lines)) > LONGEST_NOTE:  # whole lines, so that nothing is left open
+    while len("\n".join(lines)) > LONGEST_NOTE:  # whole lines, so that no markup stays open
         lines.pop()
     return "\n".join([*lines, "", "Everything else is in the artifacts: report/report.html."]) + "\n"
 
@@ -58,5 +58,5 @@ def _row(cells: Sequence[str]) -> str:
 
 
 def _plain(text: str) -> str:
-    """One line without markup: names come from people and data sets."""
+    """The text on one line, with `<` escaped: it may hold names from users and data sets."""
     return " ".join(text.split()).replace("<", "&lt;")

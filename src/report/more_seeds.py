@@ -1,4 +1,4 @@
-"""The commands that run the best settings again, with seeds that are new."""
+"""The commands that repeat the best settings with new seeds."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ STORE = ("tracking.", "folder=", "uri=", "experiment=")
 
 
 def more_seeds(comparison: Comparison, arms: Sequence[Arm], number: int) -> str:
-    """A command a line: the best setting of each arm with `number` new seeds, then a comparison of all.
+    """The commands, one on each line: the best setting of each arm with `number` new seeds, then a comparison of all.
 
-    Empty where the command that made the runs is not known to be one sweep, or has swept over data, or over models
-    that it does not list by name.
+    The result is empty where the runs were not made by a single known sweep, or where that sweep varied the data or
+    models that its command does not list by name.
     """
     commands = {command for command in comparison.commands if command}
     if len(commands) != 1 or any("dataset.name" in arm.labels for arm in arms):
@@ -47,7 +47,7 @@ def more_seeds(comparison: Comparison, arms: Sequence[Arm], number: int) -> str:
 
 
 def _model(arm: Arm, words: Sequence[str]) -> list[str] | None:
-    """The override that chooses the model of an arm, where a command has several; None where the command lists none."""
+    """The override that chooses the model of an arm, if the models vary; None where the command does not name it."""
     name = arm.labels.get("model.name")
     if name is None:
         return []
@@ -73,5 +73,5 @@ def _key(word: str) -> str:
 
 
 def _of_sweeper(word: str) -> bool:
-    """Whether a word chooses or sets a search, which a grid of seeds has no use for."""
+    """Whether a word configures the sweeper, which a grid of seeds does not need."""
     return _key(word).startswith(("hydra/sweeper", "hydra.sweeper"))

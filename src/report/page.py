@@ -1,4 +1,4 @@
-"""The report page: one file that opens from disk, with plotly inside, packed, so that it stays small."""
+"""The report page: a single HTML file that works offline. It contains plotly, compressed to keep the file small."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ from src.report.plots import scored_on
 from src.report.words import unbroken
 
 EXAMPLES = 12  # questions shown for each method
-FIRST_WARNINGS = 2  # that stand on the first screen
+FIRST_WARNINGS = 2  # warnings on the first screen
 LONGEST_TITLE = 48  # characters: two lines on a phone
 
 
 def render(comparison: Comparison, plots: list[Plot], examples: int = EXAMPLES) -> str:
-    """The page's HTML; whatever a data set or a run's name holds is text in it.
+    """Render the page as HTML. Names of runs and texts of the data set are escaped.
 
     Args:
-        comparison: what it tells.
-        plots: its figures.
+        comparison: to show.
+        plots: the figures.
         examples: questions shown for each method, with their passages; with 0 the page holds no text of the data set.
     """
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
-    # plotly's own JSON, in which what is no number is null. In a script, `<` alone could end it.
+    # plotly's JSON writes NaN as null. Within a script element, `<` must be escaped.
     figures = "{" + ",".join(f"{json.dumps(plot.name)}:{plot.figure.to_json()}" for plot in plots) + "}"
     recommendation = verdict.recommendation(comparison)
     packed = base64.b64encode(gzip.compress(get_plotlyjs().encode(), 9, mtime=0)).decode()
@@ -72,10 +72,10 @@ def render(comparison: Comparison, plots: list[Plot], examples: int = EXAMPLES) 
 
 
 def question(comparison: Comparison) -> str:
-    """What the page answers, short: `Full fine-tuning or LoRA?`."""
+    """The question that the page answers: `Full fine-tuning or LoRA?`."""
     methods = list(dict.fromkeys(verdict.method_name(arm) for arm in comparison.arms)) or list(comparison.empty)
     if len(methods) < 2:
-        # One method, on several data sets or with several models: these are what is compared.
+        # With one method, the data sets or models are compared.
         methods = list(dict.fromkeys(" ".join(arm.group) for arm in comparison.arms if arm.group)) or methods
     if len(methods) < 2:
         return f"{methods[0]} alone" if methods else comparison.title
@@ -87,7 +87,7 @@ def question(comparison: Comparison) -> str:
 
 
 def made_with(comparison: Comparison) -> list[tuple[str, str]]:
-    """When and with what the report was made, and the digests of the data."""
+    """Rows with the sweep, the digests of the data, and the date and version of the report."""
     runs = [run for arm in comparison.arms for run in arm.best.runs]
     digests = {
         f"digest of the {context} questions": _listed(run.inputs[context][0] for run in runs if context in run.inputs)
@@ -106,7 +106,7 @@ def _listed(values: Iterable[str]) -> str:
 
 
 def _best_first(headings: list[str], rows: list[list[tables.Cell]]) -> tuple[list[str], list[list[tables.Cell]], int]:
-    """The runs by F1, and the column of F1 (from 1; 0 where no run has it)."""
+    """The runs sorted by F1, the best first, and the column of F1 (counted from 1; 0 where no run has it)."""
     name = metric(F1).column
     if name not in headings:
         return headings, rows, 0
@@ -120,7 +120,7 @@ def _best_first(headings: list[str], rows: list[list[tables.Cell]]) -> tuple[lis
 
 
 def wrong_answers(arm: Arm, shown: int = EXAMPLES) -> list[dict[str, Any]]:
-    """Questions that the first run of an arm got wholly wrong, taken from all over the set."""
+    """Questions on which the first run of an arm scored 0, spread evenly over the set."""
     table = arm.best.texts
     if table is None or shown == 0:
         return []
@@ -130,7 +130,10 @@ def wrong_answers(arm: Arm, shown: int = EXAMPLES) -> list[dict[str, Any]]:
 
 
 def differing_most(comparison: Comparison, shown: int = EXAMPLES) -> list[tuple[str, str, list[dict[str, Any]]]]:
-    """Arm, baseline and the questions where their F1 are furthest apart, half of them each way."""
+    """For each contrast the names of arm and baseline, and the questions on which their F1 differ most.
+
+    Half of the questions are in favour of the arm, the other half in favour of the baseline.
+    """
     pairs = []
     for contrast in comparison.contrasts:
         table, answers = contrast.base.best.texts, contrast.arm.best.texts

@@ -1,7 +1,7 @@
-"""How many seeds and questions a decision takes: before the first run, and when a comparison is undecided.
+"""Power analysis: the seeds and questions that a decision needs, before the first run and for an undecided comparison.
 
-Both ask when "at most the margin worse" would be shown with 80 % power if the methods are equal. `docs/statistics.md`
-derives it.
+The question is always when "at most the margin worse" would be shown with 80 % power if the methods are equal.
+`docs/statistics.md` derives the formulas.
 """
 
 from __future__ import annotations
@@ -13,32 +13,34 @@ from scipy.special import stdtr
 
 from src.report.statistics import Difference, blended_freedom, detectable, reach
 
-# Typical values, in points of F1, from which a study is planned: measured by `python -m benchmarks.correlations` on the
-# test questions of full fine-tuning and LoRA (r=16) of MiniLM, two seeds each, on two data sets (docs/statistics.md).
-METHOD_STD = 12.0  # by question, of the difference between two methods, whatever the seeds
-NOISE_STD = 27.0  # by question, of one run from the mean over seeds
-SEED_STD = 0.8  # of one run's level from the mean over seeds
-MOST_SEEDS = 1000  # more than that counts as no number of them
-MOST_TIMES = 1000  # as many questions as there are
+# Typical standard deviations in points of F1, for planning a study. `python -m benchmarks.correlations` measured them
+# on the test questions of two data sets, with full fine-tuning and LoRA (r=16) of MiniLM and two seeds each
+# (docs/statistics.md).
+METHOD_STD = 12.0  # over questions, of the difference between two methods without the noise of their seeds
+NOISE_STD = 27.0  # over questions, of a run's score minus the mean over seeds
+SEED_STD = 0.8  # over seeds, of a run's mean score
+MOST_SEEDS = 1000  # if more would be needed, no number of seeds is reported
+MOST_TIMES = 1000  # likewise for the factor by which the questions would have to grow
 
 
 class Needed(NamedTuple):
-    """What would decide it, each by itself; None where no number can."""
+    """How many more seeds alone, or questions alone, would decide a comparison; None where no number would."""
 
-    seeds: int | None  # more for each method, on the same questions
-    questions: int | None  # more, with the same seeds
+    seeds: int | None  # further seeds of each method, on the same questions
+    questions: int | None  # further questions, with the same seeds
 
 
 def more_needed(difference: Difference, margin: float, questions: int, seeds: int, comparisons: int = 1) -> Needed:
-    """How many more seeds, or more questions, would show that the first method is at most the margin worse.
+    """Compute how many more seeds, or questions, would show that the first method is at most the margin worse.
 
-    With 80 % power, if the methods are equal. It takes two seeds at least to know what more of them would do.
+    The power is 80 %, under the assumption that the methods are equal. The effect of more seeds can only be estimated
+    from at least two.
 
     Args:
-        difference: as computed.
+        difference: the present difference.
         margin: of non-inferiority, in points of F1.
-        questions, seeds: behind the difference; the fewer seeds where the methods differ.
-        comparisons: among which the difference is one.
+        questions, seeds: that the difference was computed from; of different numbers of seeds, the smaller.
+        comparisons: the number of comparisons that the intervals are adjusted for.
     """
     question, noise, seed = difference.question_variance, difference.noise_variance, difference.seed_variance
     more = np.arange(seeds + 1, MOST_SEEDS + 1)
@@ -62,31 +64,31 @@ def more_needed(difference: Difference, margin: float, questions: int, seeds: in
 
 
 def chance_to_decide(difference: Difference, margin: float, seeds: int, planned: int, comparisons: int = 1) -> float:
-    """How likely it is that the planned seeds decide what is open now.
+    """Compute the probability that the planned seeds decide a comparison that is still open (conditional power).
 
-    An undecided comparison is decided when its interval leaves out -margin or 0; one that is worse by an open number of
-    points, when it leaves out -margin. The later seeds are taken to be like the present ones: their mean lies about the
-    present mean with the variance that seeds and the noise by question give it, and the interval gets as narrow as
-    those variances say.
+    An undecided comparison is decided when its interval excludes -margin or 0; one that is worse by an unknown number
+    of points, when its interval excludes -margin. Later seeds are assumed to be like the present ones: their mean is
+    distributed around the present mean, with the variance of seeds and of the noise by question, and the interval
+    narrows accordingly.
 
     Args:
-        difference: as computed after `seeds` seeds of each method, adjusted for `comparisons`.
+        difference: after `seeds` seeds of each method, adjusted for `comparisons`.
         margin: of non-inferiority, in points of F1.
-        seeds: of each method so far.
-        planned: at the last look.
-        comparisons: that the intervals are adjusted for, looks included.
+        seeds: the number of seeds of each method so far.
+        planned: the number of seeds at the last look.
+        comparisons: the number of comparisons that the intervals are adjusted for, times the looks.
 
     Returns:
-        The chance that the last interval decides more than the present one.
+        The probability that the last interval decides more than the present one.
     """
     by_seed = difference.noise_variance + difference.seed_variance
     stays = max(0.0, difference.question_variance - difference.noise_variance)
     last = stays + by_seed * seeds / planned
     freedom = blended_freedom(by_seed * seeds / planned / last, difference.question_freedom, 2 * (planned - 1))
     half = float(reach(freedom, comparisons) * np.sqrt(last))
-    # The last mean holds the present one; what is new of it has the variance of the seeds to come.
+    # The last mean contains the present one; the rest of it has the variance of the seeds to come.
     moves = float(np.sqrt(by_seed * (planned - seeds) / planned))
-    highest = -margin if difference.high < 0 else 0.0  # of an interval that decides that the first method is worse
+    highest = -margin if difference.high < 0 else 0.0  # the upper end below which the first method is decided worse
     up, down = difference.mean - half + margin, highest - difference.mean - half
     if moves == 0:
         return float(up > 0 or down > 0)
@@ -96,15 +98,15 @@ def chance_to_decide(difference: Difference, margin: float, seeds: int, planned:
 def reachable_margin(
     questions: int, passages: int, articles: int | None = None, seeds: int = 3, comparisons: int = 1
 ) -> float:
-    """The smallest margin, in points of F1, within which equal methods are shown to be with 80 % power.
+    """Compute the smallest margin, in points of F1, within which equal methods are shown to be with 80 % power.
 
-    From typical deviations, before any run. Articles are taken to be of equal size and questions about one text to be
-    no more alike than others; `seeds` of each method, and with one seed it is for two runs alone.
+    It uses the typical standard deviations above, before any run. Articles are assumed to be of equal size, and
+    questions about one text to be independent. With one seed, the margin holds for two single runs only.
 
     Args:
-        questions, passages, articles: that are scored; articles where the split is by article.
-        seeds: of each method.
-        comparisons: that are made.
+        questions, passages, articles: the numbers that are scored; articles only if the split is by article.
+        seeds: the number of seeds of each method.
+        comparisons: the number of comparisons.
     """
     units = next((count for count in (articles, passages, questions) if count and count > 1), 2)
     if seeds == 1:
@@ -115,8 +117,13 @@ def reachable_margin(
 
 
 def _reach(by_question: Any, by_seed: Any, question_freedom: Any, seed_freedom: Any, comparisons: int) -> Any:
-    """The difference that is found with 80 % power, from the parts of a squared standard error that seeds leave alone
-    and that fall with them.
+    """The difference that is detected with 80 % power.
+
+    Args:
+        by_question: the part of the squared standard error that does not depend on the number of seeds.
+        by_seed: the part that falls with the number of seeds.
+        question_freedom, seed_freedom: the degrees of freedom of the two parts.
+        comparisons: the number of comparisons.
     """
     variance = by_question + by_seed
     freedom = blended_freedom(by_seed / variance, question_freedom, seed_freedom)

@@ -1,4 +1,4 @@
-"""The figures of a comparison that show runs, in plotly: differences, rates, sizes, costs, curves."""
+"""The figures of a comparison that show runs, in plotly: differences, learning rates, sizes, costs and curves."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from src.report.drawing import (
 )
 from src.report.question_plots import agreement, by_kind, scored_alike
 
-MOST_POINTS = 400  # of a curve: more cannot be told apart
-FEWEST_ON_FRONT = 3  # points: a line through two of them says nothing
+MOST_POINTS = 400  # of a curve: more cannot be distinguished
+FEWEST_ON_FRONT = 3  # points: a line through two is meaningless
 
 
 def plots(comparison: Comparison) -> list[Plot]:
-    """All figures that the runs have something for, in the order of the page."""
+    """All figures for which the runs have data, in the order of the page."""
     if not comparison.arms:
         return []
     made = [differences(comparison), f1_by_rate(comparison), f1_by_size(comparison)]
@@ -45,7 +45,7 @@ def plots(comparison: Comparison) -> list[Plot]:
 
 
 def differences(comparison: Comparison) -> Plot | None:
-    """Differences in F1 with their intervals, beside the margin."""
+    """Plot the differences in F1 with their intervals, and the margin."""
     tested = {c.arm.name: c.differences["f1"] for c in comparison.contrasts if c.differences}
     if not tested:
         return None
@@ -91,6 +91,7 @@ def differences(comparison: Comparison) -> Plot | None:
 
 
 def f1_by_rate(comparison: Comparison) -> Plot | None:
+    """Plot the validation F1 against the learning rate; None if each arm tried a single rate."""
     if all(len(arm.rates) == 1 for arm in comparison.arms):
         return None
     figure = new_figure("learning rate", f"validation {metric(F1).axis}")
@@ -125,6 +126,7 @@ def f1_by_rate(comparison: Comparison) -> Plot | None:
 
 
 def f1_by_size(comparison: Comparison) -> Plot | None:
+    """Plot F1 against the number of training questions; None if each arm was trained on a single number."""
     curves: dict[str, dict[int, tuple[float, float | None]]] = {}
     for arm in comparison.arms:
         line = " ".join(label for key, label in arm.labels.items() if key != "dataset.train_size")
@@ -155,7 +157,7 @@ def f1_by_size(comparison: Comparison) -> Plot | None:
 
 
 def f1_by_cost(comparison: Comparison, cost: Metric) -> Plot | None:
-    """F1 against a cost, a point a method, with the Pareto front."""
+    """Plot F1 against a cost, one point for each method, with the Pareto front; None for fewer than two points."""
     split = scored_on(comparison)
     figure = new_figure(cost.axis, f"{split} {metric(F1).axis}")
     points: dict[str, tuple[float, float]] = {}
@@ -199,7 +201,7 @@ def f1_by_cost(comparison: Comparison, cost: Metric) -> Plot | None:
 
 
 def pareto_front(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The (cost, gain) points that no other has more gain than at the same cost or less, by cost."""
+    """The (cost, gain) points that no other point dominates, sorted by cost."""
     front: list[tuple[float, float]] = []
     for cost, gain in sorted(points, key=lambda point: (point[0], -point[1])):
         if not front or gain > front[-1][1]:
@@ -208,7 +210,7 @@ def pareto_front(points: list[tuple[float, float]]) -> list[tuple[float, float]]
 
 
 def level(comparison: Comparison, arm: Arm) -> tuple[float, float | None] | None:
-    """F1 of an arm as its verdict rests on it, with its standard deviation over seeds; None where there is none."""
+    """The F1 that the verdict on an arm is based on, with its std over seeds; None where there is none."""
     scores = comparison.scored[arm.name]
     if scores is not None:
         return scores.level("f1"), scores.std("f1")
@@ -217,11 +219,12 @@ def level(comparison: Comparison, arm: Arm) -> tuple[float, float | None] | None
 
 
 def scored_on(comparison: Comparison) -> str:
-    """The set that the arms are scored on: `test`, `validation`, or both where they differ."""
+    """The set that the arms are scored on: `test`, `validation`, or both if arms differ."""
     return " or ".join(sorted({arm.best.scored_on for arm in comparison.arms}))
 
 
 def score_by_epoch(comparison: Comparison) -> Plot | None:
+    """Plot the validation scores by epoch; None if no run logged any."""
     figure = new_figure("epoch (0: before training)", "validation score (%)", hovermode="x")
     last = 0
     for number, arm in enumerate(comparison.arms):
@@ -255,7 +258,7 @@ def score_by_epoch(comparison: Comparison) -> Plot | None:
 
 
 def _losses(comparison: Comparison, column: str, unit: str, name: str, where: str) -> list[Plot]:
-    """A figure a model, since losses of two models do not compare."""
+    """One figure for each model, since the losses of different models cannot be compared."""
     made = []
     for number, model in enumerate(comparison.models):
         of = f", {' '.join(model)}" if len(comparison.models) > 1 else ""
@@ -273,7 +276,7 @@ def _loss(comparison: Comparison, model: tuple[str, ...], column: str, unit: str
             if column == "trained":
                 seconds = run.history(TRAINED_SECONDS)[["step", "value"]].rename(columns={"value": column})
                 curve = curve.merge(seconds, on="step")
-                # What an interruption lost was measured by the attempt that lost it.
+                # Steps that an interruption lost keep the time of the attempt that lost them; it must not decrease.
                 curve[column] = curve[column].cummax()
             if curve.empty:
                 continue
@@ -297,11 +300,12 @@ def _loss(comparison: Comparison, model: tuple[str, ...], column: str, unit: str
 
 
 def loss_by_step(comparison: Comparison) -> list[Plot]:
+    """Plot the training loss over optimizer steps."""
     return _losses(comparison, "step", "optimizer steps", "loss_by_step", "steps")
 
 
 def loss_by_second(comparison: Comparison) -> list[Plot]:
-    """Over the seconds of training; of runs that have not logged them over the clock, with all interruptions."""
+    """Plot the training loss over training time; over wall time if a run did not log its training time."""
     if all(TRAINED_SECONDS in run.metrics for arm in comparison.arms for run in arm.best.runs):
         return _losses(comparison, "trained", "seconds", "loss_by_second", "training time")
     return _losses(comparison, "seconds", "seconds", "loss_by_second", "wall time, evaluations included")

@@ -1,4 +1,4 @@
-"""The figures of a comparison that show questions, in plotly: who answers which, and what kinds are hard."""
+"""The figures of a comparison that show questions, in plotly: which method answers which, and by kind of question."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from src.report.groups import groups, in_order
 
 
 def right(arm: Arm, ids: pd.Index) -> np.ndarray | None:
-    """Whether more than half of the arm's best runs answered each question exactly, (questions,)."""
+    """Whether more than half of the arm's best runs are an exact match on each question, shape (questions,)."""
     scores = arm.best.scores(ids)
     return None if scores is None else scores[0].mean(0) > 50
 
 
 def scored_alike(comparison: Comparison) -> list[list[Arm]]:
-    """The arms in groups that are scored on the same questions."""
+    """Group the arms by the questions that they are scored on."""
     groups: dict[tuple[str, frozenset[str]], list[Arm]] = defaultdict(list)
     for arm in comparison.arms:
         split = arm.best.scored_on
@@ -31,6 +31,7 @@ def scored_alike(comparison: Comparison) -> list[list[Arm]]:
 
 
 def agreement(comparison: Comparison) -> Plot | None:
+    """Plot how many questions arm and baseline both answer, one of them, or neither; None without such contrasts."""
     names, counts = [], []
     for contrast in comparison.contrasts:
         table = contrast.base.best.questions
@@ -71,7 +72,7 @@ def agreement(comparison: Comparison) -> Plot | None:
 
 
 def by_kind(comparison: Comparison) -> list[Plot]:
-    """F1 by question word, by length of the answer and by length of the passage, for each set of questions."""
+    """Plot F1 by question word, answer length and passage length, for each set of questions."""
     sets = scored_alike(comparison)
     made = []
     for number, arms in enumerate(sets):

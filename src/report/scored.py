@@ -1,4 +1,4 @@
-"""Scores of an arm by question, as far as possible on questions and seeds on which its setting was not chosen."""
+"""The scores of an arm by question, if possible on questions and seeds that its setting was not chosen on."""
 
 from __future__ import annotations
 
@@ -15,47 +15,47 @@ from src.report.arms import KEYS, SCORES, Arm
 from src.report.crossfit import cross_fitted
 from src.report.statistics import Clusters
 
-FEWEST_FRESH = 2  # seeds on which nothing was chosen that are needed to leave the others out
+FEWEST_FRESH = 2  # with at least so many seeds that nothing was chosen on, the others are left out
 
 
 @dataclass(frozen=True)
 class Basis:
-    """What a difference rests on: which questions, how many of what, and how many seeds of the arm and its baseline."""
+    """What a difference is based on: the split, the numbers of questions and clusters, and the seeds of both arms."""
 
     split: str  # test | validation
-    cross_fitted: bool  # settings were chosen on one half of the passages and scored on the other
+    cross_fitted: bool  # whether settings were chosen on one half of the passages and scored on the other
     questions: int
     passages: int
     articles: int | None  # None where the split is not by article
-    unit: str  # what is taken to be independent: article, passage, or question where there is one of them alone
-    seeds: tuple[int, int]
+    unit: str  # the unit that is assumed to be independent: article, passage or question; see `Clusters.unit`
+    seeds: tuple[int, int]  # of the arm and of its baseline
 
 
 @dataclass(frozen=True)
 class Scored:
-    """The scores of an arm that its verdict rests on."""
+    """The scores of an arm that the verdict is based on."""
 
     split: str  # test | validation
     cross_fitted: bool
     seeds: tuple[str, ...]
-    on_choosing_seeds: bool  # some of these seeds are those on which the setting was chosen
-    on_choosing_questions: bool  # the questions are those on which the setting was chosen
+    on_choosing_seeds: bool  # whether the setting was chosen on some of these seeds
+    on_choosing_questions: bool  # whether the setting was chosen on these questions
     ids: pd.Index  # (questions,), sorted
     clusters: Clusters
     values: dict[str, np.ndarray]  # for each of SCORES, in percent, (splits, seeds, questions)
 
     def of(self, seeds: Collection[str]) -> Scored:
-        """The scores of some of these seeds alone."""
+        """The scores of the given seeds only."""
         kept = [index for index, seed in enumerate(self.seeds) if seed in seeds]
         values = {score: table[:, kept] for score, table in self.values.items()}
         return replace(self, seeds=tuple(self.seeds[index] for index in kept), values=values)
 
     def level(self, score: str) -> float:
-        """Mean of a score in percent; the median over splits."""
+        """The mean of a score in percent; of several splits, the median."""
         return float(np.median(self.values[score].mean((1, 2))))
 
     def std(self, score: str) -> float | None:
-        """Standard deviation of a score over the seeds; None for one seed."""
+        """The standard deviation of a score over the seeds; None for one seed."""
         by_seed = np.median(self.values[score].mean(2), axis=0)
         return stdev(by_seed) if len(by_seed) > 1 else None
 
@@ -63,10 +63,10 @@ class Scored:
 def scored(arm: Arm) -> Scored | None:
     """Score an arm at its best setting; None where a run kept no scores by question.
 
-    With a test set, and where one setting alone was run, the scores are those of the best setting. Without one, each
-    question has the score of the setting that did best on the other half of the passages (`cross_fitted`), if each seed
-    that is scored was run with more than one setting. Seeds on which the setting was chosen are left out where at
-    least FEWEST_FRESH others were run.
+    With a test set, or if only one setting was run, the scores are those of the best setting. Otherwise each question
+    gets the score of the setting that did best on the other half of the passages (`cross_fitted`), provided that each
+    scored seed was run with more than one setting. Seeds that the setting was chosen on are left out if at least
+    FEWEST_FRESH others were run.
     """
     best = arm.best
     tables = best.by_seed
@@ -95,7 +95,7 @@ def scored(arm: Arm) -> Scored | None:
 
 
 def basis_of(arm: Scored, base: Scored) -> Basis:
-    """What the difference of two arms rests on."""
+    """The basis of the difference of two arms."""
     passages, articles = base.clusters.counts
     crossed = arm.cross_fitted or base.cross_fitted
     seeds = (len(arm.seeds), len(base.seeds))
@@ -103,7 +103,7 @@ def basis_of(arm: Scored, base: Scored) -> Basis:
 
 
 def _crossed(arm: Arm, ids: pd.Index, clusters: Clusters, seeds: Sequence[str]) -> list[np.ndarray] | None:
-    """Cross-fitted scores; None where a seed has one setting alone, or a setting no scores on the same questions."""
+    """Cross-fitted scores; None where a seed has a single setting, or a setting has no scores on these questions."""
     if any(sum(seed in trial.seeds for trial in arm.trials) < 2 for seed in seeds):
         return None
     settings = []
@@ -116,7 +116,7 @@ def _crossed(arm: Arm, ids: pd.Index, clusters: Clusters, seeds: Sequence[str]) 
 
 
 def _chosen_by_themselves(arm: Arm, seeds: Sequence[str]) -> bool:
-    """Whether two settings share one of these seeds and no other: it then helps to choose what it scores."""
+    """Whether two settings share one of these seeds and no other seed: it then both chooses and scores."""
     pairs = list(combinations([trial.seeds for trial in arm.trials], 2))
     return any(one & other == {seed} for seed in seeds for one, other in pairs)
 
@@ -126,15 +126,15 @@ def _values(table: pd.DataFrame, score: str) -> Any:
 
 
 def clusters_of(table: pd.DataFrame, by_article: bool) -> Clusters:
-    """The passages and articles of questions.
+    """The passages and articles of questions, as integer codes.
 
     Args:
-        table: with the columns `passage` and `article`, a row a question.
+        table: one row for each question, with the columns `passage` and `article`.
         by_article: whether the data were split by article.
     """
     passages, articles = (pd.factorize(table[key])[0] for key in KEYS)
-    if (passages < 0).any():  # a run that kept no passages: each question stands for itself
+    if (passages < 0).any():  # a run that kept no passages: each question is its own cluster
         return Clusters(np.arange(len(table)))
-    # Where there are no titles, and in runs of version 0.1, which kept none, a passage stands for its article.
+    # Without titles, as in runs of version 0.1, the key of the article is that of the passage.
     known = by_article and not np.array_equal(passages, articles)
     return Clusters(passages, articles if known else None)

@@ -1,4 +1,4 @@
-"""What a settled sweep has spent on each arm, by phase."""
+"""The runs, time and money that a settled sweep spent on each arm, by phase."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from src.report.schedule import PHASES, Schedule
 
 @dataclass(frozen=True)
 class Spent:
-    """The runs of an arm in one phase, and what they took."""
+    """The runs of an arm in one phase, with their time and price."""
 
     arm: str
     phase: str  # one of `src.report.schedule.PHASES`
     runs: int
-    cut_short: int  # of these, because they were clearly behind after their first epoch
+    cut_short: int  # of these, the runs that were stopped because they were clearly behind after the first epoch
     failed: int
-    seconds: float | None  # None where it is not known of each run
+    seconds: float | None  # None where the time of a run is unknown
     price: float | None  # at hardware.price_per_hour
 
 
 def spending(runs: Mapping[str, Sequence[Result]], schedule: Schedule) -> list[Spent]:
-    """What was spent on each arm in each phase that it had runs in, in the order of arms and phases.
+    """Compute what was spent on each arm in each phase that it has runs in, in the order of arms and phases.
 
     Args:
-        runs: all runs of each arm, by its name, whichever way they ended.
-        schedule: whose seeds tell the phases apart.
+        runs: all runs of each arm, by its name, however they ended.
+        schedule: whose seeds determine the phases.
     """
     result = []
     for name, all_runs in runs.items():
@@ -40,7 +40,7 @@ def spending(runs: Mapping[str, Sequence[Result]], schedule: Schedule) -> list[S
 
 
 def together(parts: Sequence[Spent], arm: str, phase: str) -> Spent:
-    """Several parts as one, which gets the name of an arm and a phase."""
+    """Add up several parts, under the name of an arm and a phase."""
     return Spent(
         arm,
         phase,

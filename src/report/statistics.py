@@ -1,10 +1,10 @@
-"""How far apart two methods are, and how sure that is: paired, by passage or article, seeds taken in.
+"""Estimates the difference between two methods and its uncertainty, from scores by question and seed.
 
-What varies is kept apart. Which questions happen to be in the set that is scored: both methods answer the same ones, so
-they vary with their pairs, and by article or passage, since questions about one text may be alike. Which seed a run
-happens to have: its spread is estimated over the runs of both methods, and its uncertainty comes from Student's t with
-as many degrees of freedom as runs beyond the first of each method. With one run a method the spread between seeds is
-unknown, and the interval is for these two runs alone. `docs/statistics.md` derives every formula.
+Two sources of variance are kept apart. The first is the choice of questions: both methods answer the same ones, so
+scores are paired by question, and they are clustered by article or passage, since questions about one text may be
+correlated. The second is the seed: its variance is pooled over the runs of both methods, and its degrees of freedom are
+the runs beyond the first of each method (Student's t). With one run of each method the variance between seeds is
+unknown, and the interval holds for these two runs only. `docs/statistics.md` derives every formula.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ RESAMPLES = 10_000
 CONFIDENCE = 0.95
 POWER = 0.80
 SEED = 0
-FEWEST_SCORED = 10  # questions with a score above 0, below which there is nothing to resample
-AT_ONCE = 1_000_000  # drawn counts that are held in memory at a time
+FEWEST_SCORED = 10  # with fewer questions that score above 0, no interval is given
+AT_ONCE = 1_000_000  # resampling counts that are held in memory at a time
 
 
 @dataclass(frozen=True)
 class Clusters:
-    """Which passage and which article each question is about, as integer codes of shape (questions,)."""
+    """The passage and the article of each question, as integer codes of shape (questions,)."""
 
     passages: np.ndarray
     articles: np.ndarray | None = None  # None where the split is not by article
@@ -38,9 +38,10 @@ class Clusters:
 
     @property
     def unit(self) -> str:
-        """What is taken to be independent: `article` where the split is by article, otherwise `passage`.
+        """The unit that is assumed to be independent: `article` if the split is by article, otherwise `passage`.
 
-        Where there is only one, the interval is for it alone, and the unit is the next smaller one, down to `question`.
+        If there is only one of it, the interval holds for that one only, and the unit is the next smaller one, down to
+        `question`.
         """
         passages, articles = self.counts
         return "article" if (articles or 0) > 1 else "passage" if passages > 1 else "question"
@@ -54,26 +55,26 @@ class Difference:
     low: float  # ends of the 95 % interval, adjusted for the number of comparisons
     high: float
     p: float  # of no difference, two-sided
-    adjusted_p: float  # below 0.05 exactly where the interval leaves out 0
+    adjusted_p: float  # below 0.05 if and only if the interval excludes 0
     p_inferior: float  # one-sided: of the first method being worse by the margin or more
-    adjusted_p_inferior: float  # below 0.025 exactly where the interval lies above -margin
+    adjusted_p_inferior: float  # below 0.025 if and only if the interval lies above -margin
     minimum_detectable: float  # 80 % power, adjusted for the number of comparisons
     standard_error: float
     degrees_of_freedom: float
-    # What decides how many more seeds or questions are needed: the two parts of standard_error squared.
-    question_variance: float  # falls with the number of questions
-    seed_variance: float  # falls with the number of seeds; 0 with one seed, where it is not known
-    noise_variance: float  # the part of question_variance that falls with seeds too; 0 with one seed
+    # The two parts of the squared standard error, which determine how many more seeds or questions are needed.
+    question_variance: float  # decreases with the number of questions
+    seed_variance: float  # decreases with the number of seeds; 0 with one seed, where it is unknown
+    noise_variance: float  # the part of question_variance that decreases with seeds as well; 0 with one seed
     question_freedom: float  # degrees of freedom of question_variance
 
     @property
     def significant(self) -> bool:
-        """Whether the interval leaves zero out."""
+        """Whether the interval excludes zero."""
         return self.low > 0 or self.high < 0
 
     @property
     def bound(self) -> float:
-        """How much worse the first method is at most (95 %); 0 where it is better."""
+        """How much worse the first method is at most (95 % confidence); 0 where it is better."""
         return max(0.0, -self.low)
 
 
@@ -89,14 +90,15 @@ def compare(
     """Compare two methods in several scores at once, on the same resampled passages.
 
     Args:
-        first, second: the scores of a method, each of shape (splits, seeds, questions); the questions in one order
-            everywhere. There is one split unless settings were cross-fitted (`src.report.crossfit`), whose differences
-            are taken together by their median (Chernozhukov et al. 2018, "Double/debiased machine learning").
+        first, second: the scores of each method, one array of shape (splits, seeds, questions) for each score, with
+            the questions in the same order. There is one split unless settings were cross-fitted
+            (`src.report.crossfit`); differences of several splits are combined by their median (Chernozhukov et al.
+            2018, "Double/debiased machine learning").
         clusters: of the questions.
-        comparisons: among which this is one; intervals hold for all of them together (Bonferroni).
+        comparisons: the number of comparisons; the intervals hold for all of them together (Bonferroni).
         margin: of non-inferiority, in the unit of the scores.
-        resamples: how often passages are drawn; nothing is drawn where articles are the unit.
-        generator: of the draws; by default always the same.
+        resamples: the number of bootstrap resamples of passages; none are drawn if articles are the unit.
+        generator: of the resamples; the default is always the same.
 
     Returns:
         A difference for each score.
@@ -112,9 +114,9 @@ def compare(
     contrast = np.repeat([1 / seeds[0], -1 / seeds[1]], seeds)
     question = np.maximum(0.0, np.einsum("r,...rs,s->...", contrast, covariance, contrast))  # rounding may leave -1e-17
     if runs.shape[-1] < 2:
-        question = np.full_like(question, np.inf)  # one question tells nothing of others
+        question = np.full_like(question, np.inf)  # the variance cannot be estimated from one question
     noise, spread = _seed_variances(means, covariance, seeds)
-    seed = np.maximum(0.0, spread - noise)  # the seeds' own: what is by question and seed is in `question`
+    seed = np.maximum(0.0, spread - noise)  # of the seeds' levels; the noise by question and seed is in `question`
     parts = (mean, question, np.minimum(noise, question), seed, spread)
     return [
         _difference(*split_values, freedom, sum(seeds) - 2, comparisons, margin)
@@ -123,7 +125,7 @@ def compare(
 
 
 def interval(scores: np.ndarray, clusters: Clusters) -> tuple[float, float]:
-    """The ends of the 95 % interval of the mean score of one run, over other questions; nothing is said of other seeds.
+    """The ends of the 95 % interval of one run's mean score over other questions; it does not cover other seeds.
 
     Args:
         scores: shape (questions,).
@@ -135,20 +137,25 @@ def interval(scores: np.ndarray, clusters: Clusters) -> tuple[float, float]:
 
 
 def reach(freedom: Any, comparisons: int) -> Any:
-    """How many standard errors an interval reaches to each side."""
+    """Half the width of an interval, in standard errors."""
     return stdtrit(freedom, 1 - (1 - CONFIDENCE) / 2 / comparisons)
 
 
 def detectable(freedom: Any, comparisons: int) -> Any:
-    """How many true standard errors a difference must be large to be found with 80 % power (noncentral t)."""
+    """The difference that is detected with 80 % power, in true standard errors (noncentral t)."""
     return nctdtrinc(freedom, 1 - POWER, reach(freedom, comparisons))
 
 
 def blended_freedom(share: Any, question_freedom: Any, seed_freedom: Any) -> Any:
-    """Degrees of freedom of a variance of which a share comes from the spread of runs, and the rest from questions.
+    """Degrees of freedom of a variance that comes partly from the spread of runs and partly from questions.
 
-    The mean of the two reciprocals, weighted by the shares. Satterthwaite (1946) weights by their squares; since the
-    shares are estimated too, that is too many where the spread of a few runs is small by chance.
+    They are the weighted harmonic mean of the two, with the shares of the variance as weights. Satterthwaite (1946)
+    weights by the squared shares. Since the shares are estimated as well, that gives too many degrees of freedom where
+    the spread of a few runs is small by chance.
+
+    Args:
+        share: of the variance that comes from the spread of runs, from 0 to 1.
+        question_freedom, seed_freedom: the degrees of freedom of the two parts.
     """
     return 1 / ((1 - share) / question_freedom + share / np.maximum(seed_freedom, 1))
 
@@ -164,7 +171,7 @@ def _difference(
     comparisons: int,
     margin: float,
 ) -> Difference:
-    """Of one score, from the mean difference and the variances in each split."""
+    """The difference in one score, from the mean difference and the variances of each split."""
     middle = float(np.median(mean))
     variance = float(np.median(question + seed + (mean - middle) ** 2))
     total = question + seed
@@ -172,11 +179,11 @@ def _difference(
     freedom = float(np.median(blended_freedom(share, question_freedom, seed_freedom)))
     error = float(np.sqrt(variance))
     half = float(reach(freedom, comparisons)) * error
-    # A standard error from few degrees of freedom is too small on average, by this factor.
+    # With few degrees of freedom, the estimated standard error is too small on average, by this factor.
     unbiased = np.sqrt(2 / freedom) * poch(freedom / 2, 0.5)
 
     def tail(distance: float) -> float:
-        """The chance of a mean at least so far above the truth."""
+        """The probability of a mean that lies at least this far above the true one."""
         return float(stdtr(freedom, -distance / error)) if error > 0 else 0.5 if distance == 0 else float(distance < 0)
 
     p, p_inferior = 2 * tail(abs(middle)), tail(middle + margin)
@@ -202,10 +209,15 @@ def _difference(
 def _covariance(
     runs: np.ndarray, clusters: Clusters, resamples: int, generator: np.random.Generator
 ) -> tuple[np.ndarray, float]:
-    """How the mean scores of runs (..., runs, questions) would vary together over other questions; see `Clusters.unit`.
+    """The covariance of the runs' mean scores over other questions, clustered by `Clusters.unit`.
+
+    Args:
+        runs: the scores, shape (..., runs, questions).
+        clusters: of the questions.
+        resamples, generator: of the bootstrap over passages.
 
     Returns:
-        Covariances (..., runs, runs) and their degrees of freedom.
+        Covariances of shape (..., runs, runs), and their degrees of freedom.
     """
     unit = clusters.unit
     if unit == "article" and clusters.articles is not None:
@@ -219,9 +231,12 @@ def _covariance(
 
 
 def satterthwaite(sizes: np.ndarray) -> float:
-    """Degrees of freedom of the CR2 variance of a mean over clusters of some sizes: one less than clusters if equal.
+    """Degrees of freedom of the CR2 variance of a mean over clusters: one less than the clusters if sizes are equal.
 
     Bell & McCaffrey (2002), with independent questions as the working model.
+
+    Args:
+        sizes: the number of questions in each cluster.
     """
     share = sizes / sizes.sum()
     leverage = share**2 / (1 - share)
@@ -229,14 +244,14 @@ def satterthwaite(sizes: np.ndarray) -> float:
 
 
 def _residuals(runs: np.ndarray, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Sums by cluster of the deviations from each run's mean (..., runs, clusters), and the clusters' sizes."""
+    """The sum of the deviations from each run's mean in each cluster, (..., runs, clusters), and the cluster sizes."""
     _, inverse, sizes = np.unique(codes, return_inverse=True, return_counts=True)
     deviations = (runs - runs.mean(-1, keepdims=True))[..., np.argsort(inverse, kind="stable")]
     return np.add.reduceat(deviations, np.cumsum(sizes) - sizes, axis=-1), sizes
 
 
 def _article_covariance(residuals: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """The CR2 estimator for a mean: each cluster counts for more, the more it has pulled the mean to itself.
+    """The CR2 estimator for a mean, which gives a cluster more weight the more it influences the mean.
 
     Bell & McCaffrey (2002); Pustejovsky & Tipton (2018). For a regression on an intercept alone the adjustment matrix
     comes down to a factor of 1 / sqrt(1 - share of the questions).
@@ -248,7 +263,7 @@ def _article_covariance(residuals: np.ndarray, sizes: np.ndarray) -> np.ndarray:
 def _bootstrap_covariance(
     residuals: np.ndarray, sizes: np.ndarray, resamples: int, generator: np.random.Generator
 ) -> np.ndarray:
-    """Over resampled passages, the same for all runs, of their means over questions: a ratio of two sums (Efron)."""
+    """The bootstrap covariance of the runs' mean scores, with the same resampled passages for all runs (Efron)."""
     passages = len(sizes)
     total, products = np.zeros(residuals.shape[:-1]), np.zeros((*residuals.shape[:-1], residuals.shape[-2]))
     at_once = max(1, AT_ONCE // passages)
@@ -264,11 +279,16 @@ def _bootstrap_covariance(
 
 
 def _seed_variances(means: np.ndarray, covariance: np.ndarray, seeds: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """What runs with other seeds add to the variance of the difference of means (..., runs), estimated in two ways.
+    """The part of the variance of the difference that comes from the choice of seeds, estimated in two ways.
+
+    Args:
+        means: of the runs, shape (..., runs).
+        covariance: of these means, from `_covariance`.
+        seeds: the number of runs of each method.
 
     Returns:
-        From how they differ question by question, by `covariance`; and from the spread of their means within a method,
-        which holds the seeds' own levels as well.
+        The estimate from the noise by question, and the one from the spread of the runs' means within a method. The
+        latter also contains the variance of the seeds' levels.
     """
     freedom = sum(seeds) - 2
     if freedom == 0:

@@ -1,4 +1,4 @@
-"""The tables of a comparison: a row a method, all metrics side by side, all runs, and what these were made with."""
+"""The tables of a comparison: the overview, all metrics side by side, all runs, and the conditions of the runs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ALL_METHODS = "all methods"
 
 @dataclass(frozen=True)
 class Cell:
-    """A figure as it is shown, its ratio to the baseline's (empty in the baseline's own column), and its value."""
+    """A value as it is shown, its ratio to the value of the baseline (empty for the baseline itself), and the value."""
 
     text: str
     ratio: str = ""
@@ -36,7 +36,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """Arms side by side: `rows` are (label, a cell an arm)."""
+    """A table with one column for each arm; a row has a label and one cell for each arm."""
 
     arms: list[str]
     rows: list[tuple[str, list[Cell]]]
@@ -59,7 +59,7 @@ def _fact(value: Callable[[Arm], float], form: str) -> Callable[[Arm], Cell]:
     return lambda arm: Cell(form.format(value(arm)), value=float(value(arm)))
 
 
-# What is said of an arm besides its metrics: label and value.
+# Rows about an arm that are not metrics: label and value.
 FACTS: list[tuple[str, Callable[[Arm], Cell]]] = [
     ("settings tried", _fact(lambda arm: arm.settings, "{:,}")),
     ("seeds at the best one", _fact(lambda arm: len(arm.best.runs), "{:,}")),
@@ -72,13 +72,13 @@ FACTS: list[tuple[str, Callable[[Arm], Cell]]] = [
 
 
 def base_columns(comparison: Comparison) -> dict[str, int]:
-    """The column of the arm that each arm is compared with; baselines have none."""
+    """For each arm that has a baseline, the number of the baseline's column."""
     columns = {arm.name: column for column, arm in enumerate(comparison.arms)}
     return {contrast.arm.name: columns[contrast.base.name] for contrast in comparison.contrasts}
 
 
 def side_by_side(comparison: Comparison) -> Table:
-    """The scores of each arm, those of the test set first, then its facts and its other metrics."""
+    """The table of all metrics: scores first, those of the test set before the others, then facts and other metrics."""
     arms = comparison.arms
     entries = shown(Place.SIDE_BY_SIDE, (key for arm in arms for run in arm.best.runs for key in run.metrics))
     scores = sorted((entry for entry in entries if entry.score), key=_first_scores)
@@ -97,9 +97,9 @@ def side_by_side(comparison: Comparison) -> Table:
 
 
 def kinds_of_answers(comparison: Comparison) -> Table:
-    """How many of each arm's answers are of each kind, in percent, mean over seeds; the most frequent kinds first.
+    """The share of each kind of answer, in percent, as the mean over seeds; the most frequent kinds come first.
 
-    No rows where a run has not kept the kinds.
+    The table has no rows if a run did not store the kinds.
     """
     shares = []
     for arm in comparison.arms:
@@ -115,12 +115,12 @@ def kinds_of_answers(comparison: Comparison) -> Table:
 
 
 def _first_scores(entry: Metric) -> tuple[bool, bool]:
-    """Sorts the test set before the validation set, and F1 before exact match."""
+    """A sort key that puts the test set before the validation set, and F1 before exact match."""
     return entry.group != "test", not entry.key.endswith("/f1")
 
 
 def _row(entry: Metric, comparison: Comparison, model: tuple[str, ...] | None = None) -> tuple[str, list[Cell]]:
-    """Label and cells of a metric, those of a model alone where one is given."""
+    """Label and cells of a metric; if a model is given, only its arms have a value."""
     bases = {contrast.arm.name: contrast.base for contrast in comparison.contrasts}
     cells = [
         _cell(entry, arm, bases.get(arm.name)) if model in (None, arm.model) else Cell(NOTHING)
@@ -130,7 +130,7 @@ def _row(entry: Metric, comparison: Comparison, model: tuple[str, ...] | None = 
 
 
 def _cell(entry: Metric, arm: Arm, base: Arm | None) -> Cell:
-    """The value of a metric, with the ratio to the baseline's where that tells something."""
+    """The value of a metric, with its ratio to the baseline if it is a cost that can be compared."""
     cell = _measured(entry, arm)
     is_cost = entry.better and not entry.score and entry.unit != "nats"
     if base is None or not is_cost or not comparable(entry.key, arm, base):
@@ -139,7 +139,7 @@ def _cell(entry: Metric, arm: Arm, base: Arm | None) -> Cell:
 
 
 def overview(comparison: Comparison) -> tuple[list[str], list[list[Cell]]]:
-    """Headings, and one row a method: F1, its difference with its interval, the decision, and costs with ratios."""
+    """Headings, and one row for each method: F1, difference with interval, decision, and costs with ratios."""
     arms = comparison.arms
     contrasts = {contrast.arm.name: contrast for contrast in comparison.contrasts}
     costs = shown(Place.VERDICT, (key for arm in arms for run in arm.best.runs for key in run.metrics))
@@ -161,14 +161,14 @@ def overview(comparison: Comparison) -> tuple[list[str], list[list[Cell]]]:
 
 
 def _f1_cell(arm: Arm, comparison: Comparison) -> Cell:
-    """The F1 that the verdict rests on, ± the standard deviation over seeds."""
+    """The F1 that the verdict is based on, ± its standard deviation over seeds."""
     scores = comparison.scored[arm.name]
     value, std = f1_of(arm, comparison), None if scores is None else scores.std("f1")
     return Cell(f"{value:.1f}" + (f" ± {std:.1f}" if std is not None else ""), value=value)
 
 
 def _difference_cells(contrast: Contrast | None, comparison: Comparison) -> list[Cell]:
-    """The difference to the baseline and the decision."""
+    """The cells for the difference to the baseline and for the decision."""
     if contrast is None:
         return [Cell(NOTHING), Cell("baseline" if comparison.contrasts else NOTHING)]
     if not contrast.differences:
@@ -189,9 +189,9 @@ def _related(cell: Cell, base: Cell) -> Cell:
 
 
 def spending(comparison: Comparison) -> tuple[list[str], list[list[Cell]]]:
-    """Headings, and one row a method of what a settled sweep has spent in each phase; empty for any other comparison.
+    """Headings, and one row for each method with what a settled sweep spent on it in each phase.
 
-    The last row is of all methods together.
+    The last row is the sum over all methods. Both lists are empty for runs of other sweeps.
     """
     spent = comparison.spent
     if not spent:
@@ -208,7 +208,7 @@ def spending(comparison: Comparison) -> tuple[list[str], list[list[Cell]]]:
 
 
 def _spent_cell(parts: list[Spent]) -> Cell:
-    """`4 runs, 12 min (1 cut short)`."""
+    """A cell such as `4 runs, 12 min (1 cut short)`."""
     if not parts:
         return Cell(NOTHING)
     spent = together(parts, "", "")
@@ -219,7 +219,7 @@ def _spent_cell(parts: list[Spent]) -> Cell:
     return Cell(text + (f" ({', '.join(notable)})" if notable else ""), value=spent.seconds)
 
 
-# What the runs were made with.
+# The conditions of the runs: label and value.
 CONDITIONS: list[tuple[str, Callable[[Result], str]]] = [
     ("data", lambda run: run.params.get("dataset.name", "")),
     ("split", lambda run: run.params.get("dataset.split", "")),
@@ -236,14 +236,14 @@ CONDITIONS: list[tuple[str, Callable[[Result], str]]] = [
 
 
 def conditions(comparison: Comparison) -> list[tuple[str, str]]:
-    """Label and value of what the best runs were made with; where they differ, all values."""
+    """Label and value of each condition of the runs at the best settings; all values where they differ."""
     runs = [run for arm in comparison.arms for run in arm.best.runs]
     known = [(label, dict.fromkeys(value for run in runs if (value := read(run)))) for label, read in CONDITIONS]
     return [(label, "; ".join(values)) for label, values in known if values]
 
 
 def all_runs(comparison: Comparison) -> tuple[list[str], list[list[Cell]]]:
-    """Headings, and a row for each finished run."""
+    """Headings, and one row for each finished run."""
     rows = []
     varied = comparison.varied
     runs = [run for arm in comparison.arms for trial in arm.trials for run in trial.runs]
@@ -267,7 +267,7 @@ def all_runs(comparison: Comparison) -> tuple[list[str], list[list[Cell]]]:
 
 
 def subject(comparison: Comparison) -> list[str]:
-    """What is compared: data, model, sizes and seeds."""
+    """The subject of the comparison: data, model, sizes and seeds."""
     runs = [run for arm in comparison.arms for run in arm.best.runs]
     parts = [_listed(run.params.get(key, "") for run in runs) for key in ("dataset.name", "model.name")]
     sizes = [
@@ -294,7 +294,7 @@ def _range(counts: set[int]) -> str:
 
 
 def as_csv(comparison: Comparison) -> str:
-    """The side-by-side table: for each arm a column of values and one of ratios to the baseline."""
+    """The side-by-side table as CSV: for each arm a column of values, and for each pair a column of ratios."""
     table = side_by_side(comparison)
     bases = [(table.arms.index(arm), base) for arm, base in base_columns(comparison).items()]
     rows = [["", *table.arms, *(f"{table.arms[arm]} / {table.arms[base]}" for arm, base in bases)]]

@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: header, progress, a line an epoch, the result. Knows metrics, not torch."""
+"""The output of a run on a terminal: header, progress, a line for each epoch, and the result. It needs no torch."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ from src.report.words import HARD_SPACE, duration, unbroken
 FILE_WIDTH = 200
 PROGRESS_SECONDS = 1.0
 BEFORE_TRAINING = "before training"
-FOLDING = {"method": 12, "decision": 10}  # columns of words, which are broken between words; the least width of each
+FOLDING = {"method": 12, "decision": 10}  # columns that may be broken between words, with their least width
 
 
 class _Console(Console):
-    """A console whose reader may leave (`| head`, a lost connection), and whose texts cannot steer the terminal."""
+    """A console that survives a closed pipe (`| head`), and whose texts cannot send control sequences."""
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
         for segment in super().render(renderable, options):
             yield segment if segment.control else segment._replace(text=harmless(segment.text))
 
     def on_broken_pipe(self) -> None:
-        """Say nothing more; rich itself would end the process."""
+        """Stop printing; rich itself would end the process."""
         self.quiet = True
         silence = os.open(os.devnull, os.O_WRONLY)
         os.dup2(silence, sys.stdout.fileno())
@@ -46,15 +46,15 @@ class _Console(Console):
 
 
 class Terminal:
-    """Rich on a terminal; plain lines where the output is a file or a pipe, and nothing for `quiet`."""
+    """Output through rich on a terminal, as plain lines to a file or a pipe, and none at all with `quiet`."""
 
     def __init__(self, quiet: bool = False, progress_file: Path | None = None) -> None:
         """
         Args:
             quiet: show nothing.
-            progress_file: where `step` leaves its line, at most once a second, for a process that waits for this one.
+            progress_file: `step` writes its line to it, at most once a second, for a process that waits for this one.
         """
-        # Off a terminal there is no width to keep to.
+        # A file or a pipe has no width.
         width = None if sys.stdout.isatty() else FILE_WIDTH
         self.console = _Console(file=behind(sys.stdout), quiet=quiet, highlight=False, soft_wrap=True, width=width)
         self.progress: Progress | None = None
@@ -64,24 +64,25 @@ class Terminal:
         self.first_step: tuple[int, float] | None = None  # its number, and when it was shown
 
     def note(self, line: str) -> None:
-        """Something about the data or the run that should be known."""
+        """Print a note about the data or the run."""
         self._paragraph("note", "dim", line)
 
     def warning(self, line: str) -> None:
+        """Print a warning about the data or the run."""
         self._paragraph("WARNING", "bold yellow", line)
 
     def _paragraph(self, word: str, style: str, text: str) -> None:
-        """A text that hangs from a word."""
+        """Print a text with a hanging indent after a word."""
         text = self.wrapped(text, len(word) + 1)
         self.console.print(f"[{style}]{word}[/{style}] {escape(text)}")
 
     def wrapped(self, text: str, hanging: int = 0, first: int | None = None) -> str:
-        """The text in lines that fit the terminal; off one, as it is.
+        """Break a text into lines that fit the terminal; without a terminal it stays as it is.
 
         Args:
-            text: one paragraph. Words longer than a line, such as addresses, are left whole.
-            hanging: spaces before each line but the first.
-            first: characters that stand before the first line; as many as `hanging` if it is None.
+            text: one paragraph. Words longer than a line, such as addresses, are not broken.
+            hanging: the indent of all lines but the first.
+            first: the number of characters before the first line; None means as many as `hanging`.
         """
         if self.console.width >= FILE_WIDTH:
             return text
@@ -96,7 +97,12 @@ class Terminal:
         return "\n".join(lines)[hanging if first is None else first :].replace(HARD_SPACE, " ")
 
     def header(self, rows: Mapping[str, str], wrap: bool = False) -> None:
-        """Name and value of what is about to run, a line each; commands are not to be wrapped."""
+        """Print names and values, one pair on each line.
+
+        Args:
+            rows: the pairs.
+            wrap: break long values into lines; not for commands, which are copied.
+        """
         width = max(len(name) for name in rows)
         for name, value in rows.items():
             text = self.wrapped(value, width + 2) if wrap else value
@@ -104,9 +110,13 @@ class Terminal:
         self.console.print()
 
     def step(self, number: int, of: int, loss: float, examples_per_second: float) -> None:
-        """Move the progress bar; off a terminal a line at each quarter of the way, with the time left.
+        """Move the progress bar; without a terminal, print a line at each quarter of the training.
 
-        No speed is known (0) in warm-up.
+        Args:
+            number: of the step, from 1.
+            of: the number of all steps.
+            loss: of the step.
+            examples_per_second: 0 during the warm-up, when it is unknown.
         """
         speed = metric(EXAMPLES_PER_SECOND).text(examples_per_second) if examples_per_second else ""
         shown_loss = f"{metric(TRAIN_LOSS).brief} {metric(TRAIN_LOSS).number(loss)}"
@@ -117,7 +127,7 @@ class Terminal:
             line += f"  about {duration((now - since) / (number - first) * (of - number))} left"
         if self.progress_file is not None and now - self.progress_written >= PROGRESS_SECONDS:
             self.progress_written = now
-            with suppress(OSError):  # a disk that is full, say: a line less to look at
+            with suppress(OSError):  # such as a full disk: the line is not essential
                 self.progress_file.write_text(line, encoding="utf-8")
         if self.console.is_terminal:
             self._move_bar(number, of, f"{shown_loss}  {speed}")
@@ -143,10 +153,10 @@ class Terminal:
 
     @contextmanager
     def following(self, file: Path) -> Iterator[Callable[[], None] | None]:
-        """Show on one line, while a run goes on in another process, the progress that this one leaves in `file`.
+        """Show the progress of a run in another process, which that process writes to `file`, on one line.
 
         Yields:
-            what looks at the file once, to be called every second; None where nothing is shown, off a terminal.
+            A function that reads the file and updates the line, to be called every second; None without a terminal.
         """
         if not self.console.is_terminal:
             yield None
@@ -157,7 +167,7 @@ class Terminal:
         ) as live:
 
             def look() -> None:
-                with suppress(OSError):  # nothing there yet
+                with suppress(OSError):  # the file does not exist yet
                     line = file.read_text(encoding="utf-8")
                     live.update(Text(" " * 8 + line, no_wrap=True, overflow="ellipsis"), refresh=True)
 
@@ -182,13 +192,13 @@ class Terminal:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Take the progress bar away."""
+        """Remove the progress bar."""
         if self.progress is not None:
             self.progress.stop()
             self.progress = None
 
     def result(self, metrics: Mapping[str, float], title: str) -> None:
-        """The table of final metrics."""
+        """Print the table of final metrics."""
         table = Table(title=escape(title), title_justify="left", show_header=False)
         for entry in shown(Place.RESULT, metrics):
             table.add_row(escape(entry.label[0].upper() + entry.label[1:]), entry.text(metrics[entry.key]))
@@ -196,7 +206,7 @@ class Terminal:
         self.console.print(table)
 
     def examples(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Some questions with the predicted and the true answers."""
+        """Print some questions with the predicted and the true answers."""
         for row in rows:
             mark = "[green]right[/green]" if row["exact_match"] else "[red]wrong[/red]"
             self.console.print(
@@ -207,23 +217,26 @@ class Terminal:
         self.console.print()
 
     def line(self, text: str = "") -> None:
-        """A line; where it is too long for the terminal, the rest of it further right."""
+        """Print a line; if it is too long for the terminal, the rest of it is indented further."""
         indent = len(text) - len(text.lstrip())
         self.console.print(escape(" " * indent + self.wrapped(text.lstrip(), indent + 2, indent)))
 
     def finding(self, sentence: str, details: Sequence[str]) -> None:
-        """What was found, and below it what it rests on."""
+        """Print a finding, and its details below it."""
         self.console.print(f"[bold]{escape(self.wrapped(sentence))}[/bold]")
         for detail in details:
             self.console.print(f"  {escape(self.wrapped(detail, 2))}")
 
     def commands(self, lines: Sequence[str]) -> None:
-        """Commands to copy, each whole on a line."""
+        """Print commands to copy, each on one line."""
         for line in lines:
             self.console.print(f"  {escape(line)}")
 
     def overview(self, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """A row a method; where it is too wide, brackets stand on a line of their own, then columns are left out."""
+        """Print a table with one row for each method.
+
+        If it is too wide, brackets move to a second line; if it is still too wide, columns are left out from the right.
+        """
         lines = [list(headings), *map(list, rows)]
         if _table_width(lines) > self.console.width:
             lines = [[cell.replace(" (", "\n(").replace(" [", "\n[") for cell in line] for line in lines]
@@ -238,7 +251,7 @@ class Terminal:
         self.console.print(table, soft_wrap=False)
 
     def sweep_table(self, rows: Sequence[tuple[str, str, str, Mapping[str, float]]]) -> None:
-        """Name, status, the beginning of the id and the metrics of each run of a sweep."""
+        """Print the table of a sweep's runs: name, status, the beginning of the id, and metrics."""
         columns = shown(Place.SUMMARY, (key for *_, metrics in rows for key in metrics))
         filled = [
             (*first, *(entry.number(metrics[entry.key]) if entry.key in metrics else "" for entry in columns))
@@ -250,10 +263,10 @@ class Terminal:
     def _fitting_table(
         self, headings: Sequence[str], rows: Sequence[Sequence[str]], needed: int, left: int = 1
     ) -> None:
-        """Print a table with as many of its columns as there is room for.
+        """Print a table with as many columns as fit.
 
-        Columns are left out from the right, down to the first `needed`; then the first one is broken over several
-        lines. All others are shown whole, the first `left` aligned to the left.
+        Columns are left out from the right until `needed` are left; then the first column is broken over several lines.
+        The first `left` columns are aligned to the left.
         """
         for columns in range(len(headings), min(needed, len(headings)) - 1, -1):
             table = Table()
@@ -267,12 +280,12 @@ class Terminal:
         self.console.print(table)
 
     def _width(self, table: Table) -> int:
-        """Of a table that nothing is left out of."""
+        """The width of the full table."""
         return Measurement.get(self.console, self.console.options.update(max_width=10_000), table).maximum
 
 
 def _table_width(lines: Sequence[Sequence[str]]) -> int:
-    """The least width of a table: headings and rows."""
+    """The least width of a table, given its headings and rows."""
     widths = []
     for heading, *cells in zip(*lines, strict=True):
         longest = max(len(part) for cell in (heading, *cells) for part in cell.split("\n"))
@@ -281,7 +294,7 @@ def _table_width(lines: Sequence[Sequence[str]]) -> int:
 
 
 def run_line(metrics: Mapping[str, float]) -> str:
-    """The metrics of a run in one line."""
+    """The metrics of a run on one line."""
     return "  ".join(entry.named(metrics[entry.key]) for entry in shown(Place.SUMMARY, metrics))
 
 
@@ -294,13 +307,13 @@ def progress_line(
     best: Mapping[str, tuple[float, float, int]],
     spent: str = "",
 ) -> str:
-    """Where a sweep stands.
+    """The progress of a sweep on one line.
 
     Args:
         done, failed, pruned, planned: numbers of runs.
-        seconds_left: None where there is nothing to reckon it from.
-        best: for each method its best setting's mean F1, learning rate and number of seeds.
-        spent: of a budget; the runs are then the most that may be made.
+        seconds_left: None where it cannot be estimated yet.
+        best: for each method the mean F1, learning rate and number of seeds of its best setting.
+        spent: the part of a budget that is spent, in words; the planned runs are then a maximum.
     """
     at_most = "at most " if spent else ""
     parts = [f"{done} of {at_most}{planned} done"]

@@ -1,4 +1,4 @@
-"""What a comparison says, in words: what to use, and what was found of each method."""
+"""The verdict of a comparison in words: which method to use, and the findings about each method."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from src.report.spending import together
 from src.report.words import count, duration, listed, share
 
 DISPLAYED = {"full": "full fine-tuning", "lora": "LoRA"}
-RANK = "method.peft.r"  # named wherever a method has one
-COSTS = ("memory/peak_train_mb", TRAIN_SECONDS)  # what makes a method cheaper
-MOST_SEEDS = 20  # that a next command adds to each method
+RANK = "method.peft.r"  # shown for every method that has one
+COSTS = ("memory/peak_train_mb", TRAIN_SECONDS)  # the costs by which a method is cheaper
+MOST_SEEDS = 20  # a next command adds no more seeds to each method
 AT_LEAST_SEEDS = 2
 
 
 @dataclass(frozen=True)
 class Recommendation:
-    """The answer to "full or LoRA?" in one line, and the command to run next where there is one."""
+    """The recommended method in one sentence, and the command to run next, if any."""
 
     headline: str
     next_command: str = ""
 
 
 def recommendation(comparison: Comparison) -> Recommendation:
-    """What to use, or that it is not decided yet and what would decide it; docs/verdict.md has the rule."""
+    """Recommend a method, or say that none is decided yet and what would decide it; docs/verdict.md has the rule."""
     if not comparison.arms:
         return Recommendation("No decision yet: no run has finished.")
     too_large = [f"{name} {why}" for name, reason in comparison.empty.items() if (why := does_not_fit(reason))]
@@ -74,7 +74,7 @@ def _not_decided(comparison: Comparison) -> list[str]:
 
 
 def _of_group(contrasts: Sequence[Contrast], comparison: Comparison) -> str:
-    """What to use of a baseline and the methods compared with it."""
+    """The recommendation for a baseline and the methods that are compared with it."""
     base, limit = contrasts[0].base, f"{comparison.margin:g}"
     if not learned(base):
         return f"No decision yet: {base.name} has learned next to nothing ({before_and_after(base)}). {TRY}"
@@ -110,13 +110,13 @@ def _of_group(contrasts: Sequence[Contrast], comparison: Comparison) -> str:
 
 
 def _of_one_seed(contrast: Contrast) -> str:
-    """What a recommendation that rests on two single runs has to add."""
+    """The reservation of a recommendation that is based on a single run of each method; otherwise empty."""
     assert contrast.basis is not None
     return " One seed each: other seeds may differ." if max(contrast.basis.seeds) == 1 else ""
 
 
 def _costs(contrast: Contrast) -> dict[str, float]:
-    """The ratios of COSTS to the baseline's, as far as they are known and compare."""
+    """The ratios of COSTS to those of the baseline, as far as they are known and can be compared."""
     ratios = {}
     for key in COSTS:
         value, other = contrast.arm.best.average(key), contrast.base.best.average(key)
@@ -126,8 +126,8 @@ def _costs(contrast: Contrast) -> dict[str, float]:
 
 
 def _next_command(comparison: Comparison) -> str:
-    """The command that adds seeds to the best settings, where that would decide or is needed for a fair score."""
-    if comparison.schedule is not None:  # no seeds beyond its looks: it goes on as planned, or not at all
+    """The command that adds seeds to the best settings, if they would decide or are needed for a fair score."""
+    if comparison.schedule is not None:  # a settled sweep continues as planned, or not at all
         goes_on = any(contrast.look is not None and contrast.look.goes_on for contrast in comparison.contrasts)
         return "\n".join(filter(None, comparison.commands)) if goes_on else ""
     wanted: dict[str, Arm] = {}
@@ -145,14 +145,17 @@ def _next_command(comparison: Comparison) -> str:
 
 
 def _missing_seeds(contrast: Contrast, comparison: Comparison) -> int | None:
-    """How many more seeds decide a contrast: 0 for what is decided, None where no number does."""
+    """How many more seeds would decide a contrast: 0 if it is decided, None if no number would."""
     if contrast.decision is not Decision.UNDECIDED or contrast.basis is None:
         return 0
     return AT_LEAST_SEEDS if min(contrast.basis.seeds) == 1 else needed(contrast, comparison)[0]
 
 
 def displayed(arm: Arm, comparison: Comparison) -> str:
-    """`LoRA (r=16, rate 0.001)`; with the model, or the data, where methods of several are compared with each other."""
+    """The name of an arm with its setting: `LoRA (r=16, rate 0.001)`.
+
+    Model and data are added if arms of several models or data sets are compared with each other.
+    """
     keys = [key for key in arm.labels if key.startswith("method.") and key != "method.name"]
     settings = arm.best.setting(dict.fromkeys([*keys, *comparison.varied, RANK]))
     name = " ".join([*(arm.group if _crosses(comparison) else ()), _name(arm)])
@@ -160,7 +163,7 @@ def displayed(arm: Arm, comparison: Comparison) -> str:
 
 
 def method_name(arm: Arm) -> str:
-    """`LoRA r=16`: as in a heading."""
+    """The name of a method in a heading: `LoRA r=16`."""
     others = [label for key, label in arm.labels.items() if key.startswith("method.") and key != "method.name"]
     return " ".join([_name(arm), *others])
 
@@ -171,9 +174,9 @@ def _name(arm: Arm) -> str:
 
 
 def verdict(comparison: Comparison) -> list[list[str]]:
-    """For each arm against its baseline the decision, the figures, their limits, and the costs.
+    """The findings: for each arm against its baseline the decision, its evidence and limits, and the costs.
 
-    Where no arm has learned anything, one finding says so, and what would be said of each arm is part of its details.
+    If no arm has learned anything, a single finding says so, with the findings about each arm as its details.
     """
     if not comparison.arms:
         return [["No run has finished: there is nothing to compare."]]
@@ -184,14 +187,14 @@ def verdict(comparison: Comparison) -> list[list[str]]:
 
 
 def _nothing_learned(comparison: Comparison) -> str:
-    """`every method has learned next to nothing (full: F1 9.9, 5.1 before training).`"""
+    """The sentence `every method has learned next to nothing (full: F1 9.9, 5.1 before training).`"""
     each = "; ".join(f"{arm.name}: {before_and_after(arm)}" for arm in comparison.arms)
     which = "the method" if len(comparison.arms) == 1 else "every method"
     return f"{which} has learned next to nothing ({each})."
 
 
 def _too_large(comparison: Comparison) -> list[list[str]]:
-    """Methods that ran out of GPU memory, each with what fits."""
+    """A finding for each method that ran out of GPU memory, with the best method that fits."""
     less = "train.gradient_checkpointing=true or a lower train.batch_size needs less memory."
     findings = []
     for name, reason in comparison.empty.items():
@@ -214,7 +217,7 @@ def _findings(comparison: Comparison) -> list[list[str]]:
 
 
 def protocol(comparison: Comparison) -> str:
-    """On which questions settings were chosen and scored, in a line; a sentence for each set that is scored."""
+    """A sentence for each set of scored questions: which questions settings were chosen on and scored on."""
     groups: dict[tuple[str, int, int, int | None], list[Arm]] = defaultdict(list)
     for arm in comparison.arms:
         if (scores := comparison.scored[arm.name]) is not None:
@@ -240,14 +243,17 @@ def protocol(comparison: Comparison) -> str:
 
 
 def spent(comparison: Comparison) -> str:
-    """`27 runs, 1 h 12 min, after probes of 2 min, of a budget of 2h.`; empty for any other sweep."""
+    """What a settled sweep spent: `27 runs, 1 h 12 min, after probes of 2 min, of a budget of 2h.`
+
+    It is empty for any other sweep.
+    """
     schedule = comparison.schedule
     if schedule is None or not comparison.spent:
         return ""
-    whole = together(comparison.spent, "", "")
-    seconds = [] if whole.seconds is None else [duration(whole.seconds)]
+    total = together(comparison.spent, "", "")
+    seconds = [] if total.seconds is None else [duration(total.seconds)]
     probes = [f"after probes of {duration(schedule.probing)}"] if schedule.probing else []
-    return f"{', '.join([count(whole.runs, 'run'), *seconds, *probes])}, of a budget of {schedule.budget}."
+    return f"{', '.join([count(total.runs, 'run'), *seconds, *probes])}, of a budget of {schedule.budget}."
 
 
 def _names(arms: Sequence[Arm]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Wording that the parts of a report share."""
+"""Helpers for wording that the parts of a report share."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ HARD_SPACE = "\u00a0"
 
 
 def count(number: int, what: str) -> str:
-    """`1 run`, `2 runs`, `1,660 test questions`."""
+    """A number with a noun: `1 run`, `2 runs`, `1,660 test questions`."""
     return f"{number:,} {what}{'s' if number != 1 else ''}"
 
 
 def listed(parts: Sequence[str]) -> str:
-    """`a`, `a and b`, `a, b and c`."""
+    """An enumeration: `a`, `a and b`, `a, b and c`."""
     return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
 
 
 def share(value: float) -> str:
-    """`2.9 % of`, `41 % of`, `120 % of`, `3.1 times`."""
+    """A ratio in a sentence: `2.9 % of`, `41 % of`, `120 % of`, `3.1 times`."""
     if value >= 2:
         return f"{value:.1f} times"
     return f"{100 * value:.0f} % of" if value >= 0.095 else f"{100 * value:.2g} % of"
 
 
 def ratio(value: float) -> str:
-    """`0.71x`, `0.029x`, `12x`; empty where it is 1.00."""
+    """A ratio in a table: `0.71x`, `0.029x`, `12x`; empty where it is 1.00."""
     text = f"{value:.2g}x" if value < 0.1 else f"{value:.2f}x" if value < 10 else f"{value:.0f}x"
     return "" if text == "1.00x" else text
 
 
 def duration(seconds: float) -> str:
-    """`40 s`, `12 min`, `3 h 05 min`."""
+    """A duration: `40 s`, `12 min`, `3 h 05 min`."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     hours, minutes = divmod(round(seconds / 60), 60)
@@ -41,7 +41,7 @@ def duration(seconds: float) -> str:
 
 
 def above_zero(text: str | None) -> float | None:
-    """The number that a parameter or a tag holds; None where it holds none above 0."""
+    """The number in a parameter or a tag; None if there is none above 0."""
     try:
         value = float(text or "")
     except ValueError:
@@ -50,5 +50,5 @@ def above_zero(text: str | None) -> float | None:
 
 
 def unbroken(text: str) -> str:
-    """The text with hard spaces between a number and its unit, so that no line ends there."""
+    """The text with non-breaking spaces between numbers and their units."""
     return re.sub(r"(?<=\d) (?=%|(?:F1|MB|GiB|s|min)\b)", HARD_SPACE, text)
