@@ -133,7 +133,7 @@ def test_the_choice_of_runs_can_be_narrowed_in_the_file(made, exported, tmp_path
             from_store.notes,
         )
         assert [record.id for record in from_file.results] == [record.id for record in from_store.results]
-    with pytest.raises(UserError, match=r"where=params.x = '1' is a question to a store, and runs.zip is a file"):
+    with pytest.raises(UserError, match=r"where=params.x = '1' needs a store, and runs.zip is a file"):
         choose(Archive(exported), where="params.x = '1'")
 
 

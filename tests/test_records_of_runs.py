@@ -148,7 +148,7 @@ def test_a_store_that_fails_is_one_sentence_for_whoever_asks(tmp_path):
     store = Store(tmp_path).store
     with pytest.raises(UserError, match=r"^The tracking store failed \(.*0{32}.*\); check that it answers"):
         store.record("0" * 32)
-    with pytest.raises(UserError, match=r"^where=nonsense is no condition that MLflow understands"):
+    with pytest.raises(UserError, match=r"^where=nonsense is not a condition that MLflow understands"):
         store.runs("nonsense")
     with pytest.raises(UserError, match=r"^There is no experiment other in the store; there are: .*tuneoff"):
         connect(TrackingConfig(folder=str(tmp_path), experiment="other"), create=False).runs()

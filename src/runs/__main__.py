@@ -1,12 +1,12 @@
-"""Take runs out of a store into one file, and from a file into a store.
+"""Export runs from a store to one file, and import them from a file into a store.
 
     python -m src.runs export runs.zip                                   # the newest sweep
     python -m src.runs export runs.zip 'sweep=[full-rates,lora-rates]'   # or runs=, where=, as for src.compare
     python -m src.runs import runs.zip tracking.uri=http://127.0.0.1:5000
 
 The file holds parameters, metrics with all their values, tags, scores by question and the parent runs of sweeps, but no
-models. `python -m src.compare from=runs.zip` compares its runs without a store. Importing a file twice adds nothing
-twice, and a sweep in the other store finds the runs done already.
+models. `python -m src.compare from=runs.zip` compares its runs without a store. Importing a file a second time adds
+nothing, and a sweep in the other store skips runs that were imported.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
-"""Exported runs: one file that holds what a comparison needs, read without a store.
+"""Exported runs: a file with everything that a comparison needs, which is read without a store.
 
-It is a zip. `runs.json` holds the runs, their parameters, tags, inputs, times and small files; `curves/RUN.parquet`
-every value of every metric; `questions/RUN.parquet` the scores by question; `texts/DIGEST.parquet` the questions with
-their titles, passages and answers, once for all runs that were scored on them. Other tools can read it, each run is
-read when it is asked for, and nothing in it is code.
+It is a zip. `runs.json` holds the runs with their parameters, tags, inputs, times and small files, `curves/RUN.parquet`
+every value of every metric, `questions/RUN.parquet` the scores by question, and `texts/DIGEST.parquet` the questions
+with their titles, passages and answers, once for all runs that were scored on them. Other tools can read it. Each run
+is read when it is needed, and the file contains no code.
 
-It may come from anybody. Parts are read by names that this module makes up, and nothing is unpacked to a disk. What is
-read is bounded before it is read: a part by the size that the zip declares for it, at which reading stops; a table by
-the rows and the size that its footer declares, and dictionaries, which unpack to more than that, are refused.
+The file may come from an untrusted source. Parts are read under names that this module chooses, and nothing is unpacked
+to disk. Sizes are limited before anything is read: a part by the size that the zip declares, at which reading stops; a
+table by the rows and the size that its footer declares. Dictionary encoding, which could unpack to more, is refused.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from src.runs.records import Input, Record, Selection, Status, to_read
 
 FORMAT, VERSION = "tuneoff runs", 2  # 1 has no test sets
 HEAD = "runs.json"
-# The small artifacts that go along: what it takes to make a run again, and its result.
+# The small artifacts that are exported: those needed to repeat a run, and its result.
 FILES = ("config.yaml", "environment.txt", "result.json", "command.txt")
 SHARED = ("title", "question", "context", "answers")  # columns that runs on the same questions share
 TEXTS = (*SHARED, "predicted")  # columns of text, which may be left out
 LARGEST_PART = 256_000_000  # bytes
-MOST_ROWS = 20_000_000  # of a table, and values of a column, which lists have more of
-PLAIN = {"PLAIN", "RLE", "BIT_PACKED"}  # encodings of Parquet that unpack to no more than their declared size
+MOST_ROWS = 20_000_000  # of a table; also the limit for the values of a column, of which lists have more
+PLAIN = {"PLAIN", "RLE", "BIT_PACKED"}  # Parquet encodings that never unpack to more than the declared size
 
 
 def curves_part(run_id: str) -> str:
@@ -54,7 +54,7 @@ def texts_part(digest: str) -> str:
 
 
 class Archive:
-    """The runs of one exported file: a source of records, as a store is."""
+    """The runs of one exported file; like a store, it is a source of records."""
 
     def __init__(self, path: Path) -> None:
         """
@@ -62,7 +62,7 @@ class Archive:
             path: of the file.
 
         Raises:
-            UserError: it is missing, damaged, no export of runs, or made by a newer version.
+            UserError: it is missing, damaged, not an export of runs, or made by a newer version.
         """
         self.path = path
         if not path.is_file():
@@ -104,12 +104,12 @@ class Archive:
         """All runs and parent runs, the newest first.
 
         Raises:
-            UserError: a condition is given: these are MLflow's, which is not here.
+            UserError: a condition is given; only MLflow can evaluate conditions.
         """
         if condition:
             raise UserError(
-                f"where={condition} is a question to a store, and {self.name} is a file: choose by where= when it is "
-                "exported, or import it first (python -m src.runs import)."
+                f"where={condition} needs a store, and {self.name} is a file: use where= when it is exported, or "
+                "import it first (python -m src.runs import)."
             )
         return sorted(self.records.values(), key=lambda record: record.started, reverse=True)
 
@@ -128,7 +128,7 @@ class Archive:
         return chosen[["step", "timestamp", "value"]].reset_index(drop=True)
 
     def questions(self, run_id: str, columns: Sequence[str] | None = None) -> pd.DataFrame | None:
-        """A run's scores by question, with those of the columns that it has; None where the run kept none."""
+        """The scores by question of a run, with the given columns as far as it has them; None if it kept no scores."""
         row = self.rows[run_id]
         if row["columns"] is None:
             return None
@@ -137,7 +137,7 @@ class Archive:
         if shared := [column for column in known if column in SHARED]:
             texts = self._table(texts_part(_name(row["texts"])), shared)
             if len(texts) != len(table):
-                raise ValueError(f"{self.path} has other numbers of texts than of scores")
+                raise ValueError(f"{self.path} has different numbers of texts and scores")
             table = pd.concat([table, texts], axis=1)
         return table[known]
 
@@ -146,10 +146,10 @@ class Archive:
         return {name: text for name, text in self.rows[run_id]["files"].items() if name in FILES}
 
     def _record(self, row: dict[str, Any]) -> Record:
-        """A run of `runs.json`, with every value of the type that it must have."""
+        """Convert a run of `runs.json` into a record, and check the type of every value."""
         run_id = row["id"]
         points = self.points_of(run_id)
-        # MLflow's own rule for the last value of a metric.
+        # MLflow has the same rule for the last value of a metric.
         last = points.sort_values(["step", "timestamp", "value"]).drop_duplicates("key", keep="last").set_index("key")
         _texts(row["files"].values())
         if row["columns"] is not None:
@@ -182,7 +182,7 @@ class Archive:
             if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 raise ValueError(f"{name} is packed in a way that no export uses")
             with self.zip.open(info) as file:
-                return file.read(info.file_size + 1)  # given a number, it unpacks no more than so many bytes at a time
+                return file.read(info.file_size + 1)  # given a size, it never unpacks more bytes at a time
         except KeyError:
             raise ValueError(f"{name} is missing") from None
         except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:  # RuntimeError: encrypted
@@ -208,14 +208,14 @@ class Archive:
 
 
 def _name(value: Any) -> str:
-    """An id or digest: it is part of file names, so it holds letters and digits alone."""
+    """Check an id or digest, which becomes part of file names: it may hold only letters and digits."""
     if not isinstance(value, str) or not re.fullmatch(r"[0-9A-Za-z]{1,64}", value):
         raise ValueError(f"{str(value)[:80]!r} is not an id")
     return value
 
 
 def _texts(values: Any) -> list[str]:
-    """The values as a list, each of them text."""
+    """Check that each value is text; returns them as a list."""
     listed = list(values)
     for value in listed:
         if not isinstance(value, str):
@@ -224,7 +224,7 @@ def _texts(values: Any) -> list[str]:
 
 
 def _time(value: Any) -> int:
-    """Milliseconds since 1970."""
+    """Check a time in milliseconds since 1970."""
     if not isinstance(value, int) or not 0 <= value < 1 << 53:
         raise ValueError(f"{str(value)[:80]} is not a time")
     return value

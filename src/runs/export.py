@@ -1,4 +1,4 @@
-"""Write chosen runs of a store into one file, which src.runs.archive reads."""
+"""Exports selected runs of a store to one file, which src.runs.archive reads."""
 
 from __future__ import annotations
 
@@ -27,18 +27,21 @@ from src.runs.archive import (
 from src.runs.records import Record, Selection
 from src.runs.store import Store
 
-FIRST_DAY = (1980, 1, 1, 0, 0, 0)  # of a zip's calendar: the same runs make the same file
+FIRST_DAY = (1980, 1, 1, 0, 0, 0)  # the earliest date in a zip: with it, the same runs give the same file
 
 
 def export_runs(store: Store, selection: Selection, to: Path, texts: bool = True) -> tuple[int, int]:
-    """Write the runs of a selection, and the parent runs of their sweeps; how many there are of each.
+    """Export the runs of a selection, and the parent runs of their sweeps.
 
     Args:
-        store: that holds them.
-        selection: which runs; a comparison from the file is about these.
+        store: that holds the runs.
+        selection: the runs; a comparison from the file compares these by default.
         to: the file, which must not exist.
         texts: false leaves out titles, questions, passages, answers and predictions; the scores by question stay, with
-            short keys of article and passage.
+            hashes of article and passage.
+
+    Returns:
+        The numbers of runs and of parent runs.
 
     Raises:
         UserError: the file exists already, its folder does not, or a run's scores are damaged.
@@ -68,7 +71,7 @@ def export_runs(store: Store, selection: Selection, to: Path, texts: bool = True
 
 
 def _write_run(zip: zipfile.ZipFile, store: Store, record: Record, texts: bool) -> dict[str, Any]:
-    """Write the tables of a run; what `runs.json` says of it."""
+    """Write the tables of a run; returns its entry of `runs.json`."""
     curves = [store.points(record.id, key).assign(key=key) for key in record.metrics]
     empty = pd.DataFrame({"key": pd.Series(dtype="str"), "step": 0, "timestamp": 0, "value": 0.0})
     _write(zip, curves_part(record.id), _parquet(pd.concat(curves, ignore_index=True) if curves else empty))
@@ -105,7 +108,7 @@ def _write_run(zip: zipfile.ZipFile, store: Store, record: Record, texts: bool) 
 
 
 def _parquet(table: pd.DataFrame) -> bytes:
-    """Columns without dictionaries: a reader can trust the sizes in the footer."""
+    """A table as Parquet without dictionary encoding, so that the sizes in the footer are reliable."""
     file = BytesIO()
     table.to_parquet(file, compression="zstd", index=False, use_dictionary=False)
     return file.getvalue()

@@ -1,4 +1,4 @@
-"""What makes two runs the same, and whether a run that is marked RUNNING still runs."""
+"""The identity of a run (the hash of its configuration), and whether its process is alive."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ import psutil
 from src.config import CHANGES_NO_RESULT, DATA_FILES, Config
 
 HEARTBEAT_SECONDS = 60.0
-SILENCE_SECONDS = 300.0  # without a heartbeat for so long, a run of another machine counts as dead
-# The files that a folder with a model is known by.
+SILENCE_SECONDS = 300.0  # after so long without a heartbeat, a run of another machine counts as dead
+# The files of a model's folder that its hash covers.
 CONTENT = (".json", ".parquet", ".safetensors", ".txt")
 MODEL_KEYS = ("model.path", "model.tokenizer")
-# Keys of the schema that version 0.1 did not have; without them its hashes are found again.
+# Keys of the schema that version 0.1 did not have; its hashes are computed without them.
 ADDED_SINCE_0_1 = (
     *("dataset.test_path", "dataset.test_size", "method.quantize"),
     *("model.task", "model.gguf", "model.prompt"),
@@ -30,23 +30,23 @@ ADDED_SINCE_0_1 = (
 
 
 class Hashes(NamedTuple):
-    """What a run is known by: its hash, and the one that version 0.1 gave it."""
+    """The hash of a run, and the hash that version 0.1 gave it."""
 
     present: str
     previous: str | None
 
 
 def hashes(config: Config) -> Hashes:
-    """Both hashes of a run, as its configuration was given."""
+    """Both hashes of a configuration, as the user gave it."""
     return Hashes(config_hash(config), previous_hash(config))
 
 
 def config_hash(config: Config) -> str:
-    """Twelve hexadecimal digits that two runs share when their results must be the same.
+    """Twelve hexadecimal digits that are equal for two runs that must give the same result.
 
-    It is taken over what differs from the schema's defaults (`src.config.Config()`, not the files of conf/), so that a
-    new key changes the hash of no stored run as long as it has its default. A file or folder counts by its content and
-    not by its place. What a run leaves and where, and how fast it is, do not count.
+    The hash covers the values that differ from the schema's defaults (`src.config.Config()`, not the files of conf/).
+    A new key with its default therefore does not change the hash of stored runs. Files and folders are hashed by their
+    content, not by their path. Keys that do not affect the result (CHANGES_NO_RESULT) are left out.
     """
     default = _flat(Config())
     values = _flat(config)
@@ -60,7 +60,7 @@ def config_hash(config: Config) -> str:
 
 
 def previous_hash(config: Config) -> str | None:
-    """The hash that version 0.1 gave the same run; None where it could not have made it, or not told it from others."""
+    """The hash that version 0.1 gave the same run; None if it had no such run or gave other runs the same hash."""
     default, present = _flat(Config()), _flat(config)
     if any(present[key] != default[key] for key in ADDED_SINCE_0_1):
         return None
@@ -72,7 +72,7 @@ def previous_hash(config: Config) -> str | None:
     for key in _data_keys(config):
         path = root / Path(present[key]).expanduser()
         if path.is_dir() and _files(path, nested=True) != _files(path):
-            return None  # it took the top level of a folder for the whole
+            return None  # it hashed only the top level of a folder
         _, *sections, last = key.split(".", 2)
         functools.reduce(lambda node, name: node[name], sections, values["dataset"])[last] = _content(
             path, present[key]
@@ -89,7 +89,7 @@ def _short_hash(values: Mapping[str, Any]) -> str:
 
 
 def _flat(config: Config) -> dict[str, Any]:
-    """The values that make up a run's identity, by their keys; extra validation files one by one."""
+    """The values that determine a run's identity, by their keys; each extra validation file has its own key."""
     flat: dict[str, Any] = {}
     for section, values in dataclasses.asdict(config).items():
         if isinstance(values, dict):
@@ -114,7 +114,7 @@ def _data_keys(config: Config) -> list[str]:
 
 
 def _content(path: Path, name: str, nested: bool = False) -> str:
-    """A digest of what lies at `path`; `name` where nothing does (a hub name, or a mistake that the run will name)."""
+    """A digest of the file or folder at `path`; if there is none, `name` (a hub name, or a path that is wrong)."""
     if path.is_dir():
         files = _files(path, nested)
     elif path.is_file():
@@ -136,7 +136,7 @@ def _files(folder: Path, nested: bool = False) -> list[Path]:
 
 @functools.cache
 def _digest(files: tuple[tuple[str, str, int, int], ...]) -> str:
-    """Of files given by path, name, size and time: sizes and times, so that a file that changes is read again."""
+    """The digest of files, each given by path, name, size and time; size and time make the cache notice changes."""
     digest = hashlib.sha256()
     for path, name, size, _ in files:
         digest.update(f"{name} {size} ".encode())
@@ -160,24 +160,24 @@ def process_tags() -> dict[str, str]:
 
 @functools.cache
 def _host_id() -> str:
-    """Survives a reboot, and tells machines (and containers) of one name apart by their network card."""
+    """An id of this machine that survives a reboot; the network card distinguishes machines with the same name."""
     return hashlib.sha256(f"{socket.gethostname()} {uuid.getnode()}".encode()).hexdigest()[:12]
 
 
 def alive(tags: Mapping[str, str]) -> bool:
-    """Whether the process that holds a run still works on it.
+    """Whether the process that made the tags still works on its run.
 
-    On this machine by process id and start time, so that neither a reboot nor a process id that was given away again
-    deceives; on another one by its last heartbeat.
+    On this machine it is identified by process id and start time, so that neither a reboot nor a reused process id is
+    mistaken for it. On another machine the last heartbeat decides.
     """
     if tags.get("host_id") != _host_id():
         return time.time() - float(tags.get("heartbeat", 0)) < SILENCE_SECONDS
     try:
         process = psutil.Process(int(tags["process_id"]))
-        # The boot time that start times count from is known to a second.
+        # Start times are relative to the boot time, which is only accurate to a second.
         same = abs(process.create_time() - float(tags["process_start"])) < 2
         return same and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.AccessDenied:  # another user's, which the system says no more about
+    except psutil.AccessDenied:  # another user's process, which the system gives no details about
         return True
     except (KeyError, ValueError, psutil.NoSuchProcess):
         return False

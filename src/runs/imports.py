@@ -1,4 +1,4 @@
-"""Take exported runs into a store, each once."""
+"""Imports exported runs into a store, each run once."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from src.runs.archive import Archive
 from src.runs.records import QUESTIONS, Record, Status
 from src.runs.store import METRICS_A_BATCH, PARAMS_A_BATCH, Store, store_errors_explained
 
-ORIGIN = "imported_from"  # tag: the id that a run had where it was made
-UNDER_WAY = "import_under_way"  # tag of a run whose import has not come to its end
-ID_TAGS = ("sweep", "mlflow.parentRunId", "superseded_by", "reproduces")  # they hold ids of runs
+ORIGIN = "imported_from"  # tag: the id of a run in the store where it was made
+UNDER_WAY = "import_under_way"  # tag of a run whose import is not complete
+ID_TAGS = ("sweep", "mlflow.parentRunId", "superseded_by", "reproduces")  # tags that hold ids of runs
 
 
 @dataclass(frozen=True)
 class Imported:
-    """How many runs and parent runs of sweeps were added, and how many of both were in the store already."""
+    """The numbers of runs and parent runs that were added, and of those that the store already held."""
 
     runs: int
     sweeps: int
@@ -30,13 +30,13 @@ class Imported:
 
 
 def import_runs(archive: Archive, store: Store) -> Imported:
-    """Add the runs of a file that the store does not hold yet, under new ids.
+    """Import the runs of a file that the store does not hold yet, under new ids.
 
-    A run is known by the id that it had where it was made (tag `imported_from`), through any number of exports. It
-    keeps its name, status, times, parameters, metrics and tags; in those that name other runs, ids become those of
-    this store. A run that was RUNNING when it was exported is KILLED. Of a run that is there already only the tags
-    that name other runs are brought up to date. What an interrupted import could not remove has none of the tags that
-    a run is known by, and the next import removes it.
+    A run is identified by its id in the store where it was made (tag `imported_from`), however often it is exported. It
+    keeps its name, status, times, parameters, metrics and tags; ids of other runs in tags are replaced by the ids of
+    this store. A run that was RUNNING when it was exported becomes KILLED. For a run that the store already holds, only
+    the tags with ids of other runs are updated. Runs that an interrupted import could not remove lack the tags by
+    which a run is recognised, and the next import removes them.
 
     Raises:
         UserError: the store fails, or the file is damaged.
@@ -57,13 +57,13 @@ def import_runs(archive: Archive, store: Store) -> Imported:
                 made.append(_create(store, record))
                 _fill(store, archive, record, made[-1])
                 ids[origin(record)] = made[-1]
-        except BaseException:  # an interruption too: no half of a file stays
+        except BaseException:  # also an interruption: no part of a file stays
             for run_id in made:
                 with suppress(MlflowException):
                     store.client.delete_run(run_id)
             raise
         ids |= {record.id: ids[origin(record)] for record in records}
-        for record in new:  # last, and all tags of a run at once: without them nothing takes it for a run
+        for record in new:  # last, and all tags of a run at once: without them it is not recognised as a run
             store.tag(ids[record.id], {**_mapped(record.tags, ids), ORIGIN: origin(record)})
             store.client.delete_tag(ids[record.id], UNDER_WAY)
         for record in records:
@@ -74,7 +74,7 @@ def import_runs(archive: Archive, store: Store) -> Imported:
 
 
 def origin(record: Record) -> str:
-    """The id that a run had where it was made."""
+    """The id of a run in the store where it was made."""
     return record.tags.get(ORIGIN, record.id)
 
 
@@ -85,7 +85,7 @@ def _create(store: Store, record: Record) -> str:
 
 
 def _fill(store: Store, archive: Archive, record: Record, run_id: str) -> None:
-    """Everything of a run but its tags."""
+    """Import everything of a run but its tags."""
     params = [Param(key, value) for key, value in record.params.items()]
     for i in range(0, len(params), PARAMS_A_BATCH):
         store.client.log_batch(run_id, params=params[i : i + PARAMS_A_BATCH])
@@ -106,13 +106,13 @@ def _fill(store: Store, archive: Archive, record: Record, run_id: str) -> None:
 
 
 def _mapped(tags: Mapping[str, str], ids: Mapping[str, str]) -> dict[str, str]:
-    """The tags with the ids of this store in the place of those that are known here."""
+    """The tags with known ids replaced by the ids of this store."""
     named = {key: " ".join(ids.get(each, each) for each in tags[key].split()) for key in ID_TAGS if key in tags}
     return {**tags, **named}
 
 
 def _update(store: Store, record: Record, present: Record, ids: Mapping[str, str]) -> None:
-    """Another file may bring a sweep that a run is part of, after the run itself."""
+    """Update the tags of a present run: a later file may contain another sweep that the run belongs to."""
     now, given = _links(present, ids), _links(record, ids)
     if "sweep" in given:
         now["sweep"] = " ".join(dict.fromkeys(f"{now.get('sweep', '')} {given['sweep']}".split()))

@@ -1,8 +1,8 @@
-"""A function in a process of its own, forked from a server that has paid for the imports.
+"""Runs a function in a separate process, forked from a server that has already imported the libraries.
 
-Whatever happens to that process (a segmentation fault, the kernel's out-of-memory killer), the caller goes on, and
-the memory that it uses is its own. Where the system cannot fork (Windows), or not safely (macOS), a new process is
-started, which is slower.
+Whatever happens to that process (a segmentation fault, the kernel's out-of-memory killer), the caller survives, and its
+memory is measured separately. Where the system cannot fork (Windows), or not safely (macOS), a new process is started,
+which is slower.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from src.console import tolerate_any_encoding
 
 
 def start_method() -> str:
-    """Of new processes on this system, as multiprocessing calls it."""
-    # macOS's own libraries may crash in a forked process.
+    """The start method of new processes on this system, as multiprocessing calls it."""
+    # macOS's system libraries may crash in a forked process.
     forks = "forkserver" in multiprocessing.get_all_start_methods() and sys.platform != "darwin"
     return "forkserver" if forks else "spawn"
 
@@ -39,14 +39,14 @@ CONTEXT: Any = multiprocessing.get_context(METHOD)
 # that the next tensor of the same size does not fit there. Without the cache, MiniLM's LoRA run needs a third less.
 # The variable is read when a process starts.
 ALLOCATOR = {"GLIBC_TUNABLES": "glibc.malloc.tcache_count=0"}
-STOP_SECONDS = 60.0  # what an interrupted process has to put its things in order
+STOP_SECONDS = 60.0  # the time that an interrupted process has to clean up
 POLL_SECONDS = 1.0
 LONGEST_REASON = 10_000  # characters
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How it ended: `value` where it returned, else the `reason` in one sentence and the type of the error."""
+    """The outcome of a call: the returned `value`, or the `reason` for failure in one sentence and the error's type."""
 
     value: Any = None
     reason: str | None = None
@@ -54,8 +54,8 @@ class Outcome:
 
 
 def start_server(modules: list[str]) -> None:
-    """Start importing `modules` in the background; every later process has them."""
-    # What a killed process leaves behind is cleaned up; there is no need to warn of it.
+    """Start importing `modules` in the background; all later processes have them imported."""
+    # Resources of a killed process are cleaned up, so the warning about them is not needed.
     os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker:UserWarning")
     for name, value in ALLOCATOR.items():
         os.environ.setdefault(name, value)
@@ -75,30 +75,30 @@ def call(
     """Run `function(argument)` in a new process and wait for it.
 
     Args:
-        function: of an importable module; it raises UserError for what the user can mend.
-        argument: what pickle can carry; the value as well.
-        output: file that all output is appended to; None: it goes where this process's goes.
+        function: of an importable module; it raises UserError for mistakes that the user can correct.
+        argument: a picklable object; the returned value must be picklable, too.
+        output: the file that all output is appended to; None: the output of this process.
         while_waiting: called every `POLL_SECONDS` until the process has ended.
 
     Raises:
-        KeyboardInterrupt: this process was interrupted; the other one was as well, and is gone.
+        KeyboardInterrupt: this process was interrupted; the other one was ended as well.
     """
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)
     receiver, sender = CONTEXT.Pipe(duplex=False)
-    # A worker of joblib has set one of its own, which the new process would be told to use and does not know.
+    # A worker of joblib sets its own start method, which the new process would inherit but does not know.
     multiprocessing.set_start_method(METHOD, force=True)
     process = CONTEXT.Process(target=_work, args=(function, argument, output, dict(os.environ), sender))
     process.start()
     sender.close()
     try:
-        # Received before it is joined: a process with much to say cannot end before someone has listened.
+        # Receive before joining: a process with a large result cannot end before the result is read.
         while not (ready := connection.wait([receiver, process.sentinel], POLL_SECONDS)):
             if while_waiting is not None:
                 while_waiting()
         outcome = _receive(receiver) if receiver in ready or receiver.poll() else None
         process.join(STOP_SECONDS)
-        process.kill()  # it has answered, and hangs while it ends
+        process.kill()  # in case it hangs after its result
         process.join()
     except KeyboardInterrupt:
         process.terminate()
@@ -110,7 +110,7 @@ def call(
 
 
 def _receive(receiver: Any) -> Outcome | None:
-    """What the process sent; None where it died before it had sent all of it."""
+    """The outcome that the process sent; None if it died before it had sent all of it."""
     try:
         outcome: Outcome = receiver.recv()
         return outcome
@@ -130,9 +130,9 @@ def _death(exit_code: int) -> str:
 def _work(
     function: Callable[[Any], Any], argument: Any, output: Path | None, environment: dict[str, str], sender: Any
 ) -> None:
-    """What the new process does."""
+    """The main function of the new process."""
     os.environ.clear()
-    os.environ.update(environment)  # the server's is that of its start
+    os.environ.update(environment)  # the environment of the server is that of its start
     threading.Thread(target=_end_with_parent, daemon=True).start()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if output is not None:
@@ -149,19 +149,19 @@ def _work(
         outcome = Outcome(reason=explain(error)[:LONGEST_REASON], error=type(error).__name__)
         if output is not None:
             print(f"\nError: {outcome.reason}", flush=True)
-    # A fault of the program: its traceback goes to the output, one line to the caller. BaseException, because the panic
-    # of a library that is written in Rust (tokenizers, safetensors) does not derive from Exception.
+    # A bug: the traceback goes to the output, and one line to the caller. BaseException, because a panic of a library
+    # written in Rust (tokenizers, safetensors) does not derive from Exception.
     except BaseException as error:
         traceback.print_exc()
         name = type(error).__name__
         outcome = Outcome(reason=f"{name}: {' '.join(str(error).split())[:LONGEST_REASON]}", error=name)
-    with suppress(BrokenPipeError):  # interrupted twice, the caller has gone without waiting
+    with suppress(BrokenPipeError):  # the caller, interrupted twice, did not wait
         sender.send(outcome)
 
 
 def _end_with_parent() -> None:
-    """A process that nobody waits for any more must not go on beside its successor."""
+    """End this process when its parent ends, so that it does not continue next to its successor."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         connection.wait([parent.sentinel])
-        os._exit(1)  # at once, and on every system
+        os._exit(1)  # immediately, on every system

@@ -1,7 +1,4 @@
-"""Which models a store keeps (`tracking.keep_model`): all, the best of each method in a sweep, or none.
-
-And which of them it registers (`tracking.register`).
-"""
+"""Which models a store keeps (`tracking.keep_model`: all, the best of each method in a sweep, or none) or registers."""
 
 from __future__ import annotations
 
@@ -26,7 +23,7 @@ KEPT = "model_kept"  # tag: "false" where the model was not kept
 
 @contextmanager
 def model_folder(log: RunLog) -> Iterator[Path]:
-    """A temporary folder that becomes the run's artifact folder `model`, unless none is kept."""
+    """A temporary folder that becomes the run's artifact folder `model`, unless no models are kept."""
     if log.config.tracking.keep_model == "none":
         with tempfile.TemporaryDirectory() as temporary:
             yield Path(temporary)
@@ -37,17 +34,17 @@ def model_folder(log: RunLog) -> Iterator[Path]:
 
 
 def drop_worse_models(store: Store, sweep: str, members: Sequence[Record]) -> str | None:
-    """Delete the models of the runs of a sweep that are not the best of their method, model and data set, by F1.
+    """Delete the models of a sweep's runs that are not the best by F1 for their method, model and data set.
 
-    A run that did not ask for it (`tracking.keep_model=best`), or is part of another sweep as well, keeps its model.
+    A run without `tracking.keep_model=best`, or one that also belongs to another sweep, keeps its model.
 
     Args:
-        store: that keeps them.
-        sweep: run id of its parent.
-        members: its runs, the oldest first; of equal ones the oldest is the best.
+        store: that holds the runs.
+        sweep: the run id of the sweep's parent.
+        members: the runs of the sweep, the oldest first; of runs with equal F1, the oldest is the best.
 
     Returns:
-        One sentence where the store deletes nothing.
+        One sentence if the store cannot delete artifacts.
     """
     best: dict[tuple[str, ...], Record] = {}
     finished = [run for run in members if run.finished]
@@ -74,12 +71,15 @@ def drop_worse_models(store: Store, sweep: str, members: Sequence[Record]) -> st
 
 @store_errors_explained()
 def register_model(store: Store, run_id: str, name: str) -> str:
-    """Register the model of a run; the number of its version, the one that it has where it is registered already.
+    """Register the model of a run, unless it is registered already.
 
     Args:
-        store: that keeps the run.
+        store: that holds the run.
         run_id: of the run.
-        name: of the registered model, which is made where there is none.
+        name: of the registered model, which is created if it does not exist.
+
+    Returns:
+        The number of its version.
 
     Raises:
         UserError: the store fails.

@@ -1,4 +1,4 @@
-"""The margin that runs are compared by: which one it is, and whether it was named before they were made."""
+"""The margin of a comparison, and whether it was named before the runs were made."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from src.runs.records import Record, Selection, Source
 
 
 class Margin(NamedTuple):
-    """A margin in points of F1, whether it was named when runs were there already, and a note on how it was chosen."""
+    """A margin in points of F1, whether it was named after the runs were made, and a note on how it was chosen."""
 
     points: float
     afterwards: bool
@@ -27,9 +27,10 @@ class _Named(NamedTuple):
 
 
 def margin_of(source: Source, selection: Selection, given: float | None) -> Margin:
-    """The margin that was given, or else the smallest one that the chosen sweeps have named.
+    """The margin that was given, or else the smallest margin that the chosen sweeps have named.
 
-    It counts as named afterwards where a run was made before: by itself, or by a sweep that has named none or another.
+    It counts as named afterwards if a run was made before it was named: outside a sweep, or by a sweep with no margin
+    or another one.
 
     Raises:
         UserError: the given one is not above 0.
@@ -58,6 +59,6 @@ def _named(parent: Record) -> _Named | None:
 
 
 def _made_under(run: Record, named: Mapping[str, _Named]) -> float | None:
-    """The margin that was named before a run was made; a sweep may have taken it up later."""
+    """The margin that was named before a run was made; None if the run is older than its sweep."""
     first = named.get(run.sweeps[0]) if run.sweeps else None
     return None if first is None or run.started < first.started else first.points

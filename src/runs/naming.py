@@ -1,4 +1,4 @@
-"""What a run is called."""
+"""The names of runs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MODELS, DATASETS = ("model", "model.name", "model.path"), ("dataset", "dataset.n
 
 
 def run_name(config: Config) -> str:
-    """Method, rate, epochs and seed, as the runs are told apart in the UI; in a sweep also what else it varies."""
+    """The name of a run in the UI: method, rate, epochs and seed, and what else its sweep varies."""
     train, varied = config.train, config.sweep.varied
     parts = [config.model.name] if {*varied} & {*MODELS} else []
     parts += [config.dataset.name] if {*varied} & {*DATASETS} else []
@@ -24,7 +24,7 @@ def run_name(config: Config) -> str:
 
 
 def _value(config: Config, key: str) -> str | None:
-    """What a key of the configuration was set to, and of a group its option's name; None where there is no such key."""
+    """The value of a key of the configuration, or the name of a group's option; None if there is no such key."""
     value: Any = config
     for part in key.split("."):
         value = value.get(part) if isinstance(value, Mapping) else getattr(value, part, None)

@@ -1,7 +1,7 @@
-"""The run that another one reproduces: `python -m src.train from_run=ID`, or from_run=FILE with its config.yaml.
+"""Reproduces a run: `python -m src.train from_run=ID`, or from_run=FILE with the config.yaml of a run.
 
-Its configuration takes the place of conf/config.yaml, so that any value can still be overridden. What may make the
-results differ (data, code, packages, hardware) is compared and said.
+The configuration of that run replaces conf/config.yaml, so that any value can still be overridden. Differences in data,
+code, packages and hardware, which may change the result, are reported.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from src.runs.provenance import environment, git_commit
 from src.runs.results import resolve_run
 from src.runs.store import Store, connect
 
-NAME = "from_run"  # of the configuration that is written
-# Those that decide about a result; a data set's digest says more than the version of its reader.
+NAME = "from_run"  # the name of the configuration that is written
+# The packages that may affect a result. That of the data's reader is not among them, since the data are compared.
 PACKAGES = ("torch", "transformers", "tokenizers", "peft", "accelerate", "numpy")
 
 
@@ -29,11 +29,11 @@ def begin_from(arguments: Sequence[str], folder: Path) -> tuple[Primary, list[st
     """Write the configuration that `from_run=` names, as the one that Hydra begins with.
 
     Args:
-        arguments: of the command line; `tracking.` among them says which store holds the run.
-        folder: where to write.
+        arguments: of the command line; those of `tracking.` name the store that holds the run.
+        folder: to write to.
 
     Returns:
-        The configuration, and the arguments with the run's whole id.
+        The configuration, and the arguments with the run's full id.
 
     Raises:
         UserError: no such run, or not a configuration.
@@ -56,11 +56,11 @@ def begin_from(arguments: Sequence[str], folder: Path) -> tuple[Primary, list[st
     if text is None:
         raise UserError(f"from_run={source}: the run {origin} stored no configuration; choose a FINISHED run.")
     values = read_config(text, f"from_run={source}")
-    values["model"]["trust_remote_code"] = False  # only this command line can say so
+    values["model"]["trust_remote_code"] = False  # only the command line may allow it
     shared = yaml.safe_load((SETTINGS / "conf" / "config.yaml").read_text(encoding="utf-8"))
     groups = [*shared["hydra"]["searchpath"], f"file://{SETTINGS / 'conf'}"]
     primary = {
-        # What a run takes from the command (`hydra`, `tracking`) is that of every run.
+        # `hydra` and `tracking` belong to the command, not to the run, and are those of every run.
         "defaults": ["schema", "_self_", *(d for d in shared["defaults"] if next(iter(d)).startswith("override "))],
         **values,
         "tracking": shared["tracking"],
@@ -74,14 +74,14 @@ def begin_from(arguments: Sequence[str], folder: Path) -> tuple[Primary, list[st
 
 
 def read_config(text: str, source: str) -> dict[str, Any]:
-    """The sections of a stored configuration, as plain values: reading them runs and looks up nothing.
+    """The sections of a stored configuration, as plain values; reading them runs no code.
 
     Args:
         text: of a run's `config.yaml`.
         source: what the user calls it, for messages.
 
     Raises:
-        UserError: it is none.
+        UserError: it is not the configuration of a run.
     """
     try:
         values = yaml.safe_load(text)
@@ -96,16 +96,16 @@ def read_config(text: str, source: str) -> dict[str, Any]:
 
 
 def differences(store: Store, origin: str, digests: Mapping[str, str], hardware: str) -> list[str] | None:
-    """What may make a reproduction differ from its run, a sentence each; None where it is not known.
+    """The differences that may change the result of a reproduction, one sentence each; None where they are unknown.
 
     Args:
         store: that holds the run.
         origin: the id of the run.
         digests: of the data of the reproduction, by context (train, validation).
-        hardware: that it runs on, as the tag `hardware` says it.
+        hardware: that it runs on, as in the tag `hardware`.
     """
     if Path(origin).is_file():
-        return None  # a configuration alone says nothing of data and code
+        return None  # a configuration does not describe data and code
     run = store.record(origin)
     then = {context: digest for context, (digest, _) in run.inputs.items()}
     tags = run.tags
@@ -122,7 +122,7 @@ def differences(store: Store, origin: str, digests: Mapping[str, str], hardware:
 
 
 def scores(store: Store, origin: str) -> str:
-    """`EM 22.0, F1 28.4` of the run; empty where it is not known."""
+    """The scores of the original run, as `EM 22.0, F1 28.4`; empty if they are unknown."""
     if Path(origin).is_file():
         return ""
     metrics = store.record(origin).metrics

@@ -1,4 +1,4 @@
-"""The parent run of a sweep: what was planned, which runs are part of it, and how it ended."""
+"""The parent run of a sweep: its plan, its runs, and how it ended."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ PLAN = "plan"  # tag: the plan of a settle command, as JSON
 
 
 class ParentRun:
-    """A run of MLflow that the runs of one sweep are nested under. It has no figures of its own."""
+    """The MLflow run that the runs of a sweep are nested under. It has no metrics itself."""
 
     def __init__(self, store: Store, run_id: str, margin: float | None = None) -> None:
         self.store, self.run_id = store, run_id
-        self.margin = margin  # that was named before the first run; None where none was
+        self.margin = margin  # named before the first run; None if no margin was named then
         self.ended = threading.Event()
 
     @classmethod
@@ -43,18 +43,18 @@ class ParentRun:
         margin: float | None = None,
         plan: str | None = None,
     ) -> ParentRun:
-        """Take up the parent of the same sweep, or make one.
+        """Continue the parent run of the same sweep, or create one.
 
         Args:
             tracking: the store.
-            name: that was asked for; a parent that is taken up is renamed.
-            otherwise: the name of a new parent where none was asked for.
+            name: the requested name; an existing parent is renamed.
+            otherwise: the name of a new parent if none was requested.
             identity: equal for sweeps over the same runs.
-            command: that makes the sweep.
-            planned: number of runs.
-            fresh: make one in any case.
-            margin: points of F1 that a cheaper method may lose. A parent that is taken up keeps its first one.
-            plan: of a settle command, as JSON; a parent that is taken up keeps its first one.
+            command: that starts the sweep.
+            planned: the number of runs.
+            fresh: create a parent in any case.
+            margin: points of F1 that a cheaper method may lose; an existing parent keeps its first one.
+            plan: of a settle command, as JSON; an existing parent keeps its first one.
 
         Raises:
             AlreadyRunning: a live process works on the same sweep.
@@ -89,7 +89,7 @@ class ParentRun:
 
     @classmethod
     def of(cls, tracking: TrackingConfig, run_id: str) -> ParentRun:
-        """The parent that a job was given.
+        """The parent run with an id that a job was given.
 
         Raises:
             UserError: there is no such run, or it is not the parent of a sweep.
@@ -106,11 +106,11 @@ class ParentRun:
         return self.store.record(self.run_id).tags
 
     def started(self, done: int) -> None:
-        """Note when the work began and how many runs were done before: what the time left is reckoned from."""
+        """Store the start time and the number of runs that were done before; the time left is estimated from them."""
         self.store.tag(self.run_id, {"attempt_started": f"{time.time():.0f}", "done_before": str(done)})
 
     def include(self, run: Record) -> None:
-        """Make a run that was done before a part of this sweep; it stays where it is nested."""
+        """Add a run that was done before to this sweep; it stays nested under its first parent."""
         self.store.tag(run.id, {"sweep": joined(run.tags.get("sweep", ""), self.run_id)})
 
     def members(self) -> list[Record]:
@@ -129,12 +129,12 @@ class ParentRun:
 
 
 def _metrics(run: Record) -> dict[str, float]:
-    """What a finished run has measured; nothing of any other."""
+    """The metrics of a finished run; empty for other runs."""
     return run.metrics if run.finished else {}
 
 
 def _row(run: Record, columns: Sequence[Metric]) -> dict[str, Any]:
-    """The row of a run: values in full, as a program wants them."""
+    """The row of a run in table.csv, with unrounded values."""
     metrics = _metrics(run)
     return {
         "run": run.name,

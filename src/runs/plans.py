@@ -1,4 +1,4 @@
-"""The plan of a settled sweep, which is stored with its parent run before the first run."""
+"""Reads the plan of a settled sweep, which is stored with its parent run before the first run."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from src.protocol.plan import Plan
 from src.runs.parent import PLAN
 from src.runs.records import Record, Selection, Source
 
-ENDED_AT = "ended_at"  # tag: verdict seeds after which the budget was used up, where that was before the last look
+ENDED_AT = "ended_at"  # tag: the number of verdict seeds after which the budget was used up before the last look
 
 
 class Stored(NamedTuple):
-    """A plan, and after how many verdict seeds the budget was used up; None where it was not."""
+    """A plan, and the number of verdict seeds after which the budget was used up, or None."""
 
     plan: Plan
     ended_at: int | None
 
 
 def plan_of(source: Source, selection: Selection) -> Stored | None:
-    """The plan of the chosen runs: where they are those of one sweep, and it has a plan.
+    """The plan of the selected runs; None if they are not the runs of a single sweep, or it has no plan.
 
     Raises:
-        UserError: the plan cannot be read. Without it nobody knows how often the test set was looked at.
+        UserError: the plan cannot be read. Without it the number of looks at the test set is unknown.
     """
     if len(selection.parents) != 1:
         return None
@@ -32,7 +32,7 @@ def plan_of(source: Source, selection: Selection) -> Stored | None:
 
 
 def read_plan(parent: Record) -> Stored | None:
-    """The plan of a parent run; None where it has none.
+    """The plan of a parent run; None if it has no plan.
 
     Raises:
         UserError: the plan cannot be read.
@@ -40,7 +40,7 @@ def read_plan(parent: Record) -> Stored | None:
     if PLAN not in parent.tags:
         return None
     try:
-        plan = Plan.from_json(parent.tags[PLAN])  # which may come from another machine, in an export
+        plan = Plan.from_json(parent.tags[PLAN])  # untrusted: an export may come from another machine
         looks, seeds = plan.looks, len(plan.verdict_seeds)
         if not (looks and plan.choosing_seeds and sorted({*looks}) == looks and looks[0] > 0 and looks[-1] <= seeds):
             raise ValueError(f"looks at {looks} of {seeds} seeds")

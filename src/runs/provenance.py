@@ -1,4 +1,4 @@
-"""What a result came from: the commit of the code, the machine, the versions of all packages."""
+"""The provenance of a result: the commit of the code, the machine, and the versions of all packages."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from src.config import ROOT
 
 @functools.cache
 def git_commit() -> str:
-    """The commit of the code, with "-dirty" where it was changed since; outside its repository the version."""
+    """The commit of the code, with "-dirty" if there are uncommitted changes; without a repository, the version."""
     if not (ROOT / ".git").exists():  # a repository further up is another project's
         return package_version()
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
@@ -25,7 +25,7 @@ def git_commit() -> str:
 
 
 def package_version() -> str:
-    """The version of the installed package; "unknown" where the code was copied and not installed."""
+    """The version of the installed package; "unknown" if the code was copied without installing it."""
     try:
         return version("tuneoff")
     except PackageNotFoundError:
@@ -34,14 +34,14 @@ def package_version() -> str:
 
 @functools.cache
 def versions() -> str:
-    """Python's version and those of the libraries that a result depends on most."""
+    """The versions of Python and of the libraries that affect a result most."""
     named = [f"{name} {version(name)}" for name in ("torch", "transformers", "peft")]
     return ", ".join([f"Python {platform.python_version()}", *named])
 
 
 @functools.cache
 def environment() -> str:
-    """Machine and package versions, one a line."""
+    """The machine and the versions of all packages, one on each line."""
     packages = sorted({f"{d.metadata['Name']}=={d.version}" for d in distributions() if d.metadata["Name"]})
     machine = [
         f"# {platform.python_implementation()} {platform.python_version()} on {platform.platform()}",

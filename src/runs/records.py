@@ -1,4 +1,4 @@
-"""Records of runs: plain values, wherever they are kept (a store of MLflow's, or a file that runs were exported to)."""
+"""Records of runs as plain values, from an MLflow store or from a file of exported runs."""
 
 from __future__ import annotations
 
@@ -13,30 +13,31 @@ import pandas as pd
 from src.config import UserError, one_line
 
 QUESTIONS = "questions.parquet"  # the artifact that holds a run's scores by question
-# Of the sets that it was scored on: the one that its settings were chosen by, and the one that nothing was chosen by.
+# The sets that a run is scored on: settings are chosen on the first, and nothing on the second.
 VALIDATION, TEST = "validation", "test"
-# Columns of QUESTIONS that version 0.1 did not have: the set, the article's title, short keys of article and passage.
+# Columns of QUESTIONS that version 0.1 did not have: the set, the article's title, hashes of article and passage.
 PLACES = ("split", "title", "article", "passage")
-KIND = "kind"  # of an answer (src/evaluation/kinds.py), which runs of version 0.1 have not kept
-SPENT = "spent_seconds"  # tag: wall time of all attempts at a run that sweeps have made
-KIND, SWEEP = "kind", "sweep"  # the tag that tells the parent run of a sweep from other runs, and its value
+SPENT = "spent_seconds"  # tag: wall time of all attempts that sweeps made at a run
+# The tag that marks the parent run of a sweep, and its value. In QUESTIONS, the column of the same name holds the kind
+# of an answer (src/evaluation/kinds.py), which version 0.1 did not store.
+KIND, SWEEP = "kind", "sweep"
 
 
 class Status(Enum):
-    """How a run stands or how it ended; printed as its value."""
+    """The status of a run; printed as its value."""
 
     RUNNING = "RUNNING"
     FINISHED = "FINISHED"
     FAILED = "FAILED"
     KILLED = "KILLED"
-    PRUNED = "pruned"  # MLflow knows it as KILLED, with the tag `stopped`
+    PRUNED = "pruned"  # stored in MLflow as KILLED, with the tag `stopped`
 
     def __str__(self) -> str:
         return self.value
 
     @property
     def in_mlflow(self) -> str:
-        """MLflow's name for it."""
+        """MLflow's name for the status."""
         return "KILLED" if self is Status.PRUNED else self.value
 
 
@@ -48,15 +49,15 @@ class Input(NamedTuple):
 
 
 class Source(Protocol):
-    """What keeps runs; a record asks it for whatever is larger than a line."""
+    """A store or file that holds runs; records read their larger parts from it."""
 
     @property
     def name(self) -> str:
-        """What its runs are called together."""
+        """A name for its runs together."""
 
     @property
     def selection(self) -> Selection | None:
-        """The choice of runs that was made when they were exported; None for a store."""
+        """The selection that was made when the runs were exported; None for a store."""
 
     def runs(self, condition: str = "") -> list[Record]:
         """All runs and parent runs that meet a condition in MLflow's language, the newest first."""
@@ -71,20 +72,20 @@ class Source(Protocol):
         """Columns `step`, `timestamp` (milliseconds since 1970) and `value`: one metric of a run, sorted by step."""
 
     def questions(self, run_id: str, columns: Sequence[str] | None = None) -> pd.DataFrame | None:
-        """A run's scores by question, with those of the columns that it has (`to_read`); None where it kept none.
+        """The scores by question of a run, with the given columns as far as it has them (`to_read`); None without them.
 
-        Raises OSError, ValueError or KeyError where they are damaged.
+        Raises OSError, ValueError or KeyError if they are damaged.
         """
 
 
 def short_key(text: str) -> str:
-    """Twelve hexadecimal digits that stand for a passage or a title, whatever its white space is."""
+    """A hash of a passage or a title, twelve hexadecimal digits; differences in white space do not matter."""
     return hashlib.sha256(" ".join(text.split()).encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True, eq=False)
 class Record:
-    """One run. Its curves and its scores by question are read when they are asked for."""
+    """One run. Its curves and scores by question are read when they are needed."""
 
     id: str
     name: str
@@ -116,7 +117,7 @@ class Record:
 
     @property
     def sweeps(self) -> list[str]:
-        """The ids of the sweeps that it is part of."""
+        """The ids of the sweeps that the run belongs to."""
         return self.tags.get("sweep", "").split()
 
     @property
@@ -131,18 +132,18 @@ class Record:
         return pd.DataFrame({"step": points["step"], "seconds": seconds, "value": points["value"]})
 
     def questions(self, columns: Sequence[str] | None = None, split: str | None = VALIDATION) -> pd.DataFrame | None:
-        """Each question of one set with its scores (0 to 1), texts and place, by `id`.
+        """The scores (0 to 1), texts and clusters of the questions of one set, with `id` as index.
 
         Args:
-            columns: to read; all if it is None.
-            split: the set, VALIDATION or TEST; None for both, where an id may stand twice.
+            columns: to read; None for all.
+            split: the set, VALIDATION or TEST; None for both, in which case an id may occur twice.
 
         Returns:
-            None where the run kept no scores, or none of that set. Where a run of version 0.1 kept no texts, `article`
-            and `passage` are not known: None in each row.
+            None if the run kept no scores of that set. If a run of version 0.1 kept no texts, `article` and `passage`
+            are None in each row.
 
         Raises:
-            UserError: they are damaged.
+            UserError: the file is damaged.
         """
         try:
             table = self.source.questions(self.id, None if columns is None else ["id", "split", *columns])
@@ -153,18 +154,20 @@ class Record:
                 table = table[table["split"] == split].drop(columns="split")
             table = table.set_index("id")
             return None if table.empty else table if columns is None else table[list(columns)]
-        except (OSError, ValueError, KeyError) as error:  # what pyarrow and pandas make of a damaged file
+        except (OSError, ValueError, KeyError) as error:  # raised by pyarrow and pandas for a damaged file
             reason = one_line(error, 150)
             raise UserError(f"{QUESTIONS} of run {self.id[:8]} ({self.name}) cannot be read ({reason})") from error
 
 
 def to_read(present: Sequence[str], columns: Sequence[str] | None) -> list[str]:
-    """The columns to read of scores by question that has the columns `present`, where `columns` are asked for.
+    """The columns to read from a table of scores by question.
 
-    Those of PLACES may be missing, and the passage's text then tells some of them.
+    Args:
+        present: the columns of the table. Those of PLACES may be missing; some of them follow from the passage's text.
+        columns: the requested columns; None for all.
 
     Raises:
-        KeyError: others are missing.
+        KeyError: other columns are missing.
     """
     wanted = dict.fromkeys(present if columns is None else columns)
     missing = [column for column in wanted if column not in present]
@@ -175,7 +178,7 @@ def to_read(present: Sequence[str], columns: Sequence[str] | None) -> list[str]:
 
 
 def _with_places(table: pd.DataFrame) -> pd.DataFrame:
-    """Scores by question with all of PLACES, also where version 0.1 has left them."""
+    """Add those of PLACES that are missing in scores of version 0.1."""
     known = "passage" in table or "context" not in table
     passages = table.get("passage") if known else table["context"].map(short_key)
     places = {"split": VALIDATION, "title": "", "article": passages, "passage": passages, KIND: None}
@@ -184,10 +187,10 @@ def _with_places(table: pd.DataFrame) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Selection:
-    """The runs to compare: what they are called together, and the parent runs of the sweeps they make up, if any."""
+    """The runs to compare, with a title, and the parent runs of the sweeps that they belong to, if any."""
 
     title: str
     results: list[Record]
     parents: list[str] = field(default_factory=list)
     commands: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)  # on how names of runs were understood
+    notes: list[str] = field(default_factory=list)  # on how names of runs were resolved

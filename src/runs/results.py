@@ -1,4 +1,4 @@
-"""Which runs a comparison is about, chosen from what keeps them: a store of MLflow's, or a file of exported runs."""
+"""Selects the runs of a comparison from an MLflow store or a file of exported runs."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ def select(
 
 
 def choose(source: Source, sweeps: Sequence[str] = (), runs: Sequence[str] = (), where: str | None = None) -> Selection:
-    """The runs of the sweeps named in `sweeps`, those of `runs`, or those that meet `where`.
+    """Select the runs of the given sweeps, the given runs, or those that meet a condition.
 
-    Where none of them is given, the choice that a file was exported with, or the newest sweep of a store.
+    If none of these is given, the selection is the one that a file was exported with, or the newest sweep of a store.
 
     Args:
-        source: what keeps them.
+        source: the store or file.
         sweeps: names of sweeps, or the first characters of their ids.
-        runs: each as `resolve_run` takes it.
-        where: a condition in MLflow's language, such as `params.model.name = 'minilm'`.
+        runs: names or ids, as `resolve_run` takes them.
+        where: a condition in MLflow's filter language, such as `params.model.name = 'minilm'`.
 
     Raises:
-        UserError: nothing there, or more than one of the three ways to choose.
+        UserError: there are no such runs, or more than one of the three ways was used.
     """
     if sum(map(bool, (sweeps, runs, where))) > 1:
         raise UserError("sweep=, runs= and where= each choose runs by themselves; give one of them.")
@@ -60,7 +60,7 @@ def choose(source: Source, sweeps: Sequence[str] = (), runs: Sequence[str] = (),
 
 
 def _newest(source: Source, parents: Sequence[Record]) -> Record:
-    """The newest sweep with a finished run; the newest one where none has any."""
+    """The newest sweep with a finished run; the newest of all if there is no such sweep."""
     with_runs = (parent for parent in parents if any(record.finished for record in source.members(parent.id)))
     return next(with_runs, parents[0])
 
@@ -71,7 +71,7 @@ def _alone(source: Source, condition: str) -> list[Record]:
 
 
 def _sweep(parents: Sequence[Record], text: str) -> Record:
-    """The newest sweep of a name, or whose id begins so."""
+    """The newest sweep whose name is `text` or whose id begins with it."""
     for parent in parents:
         if parent.name == text or parent.id.startswith(text):
             return parent
@@ -80,17 +80,20 @@ def _sweep(parents: Sequence[Record], text: str) -> Record:
 
 
 def resolve_run(records: Sequence[Record], text: str, key: str = "run") -> tuple[Record, str]:
-    """The run that `text` stands for, and a note on the choice where there was one (else empty).
+    """Find the run that `text` refers to.
 
     Args:
-        records: those to look among, with the parent runs of sweeps, the newest first.
-        text: the beginning of a run's id; a run's name, of which the newest FINISHED one is meant; or `best`, the
-            FINISHED run with the highest F1 on the validation questions: of the newest sweep that has one, or of all
-            runs where there is no sweep.
+        records: to search, including the parent runs of sweeps, the newest first.
+        text: the beginning of a run's id; a run's name, which refers to the newest FINISHED run of that name; or
+            `best`, the FINISHED run with the highest F1 on the validation questions of the newest sweep that has one
+            (without sweeps, of all runs).
         key: of the command line, for messages.
 
+    Returns:
+        The run, and a note if several runs were possible, otherwise an empty text.
+
     Raises:
-        UserError: no such run, several ids that begin so, or none that is finished.
+        UserError: there is no such run, several ids begin with the text, or no such run is finished.
     """
     runs = [record for record in records if not record.is_sweep]
     finished = [record for record in runs if record.finished]
@@ -102,15 +105,15 @@ def resolve_run(records: Sequence[Record], text: str, key: str = "run") -> tuple
     if begins:
         listed = ", ".join(f"{record.id[:8]}... ({record.name})" for record in begins[:NAMED])
         raise UserError(f"{key}={text}: {len(begins)} runs have such an id ({listed}); give more of it.")
-    called = [record for record in runs if record.name == text]
-    whole = [record for record in called if record.finished]
-    if len(whole) == 1:
-        return whole[0], ""
-    if whole:
-        ids = f"{whole[0].id[:8]} (the others: {', '.join(record.id[:8] for record in whole[1:])})"
-        return whole[0], f"{len(whole)} finished runs are called {text}; the newest one is taken, {ids}."
-    if called:
-        raise UserError(f"{key}={text}: that run is {called[0].status}; choose a FINISHED one.")
+    named = [record for record in runs if record.name == text]
+    complete = [record for record in named if record.finished]
+    if len(complete) == 1:
+        return complete[0], ""
+    if complete:
+        ids = f"{complete[0].id[:8]} (the others: {', '.join(record.id[:8] for record in complete[1:])})"
+        return complete[0], f"{len(complete)} finished runs are called {text}; the newest one is taken, {ids}."
+    if named:
+        raise UserError(f"{key}={text}: that run is {named[0].status}; choose a FINISHED one.")
     names = list(dict.fromkeys(record.name for record in finished))
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     there_are = f"there are: {', '.join(names[:NAMED])}{more}" if names else "no run has finished yet"
@@ -118,7 +121,7 @@ def resolve_run(records: Sequence[Record], text: str, key: str = "run") -> tuple
 
 
 def _best(parents: Sequence[Record], finished: Sequence[Record], key: str) -> tuple[Record, str]:
-    """The finished run with the highest F1, of the first parent that has one, or of all; both the newest first."""
+    """The finished run with the highest F1: of the newest sweep that has one, or of all runs without sweeps."""
     where = "the store"
     if parents:
         swept = {sweep for record in finished for sweep in record.sweeps}

@@ -1,6 +1,6 @@
-"""A search by Optuna: the study behind each of its arms, told by its runs after every epoch.
+"""Hyperparameter search with Optuna: each arm has a study, to which its runs report after every epoch.
 
-All studies lie in a journal file beside the runs, or in a database that several machines reach.
+The studies are kept in a journal file next to the runs, or in a database that several machines can reach.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ PRUNED = "pruned"  # attribute of a trial
 
 @dataclass(frozen=True)
 class Settings:
-    """Where a study is, and from which trial on it prunes (None: never)."""
+    """The name and the storage of a study, and the number of trials before it prunes (None: it never does)."""
 
     study: str
     storage: str
@@ -37,17 +37,17 @@ class Settings:
 
 @dataclass
 class Searched:
-    """An arm of a search: it has a study of its own, so that it is tuned and pruned by its own runs alone."""
+    """An arm of a search. Each arm has its own study, so that only its own runs tune and prune it."""
 
     overrides: list[str]  # of all its runs
     space: dict[str, Any]  # Optuna's distributions, by key
     settings: Settings
     study: optuna.Study
-    failed: int = 0  # a rate that is too high fails once more if it is tried once more: not in this attempt
+    failed: int = 0  # in this attempt; they are not repeated, since a rate that is too high would fail again
 
     @property
     def begun(self) -> int:
-        """Trials that have had their turn."""
+        """The number of trials that have been run."""
         return count_done(self.study) + self.failed
 
 
@@ -75,12 +75,12 @@ def _open(settings: Settings) -> optuna.Study:
 
 
 def begin(settings: Settings, startup_trials: int, seed: int) -> optuna.Study:
-    """The study, with what an earlier attempt left unfinished or failed put first.
+    """Create or resume a study; trials that an earlier attempt left unfinished or failed are repeated first.
 
-    The same values make the same run, which then goes on from its checkpoint.
+    The same values give the same run, which then resumes from its checkpoint.
     """
     study = _open(settings)
-    # Another seed for each attempt, or the second would propose what the first has tried.
+    # Each attempt needs its own seed, or it would propose what an earlier one has tried.
     seed += len(study.trials)
     study.sampler = optuna.samplers.TPESampler(n_startup_trials=startup_trials, seed=seed)
     ended = [trial.params for trial in study.get_trials(states=(TrialState.COMPLETE, TrialState.PRUNED))]
@@ -95,12 +95,12 @@ def begin(settings: Settings, startup_trials: int, seed: int) -> optuna.Study:
 
 
 def count_done(study: optuna.Study) -> int:
-    """Trials that need not be run again."""
+    """The number of trials that need not be run again."""
     return len(study.get_trials(states=(TrialState.COMPLETE, TrialState.PRUNED)))
 
 
 def overrides(settings: Settings, trial: optuna.Trial) -> list[str]:
-    """What tells a run which trial it is."""
+    """The overrides that tell a run which trial it is."""
     after = "null" if settings.prune_after is None else settings.prune_after
     texts = {"study": _quoted(settings.study), "storage": _quoted(settings.storage)}
     values = {"trial": trial.number, **texts, "prune_after": after}
@@ -108,13 +108,22 @@ def overrides(settings: Settings, trial: optuna.Trial) -> list[str]:
 
 
 def _quoted(text: str) -> str:
-    """As Hydra takes a value that may hold any character."""
+    """A value quoted for Hydra, whatever characters it holds."""
     escaped = text.replace("\\", "\\\\").replace("'", "\\'")
     return f"'{escaped}'"
 
 
 def tell(study: optuna.Study, trial: optuna.Trial, f1: float | None) -> bool:
-    """How a trial ended: with its F1, or without one because it was pruned or failed; false where it failed."""
+    """Tell Optuna how a trial ended.
+
+    Args:
+        study: of the trial.
+        trial: that ended.
+        f1: of its run; None if it was pruned or failed.
+
+    Returns:
+        Whether it did not fail.
+    """
     if f1 is not None:
         study.tell(trial, f1)
         return True
@@ -124,15 +133,15 @@ def tell(study: optuna.Study, trial: optuna.Trial, f1: float | None) -> bool:
 
 
 def reporter(sweep: SweepConfig) -> Callable[[int, float], None] | None:
-    """What a run calls after each epoch with its F1; None where the run is no trial.
+    """The function that a run calls after each epoch with its F1; None if the run is not a trial.
 
-    Raises (the function): Stopped, where the others did better at that epoch.
+    The function raises Stopped if the other trials did better at that epoch.
     """
     if sweep.trial is None:
         return None
     study = _open(Settings(str(sweep.study), str(sweep.storage), sweep.prune_after))
     frozen = study.get_trials(deepcopy=False)[sweep.trial]
-    trial = optuna.Trial(study, frozen._trial_id)  # Optuna has no public way to a trial of another process
+    trial = optuna.Trial(study, frozen._trial_id)  # Optuna has no public API for a trial of another process
 
     def report(epoch: int, f1: float) -> None:
         if epoch == 0:

@@ -1,4 +1,4 @@
-"""The store of all runs: reached, searched, and kept true about which runs still run.
+"""The store of all runs: connecting to it, searching it, and marking runs whose process is dead.
 
 It is SQLite under `tracking.folder` unless `tracking.uri` names a server. `python -m src.ui` shows it.
 """
@@ -42,12 +42,12 @@ EXPERIMENT_TAGS = {
 LOCK = "mlflow.db.lock"
 INPUT_TRIES = 3
 LONGEST_REASON = 200  # characters
-# What a database says beside its reason, and where a failed request says its own.
+# Parts of a database's error that are not the reason, and the place of the reason in the error of a failed request.
 NO_REASON = ("(raised as a result of Query-invoked autoflush", "(Background on this error at")
 CAUSE = re.compile(r"\(Caused by (\w+)\([\"'](?:HTTPS?Connection\w*\(.*?\): )?(.*)[\"']\)\)", re.DOTALL)
 PARAMS_A_BATCH = TAGS_A_BATCH = 100  # MLflow's limits
 METRICS_A_BATCH = 1000
-databases.MAX_RETRY_COUNT = 3  # a database out of reach is given up within seconds; MLflow's own 10 take 102 s
+databases.MAX_RETRY_COUNT = 3  # an unreachable database fails within seconds; MLflow's default of 10 takes 102 s
 
 
 class AlreadyRunning(UserError):
@@ -56,7 +56,7 @@ class AlreadyRunning(UserError):
 
 @contextmanager
 def requests_of(seconds: int, retries: int) -> Iterator[None]:
-    """Requests to a server that wait so long for an answer, and are repeated so often, unless the user has said it."""
+    """Set the timeout and the number of retries of requests to a server, unless the user has set them."""
     wanted = {"MLFLOW_HTTP_REQUEST_TIMEOUT": str(seconds), "MLFLOW_HTTP_REQUEST_MAX_RETRIES": str(retries)}
     ours = {key: value for key, value in wanted.items() if os.environ.get(key) == REQUESTS[key]}
     os.environ.update(ours)
@@ -67,17 +67,17 @@ def requests_of(seconds: int, retries: int) -> Iterator[None]:
 
 
 def quick_refusal() -> AbstractContextManager[None]:
-    """Give up on a server within seconds."""
+    """Let requests to a server fail within seconds."""
     return requests_of(seconds=10, retries=1)
 
 
 def patience() -> AbstractContextManager[None]:
-    """Wait for a server that passes a large file on before it answers."""
+    """Wait longer for a server that forwards a large file before it answers."""
     return requests_of(seconds=600, retries=4)
 
 
 def reason_of(error: BaseException) -> str:
-    """Why a store failed, from what MLflow or a database says: without the statement, its values and any password."""
+    """The reason for a store's failure from the error of MLflow or a database, without statements and secrets."""
     text = hidden(str(error)).partition("[SQL:")[0]
     if cause := CAUSE.search(text):
         return f"{cause[1]}: {' '.join(cause[2].split())}"[:LONGEST_REASON]
@@ -87,7 +87,7 @@ def reason_of(error: BaseException) -> str:
 
 @contextmanager
 def store_errors_explained() -> Iterator[None]:
-    """Turn what MLflow raises when its store fails into one sentence."""
+    """Turn the errors that MLflow raises when its store fails into one sentence."""
     try:
         yield
     except MlflowException as error:
@@ -95,14 +95,14 @@ def store_errors_explained() -> Iterator[None]:
 
 
 def store_failed(error: MlflowException) -> UserError:
-    """The sentence for a store that fails."""
+    """The error for a store that fails."""
     return UserError(f"The tracking store failed ({reason_of(error)}); check that it answers and has room.")
 
 
 class Client(MlflowClient):
-    """MLflow's client; no secret gets into names, tags, or texts that are not data (`.txt`, `.yaml`).
+    """MLflow's client, which removes secrets from names, tags, and texts that are not data (`.txt`, `.yaml`).
 
-    Parameters are without secrets before (`src.runs.tracking.recorded`), as is the configuration in a model's folder.
+    Parameters and the configuration in a model's folder have no secrets already (`src.runs.tracking.recorded`).
     """
 
     def create_run(self, *given: Any, **more: Any) -> Run:
@@ -130,9 +130,9 @@ class Client(MlflowClient):
 
 
 class Store:
-    """All runs of one experiment, in MLflow. What fails there is one sentence (UserError) for whoever asks.
+    """All runs of one MLflow experiment. Its failures are raised as UserError with one sentence.
 
-    `client` is for what src/runs itself logs; nothing else uses it.
+    Only src/runs uses `client`, to log runs.
     """
 
     def __init__(
@@ -140,10 +140,10 @@ class Store:
     ) -> None:
         """
         Args:
-            client: of MLflow; where `create` is false, a local store's can only read.
+            client: MLflow's; if `create` is false, that of a local store can only read.
             uri: the store's address, without its password.
-            tracking: where it is, and the name of the experiment.
-            create: make the experiment where there is none.
+            tracking: the configuration of the store and the name of the experiment.
+            create: whether to create a missing experiment.
             writable: whether `connect` gives a client that can write.
         """
         self.client, self.uri, self.tracking, self.create, self.writable = client, uri, tracking, create, writable
@@ -155,15 +155,15 @@ class Store:
 
     @property
     def selection(self) -> None:
-        """None: nothing was chosen yet."""
+        """None: a store has no stored selection."""
         return None
 
     @cached_property
     def experiment(self) -> str:
-        """The id of `tracking.experiment`, made where it does not exist yet.
+        """The id of `tracking.experiment`, which is created if it does not exist.
 
         Raises:
-            UserError: it does not exist, and this store is only read; MLflow takes no such name.
+            UserError: it does not exist and this store is only read, or MLflow does not accept its name.
         """
         name = self.tracking.experiment
         experiment = self.client.get_experiment_by_name(name) if name else None
@@ -172,7 +172,7 @@ class Store:
         if not self.create:
             names = [str(e.name) for e in self.client.search_experiments()]
             raise UserError(f"There is no experiment {name} in the store; there are: {', '.join(names)}.")
-        # With a server, where artifacts go is the server's business.
+        # A server decides itself where artifacts go.
         location = None if self.tracking.uri else (Path(self.tracking.folder).resolve() / "artifacts").as_uri()
         try:
             return str(self.client.create_experiment(name, location, EXPERIMENT_TAGS))
@@ -199,7 +199,7 @@ class Store:
             if error.error_code != "INVALID_PARAMETER_VALUE":
                 raise
             reason = str(error).splitlines()[0]
-            raise UserError(f"where={condition} is no condition that MLflow understands ({reason}).") from error
+            raise UserError(f"where={condition} is not a condition that MLflow understands ({reason}).") from error
 
     @store_errors_explained()
     def everywhere(self) -> list[Record]:
@@ -217,7 +217,7 @@ class Store:
         return self.runs(f"tags.sweep LIKE '%{sweep}%'")[::-1]
 
     def of_hash(self, hashes: Hashes) -> list[Record]:
-        """All runs of a configuration, the newest first. Those that version 0.1 made get today's hash on the way."""
+        """All runs of a configuration, the newest first. The hashes of runs of version 0.1 are updated."""
         if hashes.previous is not None:
             for record in self.runs(f"tags.config_hash = '{hashes.previous}'"):
                 self.tag(record.id, {"config_hash": hashes.present})
@@ -229,12 +229,12 @@ class Store:
 
     @store_errors_explained()
     def record(self, run_id: str) -> Record:
-        """The run of an id."""
+        """The run with an id."""
         return self._record(self.client.get_run(run_id))
 
     @store_errors_explained()
     def is_parent(self, run_id: str) -> bool:
-        """Whether an id is that of the parent run of a sweep, in any experiment."""
+        """Whether an id belongs to the parent run of a sweep, in any experiment."""
         try:
             return self._record(self.client.get_run(run_id)).tags.get(KIND) == SWEEP
         except MlflowException as error:
@@ -244,7 +244,7 @@ class Store:
 
     @store_errors_explained()
     def experiment_of(self, run_id: str) -> str:
-        """The name of the experiment that a run is in, whichever of the store's it is."""
+        """The name of the experiment that a run is in."""
         experiment = self.client.get_run(run_id).info.experiment_id
         return str(self.client.get_experiment(experiment).name)
 
@@ -258,7 +258,7 @@ class Store:
                 return records
 
     def _record(self, run: Run) -> Record:
-        """MLflow's run as a record: the one place where its shape is known."""
+        """Convert MLflow's run to a record; only this function knows its structure."""
         info, tags = run.info, dict(run.data.tags)
         status = Status.RUNNING if info.status == "SCHEDULED" else Status(info.status)
         inputs = {}
@@ -288,7 +288,7 @@ class Store:
         return pd.DataFrame(rows, columns=["step", "timestamp", "value"])
 
     def questions(self, run_id: str, columns: Sequence[str] | None = None) -> pd.DataFrame | None:
-        """A run's scores by question, with those of the columns that it has; None where the run kept none."""
+        """The scores by question of a run, with the given columns as far as it has them; None if it kept no scores."""
         with tempfile.TemporaryDirectory() as temporary:
             file = self.artifact(run_id, QUESTIONS, temporary)
             if file is None:
@@ -296,14 +296,14 @@ class Store:
             return pd.read_parquet(file, columns=to_read(read_schema(file).names, columns))
 
     def artifact(self, run_id: str, name: str, folder: str) -> Path | None:
-        """An artifact, or a folder of them, copied into a folder; None where the run has none of that name."""
+        """Copy an artifact, or a folder of artifacts, into a folder; None if the run has none of that name."""
         try:
             return Path(self.client.download_artifacts(run_id, name, folder))
         except (MlflowException, OSError):
             return None
 
     def text(self, run_id: str, name: str) -> str | None:
-        """The text of an artifact; None where the run has none of that name."""
+        """The text of an artifact; None if the run has none of that name."""
         with tempfile.TemporaryDirectory() as temporary:
             file = self.artifact(run_id, name, temporary)
             return None if file is None else file.read_text(encoding="utf-8")
@@ -317,7 +317,7 @@ class Store:
         """Add a table to the artifacts of a run, as a compressed Parquet file.
 
         Raises:
-            MlflowException: the store does not take it.
+            MlflowException: the store does not accept it.
         """
         with tempfile.TemporaryDirectory() as temporary:
             file = Path(temporary) / name
@@ -326,16 +326,16 @@ class Store:
 
     @store_errors_explained()
     def tag(self, run_id: str, tags: Mapping[str, str]) -> None:
-        """Set tags of a run; those of one batch (100) all at once."""
+        """Set tags of a run; up to 100 of them are set in one transaction."""
         listed = [RunTag(key, value) for key, value in tags.items()]
         for i in range(0, len(listed), TAGS_A_BATCH):
             self.client.log_batch(run_id, tags=listed[i : i + TAGS_A_BATCH])
 
     def log_inputs(self, run_id: str, name: str, inputs: Mapping[str, Input]) -> None:
-        """Log the sets of questions of a run, by context (train, validation); `name` is the data set's.
+        """Log the sets of questions of a run, by context (train, validation); `name` is that of the data set.
 
         Raises:
-            MlflowException: the store does not take them.
+            MlflowException: the store does not accept them.
         """
         logged = [
             DatasetInput(
@@ -359,16 +359,16 @@ class Store:
                     raise
 
     def mark_dead_runs(self) -> None:
-        """Runs whose process is gone without a word (a SIGKILL, a reboot) are KILLED, not RUNNING.
+        """Mark RUNNING runs as KILLED if their process ended without logging it (SIGKILL, a reboot).
 
-        Runs that other tools have put into the experiment are left alone.
+        Runs that other tools put into the experiment are not changed.
         """
         for record in self.runs("attributes.status = 'RUNNING'"):
             if "host_id" in record.tags and not alive(record.tags):
                 self.client.set_terminated(record.id, "KILLED")
 
     def keep_alive(self, run_id: str, ended: threading.Event) -> None:
-        """Tell other machines every minute that this process still works on a run, until it has ended."""
+        """Send a heartbeat of a run every minute, which other machines read, until the run has ended."""
 
         def beat() -> None:
             while not ended.wait(HEARTBEAT_SECONDS):
@@ -379,14 +379,14 @@ class Store:
 
 
 def connect(config: TrackingConfig, create: bool = True) -> Store:
-    """The store that a configuration names.
+    """Connect to the store that a configuration names.
 
     Args:
-        config: where it is.
-        create: make a local store, and the experiment, where there is none; false: a local store is only read.
+        config: of the store.
+        create: create a missing local store or experiment; false: a local store is only read.
 
     Raises:
-        UserError: a server that does not answer, a folder that cannot be written, or no store and `create` false.
+        UserError: the server does not answer, the folder cannot be written, or there is no store and `create` is false.
     """
     if config.uri is not None:
         return Store(_client_of(config.uri), config.uri, config, create)
@@ -399,11 +399,11 @@ def connect(config: TrackingConfig, create: bool = True) -> Store:
                 f"tracking.folder={config.folder} holds no store (mlflow.db); train something first "
                 f"({' '.join(command('train'))}), or name the folder that the runs were logged to."
             )
-        writable = os.access(database, os.W_OK) and os.access(folder, os.W_OK)  # SQLite needs a file beside it
+        writable = os.access(database, os.W_OK) and os.access(folder, os.W_OK)  # SQLite also writes a journal file
         read_only = _read_only(database)
         return Store(_reader_of(database, writable), uri if writable else read_only, config, create, writable)
     folder.mkdir(parents=True, exist_ok=True)
-    # Processes that start together must not create the schema at once.
+    # Processes that start together must not create the schema at the same time.
     with FileLock(folder / LOCK):
         try:
             client = Client(uri)
@@ -417,8 +417,8 @@ def connect(config: TrackingConfig, create: bool = True) -> Store:
 
 
 def _read_only(database: Path) -> str:
-    """The address by which SQLite opens a file without ever changing it, or MLflow its schema."""
-    # With `+pysqlite`, or MLflow takes what follows sqlite:/// for a path, and makes its folders.
+    """The address with which SQLite opens a file read-only, so that MLflow cannot change its schema either."""
+    # Without `+pysqlite`, MLflow takes the rest of the address for a path and creates its folders.
     opened = URL.create("sqlite+pysqlite", database=database.as_uri(), query={"mode": "ro", "uri": "true"})
     return opened.render_as_string()
 
@@ -427,11 +427,11 @@ def _reader_of(database: Path, writable: bool) -> MlflowClient:
     """A client that only reads.
 
     Raises:
-        UserError: the file is no store of this MLflow's, or cannot be read.
+        UserError: the file is not a store of this version of MLflow, or cannot be read.
     """
-    with FileLock(database.with_name(LOCK)) if writable else nullcontext():  # a new store is whole when it opens
+    with FileLock(database.with_name(LOCK)) if writable else nullcontext():  # wait until a new store is complete
         try:
-            # At once, where MLflow would try for minutes; and it undoes what a killed process has half written.
+            # This fails at once, where MLflow would retry for minutes, and rolls back what a killed process half wrote.
             mode = "rw" if writable else "ro"
             with closing(sqlite3.connect(f"{database.as_uri()}?mode={mode}", uri=True)) as opened:
                 opened.execute("SELECT version_num FROM alembic_version")
@@ -439,7 +439,7 @@ def _reader_of(database: Path, writable: bool) -> MlflowClient:
             client.search_experiments(max_results=1)
         except (MlflowException, SQLAlchemyError, sqlite3.Error) as error:
             reason = str(error).splitlines()[0][:200]
-            if "readonly database" in reason or "out-of-date" in reason:  # MLflow would make or change its tables
+            if "readonly database" in reason or "out-of-date" in reason:  # MLflow would create or migrate its tables
                 raise UserError(
                     f"{database} is not of the installed version of MLflow, and this command only reads: copy the "
                     f"file, then run `mlflow db upgrade sqlite:///{database}`."
@@ -452,12 +452,12 @@ def _reader_of(database: Path, writable: bool) -> MlflowClient:
 
 
 def _client_of(uri: str) -> MlflowClient:
-    whole = with_secrets(uri)
-    if whole is None:
+    full_uri = with_secrets(uri)
+    if full_uri is None:
         raise UserError(f"tracking.uri={uri}: its password is not known; put the whole address into {DATABASES}.")
     try:
         with quick_refusal():
-            client = Client(whole)
+            client = Client(full_uri)
             client.search_experiments(max_results=1)
     except ImportError as error:
         extra = "pip install -e '.[postgresql]'" if error.name == "psycopg" else "install it"
@@ -473,5 +473,5 @@ def _client_of(uri: str) -> MlflowClient:
 
 
 def joined(names: str, name: str) -> str:
-    """`name` added to names with spaces between."""
+    """Add `name` to names that are separated by spaces."""
     return " ".join(dict.fromkeys([*names.split(), name]))
