@@ -1,6 +1,6 @@
-"""One run in MLflow: its parameters, metrics, inputs, artifacts and how it ended.
+"""Logs one run to MLflow: its parameters, metrics, inputs, artifacts and how it ended.
 
-src.runs.store says where it goes.
+`src.runs.store` is the store that it is logged to.
 """
 
 from __future__ import annotations
@@ -46,13 +46,14 @@ from src.runs.store import (
 LONGEST_VALUE = 6000
 KEY = re.compile(r"[\w.-]{1,100}")
 FLUSH_SECONDS = 10.0
-CLAIMED = "claimed"  # tag of a run that no other machine has begun at the same moment
+CLAIMED = "claimed"  # tag of a run that has checked that no other machine started it at the same moment
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """A nested mapping as `{"train.epochs": "3", ...}`.
+    """Flatten a nested mapping to `{"train.epochs": "3", ...}`.
 
-    One value stays what is a list, is empty, or has keys that MLflow does not take in a name, such as peft's patterns.
+    A list, an empty mapping, and a mapping with keys that MLflow does not allow in names (such as peft's patterns) stay
+    a single value.
     """
     flat: dict[str, str] = {}
     for key, value in values.items():
@@ -64,7 +65,7 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def recorded(config: Config) -> dict[str, Any]:
-    """The configuration as a run keeps it: without secrets, and without what belongs to its command or to a plan."""
+    """The configuration as a run stores it: without secrets, and without keys that belong to its command or plan."""
     values = dataclasses.asdict(config)
     del values["sweep"], values["rerun"], values["from_run"], values["model"]["shape"]
     clean: dict[str, Any] = without_secrets_in_values(values)
@@ -72,7 +73,7 @@ def recorded(config: Config) -> dict[str, Any]:
 
 
 def digest_of(questions: Iterable[Mapping[str, Any]]) -> str:
-    """Twelve hexadecimal digits that stand for some questions: ids, passages, questions and answers."""
+    """A hash of some questions, twelve hexadecimal digits, over ids, passages, questions and answers."""
     digest = hashlib.sha256()
     for row in questions:
         digest.update(json.dumps([row["id"], row["context"], row["question"], row["answers"]]).encode())
@@ -80,22 +81,22 @@ def digest_of(questions: Iterable[Mapping[str, Any]]) -> str:
 
 
 class _Nothing:
-    """Stands in for the client where nothing is logged."""
+    """Replaces the client where nothing is logged."""
 
     def __getattr__(self, name: str) -> Any:
         return lambda *args, **kwargs: self
 
 
 class Stopped(UserError):
-    """A run that is ended before its time, for a reason that is no failure."""
+    """Ends a run early for a reason that is not a failure."""
 
 
 class RunLog:
-    """A run of MLflow, RUNNING from `with` to its end: FINISHED, FAILED, or KILLED by Ctrl-C or SIGTERM.
+    """An MLflow run as a context manager: RUNNING inside, then FINISHED, FAILED, or KILLED by Ctrl-C or SIGTERM.
 
-    Entering it takes over an unfinished run of the same configuration that has left a checkpoint here, or begins a
-    new one in place of those that have not. Metrics are collected and sent in batches, at the latest after
-    FLUSH_SECONDS.
+    Entering it resumes an unfinished run of the same configuration that left a checkpoint on this machine, or starts a
+    new run that replaces unfinished ones without a checkpoint. Metrics are collected and sent in batches, at the latest
+    after FLUSH_SECONDS.
     """
 
     def __init__(
@@ -105,8 +106,8 @@ class RunLog:
 
         Args:
             config: of the run.
-            enabled: false in the helping processes of one run, which log nothing at all.
-            warn: is called where the store stops answering while the run goes on, and where it answers again.
+            enabled: false in the processes of a run other than the main one, which log nothing.
+            warn: called when the store stops answering during the run, and when it answers again.
         """
         self.config = config
         self.hashes = hashes(config)
@@ -114,16 +115,16 @@ class RunLog:
         self.client: Any = self.store.client if enabled else _Nothing()
         self.warn = warn
         self.pending: list[Metric] = []
-        self.out_of_reach = False  # the store did not answer last time
+        self.out_of_reach = False  # whether the store did not answer last time
         self.flushed = time.monotonic()
         self.run_id = ""
         self.resumed = False
-        self.result: dict[str, Any] | None = None  # of a run that was whole but for its status
-        self.logged: dict[tuple[str, int], float] = {}  # by metric and step, what the attempts before this one logged
+        self.result: dict[str, Any] | None = None  # of a run that was complete but for its status
+        self.logged: dict[tuple[str, int], float] = {}  # values of earlier attempts, by metric and step
         self.ended = threading.Event()
 
     def finished(self) -> Record | None:
-        """The run that has done this already."""
+        """The finished run of this configuration, if any."""
         if isinstance(self.client, _Nothing) or self.config.rerun:
             return None
         done: Record | None = self.store.finished(self.hashes)
@@ -131,16 +132,16 @@ class RunLog:
 
     @property
     def checkpoints(self) -> Path:
-        """Where the run's checkpoints lie, on this machine."""
+        """The folder of the run's checkpoints on this machine."""
         return self._checkpoints_of(self.run_id)
 
     def _checkpoints_of(self, run_id: str) -> Path:
         return Path(self.config.tracking.folder).resolve() / "checkpoints" / run_id
 
     def begin(self, config: Config) -> RunLog:
-        """The log, to be entered, of a run whose configuration is recorded as `config`.
+        """Set the configuration to record, which may hold values that depend on the data; returns this log to enter.
 
-        That is the one it is known by, with what its data have settled.
+        The identity of the run stays that of the configuration that the log was created with.
         """
         self.config = config
         return self
@@ -149,20 +150,20 @@ class RunLog:
         """
         Raises:
             AlreadyRunning: a live process works on this configuration.
-            UserError: the experiment takes no runs.
+            UserError: the experiment does not accept runs.
         """
         if isinstance(self.client, _Nothing):
             return self
         tracking = self.config.tracking
         Path(tracking.folder).mkdir(parents=True, exist_ok=True)
         try:
-            # Two processes of this machine that want the same run decide one after the other.
+            # The lock keeps two processes of this machine from starting the same run.
             with FileLock(Path(tracking.folder).resolve() / "runs.lock"):
                 self._claim()
         except MlflowException as error:
             if error.error_code != "INVALID_PARAMETER_VALUE":
                 raise store_failed(error) from error
-            raise UserError(  # its experiment was deleted, say
+            raise UserError(  # such as a deleted experiment
                 f"tracking.experiment={tracking.experiment} takes no run ({reason_of(error)}); restore it in the "
                 "MLflow UI, or choose another name."
             ) from error
@@ -172,7 +173,7 @@ class RunLog:
         try:
             self._log_params()
             self.text("environment.txt", environment())
-        except BaseException:  # an interruption too must not leave the run RUNNING
+        except BaseException:  # also an interruption must not leave the run RUNNING
             self._end("FAILED")
             raise
         return self
@@ -202,25 +203,25 @@ class RunLog:
         if spent:
             self.tags({SPENT: f"{sum(spent):.1f}"})
         self._check_again()
-        for run in unfinished:  # nothing of them can be used: the new one stands for them
+        for run in unfinished:  # nothing of them can be used, and the new run replaces them
             self.client.set_tag(run.id, "superseded_by", self.run_id)
-            self.client.delete_run(run.id)  # the UI shows it among the deleted ones
+            self.client.delete_run(run.id)  # the UI lists it among the deleted runs
             self._clear(run.id)
 
     def _clear(self, run_id: str) -> None:
-        """Remove the beginning of a first checkpoint that a dead process has left; a whole one stays."""
+        """Remove an unfinished first checkpoint of a dead process; complete checkpoints stay."""
         folder = self._checkpoints_of(run_id)
         shutil.rmtree(folder / "unfinished", ignore_errors=True)
-        with suppress(OSError):  # it does not exist, or holds one that has become whole meanwhile
+        with suppress(OSError):  # it does not exist, or it holds a checkpoint that was completed meanwhile
             folder.rmdir()
 
     def _check_again(self) -> None:
-        """Give way to a run of another machine that was begun at the same moment: the file lock is of this machine.
+        """Give way to a run that another machine started at the same moment, since file locks are local to a machine.
 
-        One that has passed this check goes before one that has not, the older before the younger.
+        A run that has passed this check has priority over one that has not, and otherwise the older one.
 
         Raises:
-            AlreadyRunning: the other one goes on.
+            AlreadyRunning: the other run has priority.
         """
 
         def order(run: Record) -> tuple[bool, int, str]:
@@ -257,11 +258,11 @@ class RunLog:
         self.run_id = created.info.run_id
 
     def record_failure(self, reason: str) -> None:
-        """Put a run on record as FAILED whose process died without a word, or before the run began."""
+        """Record a run as FAILED whose process died without logging it, or before the run began."""
         same: list[Record] = self.store.of_hash(self.hashes)
         if not same or same[0].finished:
             self._create()
-            self._log_params()  # a comparison tells by them which run it was
+            self._log_params()  # a comparison identifies the run by them
             tags: Mapping[str, str] = {}
         else:
             self.run_id, status, tags = same[0].id, same[0].status, same[0].tags
@@ -292,12 +293,12 @@ class RunLog:
         }
 
     def _membership(self, tags: Mapping[str, str]) -> dict[str, str]:
-        """Tags for the parent that the UI nests the run under, and for all the sweeps that it is part of."""
+        """The tags for the parent that the UI nests the run under, and for all sweeps that the run belongs to."""
         parent = self.config.sweep.parent
         return {} if parent is None else {"mlflow.parentRunId": parent, "sweep": joined(tags.get("sweep", ""), parent)}
 
     def _whole_result(self) -> dict[str, Any] | None:
-        """What `result.json` says; it is written when all other artifacts are there."""
+        """The content of `result.json`, which is written after all other artifacts; None if it does not exist."""
         if not any(item.path == "result.json" for item in self.client.list_artifacts(self.run_id)):
             return None
         with tempfile.TemporaryDirectory() as temporary:
@@ -336,7 +337,7 @@ class RunLog:
 
     @staticmethod
     def _quietly(action: Any) -> None:
-        """On the way out of an error, a store that fails as well must not hide the first reason."""
+        """Do something while an error is handled: if the store fails as well, it must not hide the first error."""
         try:
             with quick_refusal():
                 action()
@@ -344,7 +345,13 @@ class RunLog:
             print(f"The run's end could not be logged: {reason_of(error)}", file=sys.stderr)
 
     def metrics(self, values: Mapping[str, float], step: int = 0, at: float | None = None) -> None:
-        """Collect metrics; `at` is in seconds since 1970, now by default."""
+        """Collect metrics, which are sent later.
+
+        Args:
+            values: by the keys of the metrics.
+            step: of the values.
+            at: seconds since 1970; None for now.
+        """
         timestamp = int((at or time.time()) * 1000)
         self.pending += [
             Metric(name, float(value), timestamp, step)
@@ -355,19 +362,19 @@ class RunLog:
             self._try_to_flush()
 
     def final(self, values: Mapping[str, float]) -> None:
-        """Collect metrics; they replace what an earlier attempt, whose end was not stored, has logged of them."""
+        """Collect the final metrics; they replace values of an earlier attempt whose end was not stored."""
         for name, value in values.items():
             if self.logged.get((name, 0)) != value:
                 self.logged.pop((name, 0), None)
         self.metrics(values)
 
     def flush(self) -> None:
-        """Send what was collected.
+        """Send the collected metrics.
 
-        In the training process's own thread, outside the clock: a second thread would be measured with the steps.
+        This happens in the main thread while the clock is stopped; a second thread would slow down measured steps.
 
         Raises:
-            MlflowException: the store does not take it; what it has not taken is kept.
+            MlflowException: the store does not accept them; those that were not sent are kept.
         """
         while self.pending:
             self.client.log_batch(self.run_id, metrics=self.pending[:METRICS_A_BATCH])
@@ -375,7 +382,7 @@ class RunLog:
         self.flushed = time.monotonic()
 
     def _try_to_flush(self) -> None:
-        """Send what was collected, or keep it for later and say so: training does not end with its store."""
+        """Send the collected metrics, or keep them for later with a warning: training survives a failing store."""
         kept = len(self.pending)
         try:
             with quick_refusal():
@@ -392,11 +399,11 @@ class RunLog:
         self.flushed = time.monotonic()
 
     def state_dict(self) -> dict[str, Any]:
-        """What has not been sent yet, for the checkpoints."""
+        """The metrics that have not been sent yet, for checkpoints."""
         return {"pending": [[metric.key, metric.value, metric.timestamp, metric.step] for metric in self.pending]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what an earlier attempt could not send."""
+        """Restore the metrics that an earlier attempt could not send."""
         stored = [Metric(*values) for values in state["pending"]]
         self.pending += [metric for metric in stored if (metric.key, metric.step) not in self.logged]
 
@@ -404,11 +411,14 @@ class RunLog:
         self.client.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in values.items()])
 
     def inputs(self, datasets: Mapping[str, Any], source: str) -> dict[str, str]:
-        """Log which examples were used, by a digest of ids and texts, and return the digests.
+        """Log which questions are used, by a digest of ids and texts.
 
         Args:
             datasets: by context (train, validation).
             source: the name of the data set.
+
+        Returns:
+            The digests, by context.
         """
         logged = {}
         for context, dataset in datasets.items():
@@ -426,7 +436,7 @@ class RunLog:
         self.client.log_table(self.run_id, columns, name)
 
     def frame(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Rows as a compressed Parquet file."""
+        """Log rows as a compressed Parquet file."""
         self.store.log_table(self.run_id, name, pd.DataFrame(rows))
 
     def figure(self, name: str, figure: Any) -> None:

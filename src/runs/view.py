@@ -1,6 +1,6 @@
-"""What MLflow's UI shows first of an experiment: columns, order and charts, kept as a view that an address names.
+"""The view of an experiment that MLflow's UI opens with: columns, order and charts.
 
-The UI reads it from a tag of the experiment, as it does the views that its own *Share* button makes.
+It is stored in a tag of the experiment, like the views that the UI's *Share* button makes, and the address names it.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from src.runs.store import Store
 
 KEY = "tuneoff"
 TAG = f"mlflow.sharedViewState.{KEY}"
-FIRST = "F1 and its costs"  # the group of the charts that are shown
+FIRST = "F1 and its costs"  # the group of charts that is expanded
 
 
 def view() -> str:
-    """The view as MLflow 3 keeps it."""
-    # First what the runs are sorted by: a narrow window shows few columns.
+    """The view as MLflow 3 stores it."""
+    # The column that runs are sorted by comes first, since a narrow window shows few columns.
     shown = sorted(at(Place.COLUMNS), key=lambda entry: entry.key != F1)
     columns = ["tags.`method`", *(f"metrics.`{entry.key}`" for entry in shown)]
     widths = {"attributes.`Run Name`": 340, **dict.fromkeys(columns, 130)}  # pixels
     charts = [_chart(number, entry) for number, entry in enumerate(at(Place.CHARTS))]
-    # The other metrics are folded; the UI puts each into the group that its name begins with.
+    # The groups of the other metrics are collapsed; the UI assigns a metric to a group by the prefix of its name.
     sections = [_section(FIRST, True), *(_section(name, False) for name in groups())]
     return json.dumps(
         {
-            "orderByKey": f"metrics.`{F1}`",  # only in the order of creation would runs be folded under a sweep's
+            "orderByKey": f"metrics.`{F1}`",  # runs are nested under their sweep only in the order of creation
             "orderByAsc": False,
             "selectedColumns": columns,
             "columnOrder": list(widths),
@@ -45,7 +45,7 @@ def view() -> str:
 
 
 def _chart(number: int, entry: Metric) -> dict[str, Any]:
-    """A curve of what is logged while a run trains, bars of a gain, and F1 against a cost."""
+    """The chart of a metric: a curve if it is logged during training, bars for a gain, F1 against it for a cost."""
     kind = "LINE" if entry.logged != "end" else "SCATTER" if entry.better == "lower" else "BAR"
     chart: dict[str, Any] = {
         "type": kind,
@@ -76,7 +76,7 @@ def _section(name: str, display: bool) -> dict[str, Any]:
 
 
 def address(server: str, store: Store) -> str:
-    """Where the UI of a server shows the experiment so; the server's own address where there is no such experiment."""
+    """The address of the experiment with this view in a server's UI; without such an experiment, the server's."""
     client = store.client
     experiment = client.get_experiment_by_name(store.tracking.experiment)
     if experiment is None:
@@ -87,6 +87,6 @@ def address(server: str, store: Store) -> str:
     try:
         if experiment.tags.get(TAG) != view():
             client.set_experiment_tag(experiment.experiment_id, TAG, view())
-    except MlflowException:  # a store that cannot be written to is looked at as it is
+    except MlflowException:  # the store cannot be written to: show it without the view
         return place
     return f"{place}&viewStateShareKey={KEY}"
