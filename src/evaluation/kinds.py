@@ -1,4 +1,4 @@
-"""Kinds of error: how an answer relates to the true one and to its place in the passage."""
+"""Kinds of errors: how a predicted answer relates to the true answer and its position in the passage."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from enum import Enum
 
 from src.evaluation.squad_metric import normalize
 
-# Words that say nothing of what a question is about.
+# Stop words, which do not indicate what a question is about.
 EMPTY_WORDS = frozenset(
     re.findall(
         r"\w+",
@@ -21,7 +21,7 @@ SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
 
 
 class Kind(Enum):
-    """What an answer is; each question has one kind, the first that holds."""
+    """The kind of an answer; of several kinds that apply, the first one counts."""
 
     RIGHT = "right"
     INVENTED = "answered, though there is no answer"
@@ -36,12 +36,12 @@ class Kind(Enum):
 
 
 def kind_of(predicted: str, answers: Sequence[str], context: str) -> Kind:
-    """The kind of an answer.
+    """Classify a predicted answer.
 
     Args:
         predicted: the text; empty for "no answer".
-        answers: the human ones; empty where there is none. Which of several occurrences in the passage is meant is not
-            known: the nearest to what is predicted counts.
+        answers: the human answers; empty if the question is unanswerable. If an answer occurs several times in the
+            passage, all occurrences count, since the right one is not known.
         context: the passage.
     """
     words, golds = normalize(predicted).split(), [normalize(answer).split() for answer in answers]
@@ -76,21 +76,22 @@ def _letters(text: str) -> str:
 
 
 def _holds(words: Sequence[str], part: Sequence[str]) -> bool:
-    """Whether `part`, which is not empty, stands in `words` in one piece."""
+    """Whether `words` contains the non-empty sequence `part`."""
     size = len(part)
     return size > 0 and any(words[i : i + size] == part for i in range(len(words) - size + 1))
 
 
 def _share_words(words: Sequence[str], gold: Sequence[str]) -> bool:
-    """Whether at least half of the words of the shorter one, EMPTY_WORDS left out, are words of the other."""
+    """Whether the two share at least half of the words of the shorter one, without EMPTY_WORDS."""
     one, other = set(words) - EMPTY_WORDS, set(gold) - EMPTY_WORDS
     return bool(one and other) and 2 * len(one & other) >= min(len(one), len(other))
 
 
 def _places(text: str, context: str) -> list[tuple[int, int]]:
-    """Where a text stands in the passage, as characters from and to, whatever its case.
+    """The positions of a text in the passage, as start and end characters, regardless of case.
 
-    Within words only where it nowhere stands for itself: `finite` is no part of `infinite`, unless a span was cut so.
+    Positions within words only count if there are no others: `finite` is not found in `infinite` unless it occurs
+    nowhere else.
     """
     if not text:
         return []
@@ -100,12 +101,12 @@ def _places(text: str, context: str) -> list[tuple[int, int]]:
 
 
 def _sentences(context: str) -> list[int]:
-    """Where each sentence begins."""
+    """The start of each sentence."""
     return [0, *(match.end() for match in SENTENCE_END.finditer(context))]
 
 
 def _sentences_of(places: Sequence[tuple[int, int]], sentences: Sequence[int]) -> set[int]:
-    """The numbers of all sentences that some texts stand in, or begin or end in."""
+    """The numbers of all sentences that some spans overlap."""
     spans = [(_sentence_at(sentences, start), _sentence_at(sentences, end - 1)) for start, end in places]
     return {number for first, last in spans for number in range(first, last + 1)}
 
@@ -115,7 +116,7 @@ def _sentence_at(sentences: Sequence[int], place: int) -> int:
 
 
 def shared_words(question: str, answers: Sequence[str], context: str) -> str:
-    """How many of the question's words stand in the answer's sentence, as a range; `none` where it has no place."""
+    """The share of the question's words in the answer's sentence, as a range; `none` without a known sentence."""
     asked = set(normalize(question).split()) - EMPTY_WORDS
     places = [start for answer in answers for start, _ in _places(answer, context)]
     if not places or not asked:

@@ -1,9 +1,9 @@
-"""Exact match and F1 by SQuAD's official rules, as an `evaluate.Metric` that needs no hub.
+"""Exact match and F1 by SQuAD's official rules, as an `evaluate.Metric` that works without the hub.
 
 The rules are those of the official evaluation script (https://rajpurkar.github.io/SQuAD-explorer/): lower case,
 no ASCII punctuation, no English articles, single spaces; a question's score is its best over the human answers.
-Where nothing is left of an answer (and for unanswerable questions) v2.0's rule holds: F1 is 1 if both are empty,
-else 0.
+If an answer is empty after normalisation, and for unanswerable questions, the rule of v2.0 applies: F1 is 1 if both are
+empty, else 0.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def normalize(text: str) -> str:
-    """The form in which two answers are compared."""
+    """Normalise an answer for comparison."""
     return " ".join(ARTICLES.sub(" ", text.lower().translate(PUNCTUATION)).split())
 
 

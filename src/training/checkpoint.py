@@ -1,9 +1,9 @@
-"""Checkpoints of a training run: written whole or not at all, read by the next attempt.
+"""Checkpoints of a training run, which are written atomically and read by the next attempt.
 
-One folder a checkpoint, `step-NUMBER`, holds the trained weights (frozen ones come with the model) in
-`trained.safetensors`, optimizer, schedule and whatever else was registered in `state.pt`, and the random states of each
-process in `process-NUMBER.pt`. It is written under another name and renamed, so that a folder of that name is always
-whole. The `.pt` files hold plain values and tensors, and are read with torch's `weights_only`: nothing in them is run.
+A checkpoint is a folder `step-NUMBER`. It holds the trained weights in `trained.safetensors` (frozen ones come with the
+model), optimizer, schedule and other registered state in `state.pt`, and the random states of each process in
+`process-NUMBER.pt`. It is written under another name and then renamed, so that a folder of that name is always
+complete. The `.pt` files hold plain values and tensors, and are read with torch's `weights_only`, which runs no code.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from src.config import UserError
 from src.training.together import together
 
 WEIGHTS, STATE = "trained.safetensors", "state.pt"
-UNFINISHED = "unfinished"  # the folder of one that is being written
-UNWRITABLE = (OSError, RuntimeError, SafetensorError)  # what a full disk makes torch and safetensors raise
+UNFINISHED = "unfinished"  # the folder of a checkpoint that is being written
+UNWRITABLE = (OSError, RuntimeError, SafetensorError)  # raised by torch and safetensors when the disk is full
 
 
 class Stateful(Protocol):
-    """Anything that can be put into a checkpoint; its state is made of plain values, lists, dicts and tensors."""
+    """An object that can be saved in a checkpoint; its state consists of plain values, lists, dicts and tensors."""
 
     def state_dict(self) -> dict[str, Any]: ...
     def load_state_dict(self, state: dict[str, Any]) -> Any: ...
@@ -42,11 +42,11 @@ class Checkpoints:
 
     Args:
         accelerator: of the run.
-        folder: where they lie; the same in every process.
-        minutes: a checkpoint is due after so long.
-        keep: keep the older ones.
-        warn: is called once with the reason that none can be written; training goes on without.
-        parts: what a checkpoint holds by name, besides what `register` adds.
+        folder: of the checkpoints; the same in every process.
+        minutes: the time after which a checkpoint is due.
+        keep: keep older checkpoints.
+        warn: called once with the reason if a checkpoint cannot be written; training continues without.
+        parts: the state to save, by name, in addition to that of `register`.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Checkpoints:
         self.parts: dict[str, Stateful] = dict(parts or {})
 
     def register(self, model: torch.nn.Module, parts: Mapping[str, Stateful]) -> None:
-        """Name the model, and what else a checkpoint holds besides its trained weights and the random states."""
+        """Register the model, whose trained weights are saved, and further state, by name."""
         self.model = self.accelerator.unwrap_model(model)
         self.parts |= parts
         if self.accelerator.scaler is not None:  # of fp16
@@ -76,17 +76,17 @@ class Checkpoints:
 
     @property
     def due(self) -> bool:
-        """Whether it is time; processes may differ in their answer."""
+        """Whether the time for a checkpoint has passed; processes may disagree."""
         return time.monotonic() - self.saved_at > self.seconds
 
     def save(self, step: int) -> None:
-        """Write one; every process must call it. They go on together where one of them cannot write."""
-        whole, unfinished = self.folder / f"step-{step:08d}", self.folder / UNFINISHED
+        """Write a checkpoint. Every process must call it; if one of them cannot write, all continue without."""
+        complete, unfinished = self.folder / f"step-{step:08d}", self.folder / UNFINISHED
         main = self.accelerator.is_main_process
         try:
             together(lambda: _make_anew(unfinished) if main else None, UNWRITABLE)
             together(lambda: self._write(unfinished), UNWRITABLE)
-            together(lambda: self._finish(unfinished, whole) if main else None, UNWRITABLE)
+            together(lambda: self._finish(unfinished, complete) if main else None, UNWRITABLE)
         except (UserError, *UNWRITABLE) as error:
             shutil.rmtree(unfinished, ignore_errors=True)
             if self.warn is not None:
@@ -103,13 +103,13 @@ class Checkpoints:
             torch.save({name: part.state_dict() for name, part in self.parts.items()}, folder / STATE)
         torch.save(_random_states(), folder / self._process_file)
 
-    def _finish(self, unfinished: Path, whole: Path) -> None:
+    def _finish(self, unfinished: Path, complete: Path) -> None:
         _to_disk(unfinished)
         older = self._existing()
-        shutil.rmtree(whole, ignore_errors=True)
-        unfinished.rename(whole)
+        shutil.rmtree(complete, ignore_errors=True)
+        unfinished.rename(complete)
         for folder in older if not self.keep else []:
-            if folder != whole:
+            if folder != complete:
                 shutil.rmtree(folder)
 
     @property
@@ -117,7 +117,7 @@ class Checkpoints:
         return f"process-{self.accelerator.process_index}.pt"
 
     def load(self) -> bool:
-        """Take up the newest one; false where there is none.
+        """Load the newest checkpoint; false if there is none.
 
         Raises:
             UserError: it cannot be read.
@@ -139,14 +139,14 @@ class Checkpoints:
             for name, part in self.parts.items():
                 part.load_state_dict(state[name])
             _set_random_states(states)
-        except Exception as error:  # whatever zipfile, torch or safetensors make of a damaged file
+        except Exception as error:  # zipfile, torch and safetensors raise various types for a damaged file
             raise UserError(
                 f"The checkpoint {folder} cannot be read ({type(error).__name__}: "
                 f"{str(error).partition(chr(10))[0][:200]}); delete the folder, and the run begins anew."
             ) from error
 
     def remove(self) -> None:
-        """All of them, when the run is whole."""
+        """Remove the checkpoints of a completed run, unless they are kept."""
         if self.accelerator.is_main_process:
             clear(self.folder, self.keep)
 
@@ -155,17 +155,17 @@ class Checkpoints:
 
 
 def clear(folder: Path, keep: bool) -> None:
-    """Remove the checkpoints of a whole run, or, where they are kept, what was left of one that never became whole."""
+    """Remove the checkpoints of a completed run; with `keep` only a checkpoint that was never completed."""
     shutil.rmtree(folder / UNFINISHED if keep else folder, ignore_errors=True)
 
 
 def _make_anew(folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)  # of an attempt that was killed while writing
+    shutil.rmtree(folder, ignore_errors=True)  # left by an attempt that was killed while writing
     folder.mkdir(parents=True)
 
 
 def _random_states() -> dict[str, Any]:
-    """Of everything that this process may draw random numbers from."""
+    """The states of all random number generators of this process."""
     return {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,
@@ -183,11 +183,11 @@ def _set_random_states(states: Mapping[str, Any]) -> None:
 
 
 def _to_disk(folder: Path) -> None:
-    """Wait until the files are on the disk: a machine that loses its power must not keep the name alone."""
+    """Flush the files to disk, so that after a power failure the name cannot exist without the content."""
     for path in folder.iterdir():
-        with path.open("rb+") as file:  # Windows does so only for a file that may be written
+        with path.open("rb+") as file:  # Windows flushes only files that are open for writing
             os.fsync(file.fileno())
-    if hasattr(os, "O_DIRECTORY"):  # elsewhere (Windows) a folder cannot be opened
+    if hasattr(os, "O_DIRECTORY"):  # Windows cannot open a folder
         handle = os.open(folder, os.O_RDONLY)
         os.fsync(handle)
         os.close(handle)

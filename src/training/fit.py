@@ -1,7 +1,7 @@
-"""The training loop, on accelerate.
+"""The training loop, built on accelerate.
 
-Our own loop because measuring is the product: the clock runs while steps run and at no other time, nothing waits
-for the device inside a logging interval, and every method walks the same batches.
+It is our own because of the measurements: the clock runs only during optimizer steps, nothing waits for the device
+within a logging interval, and every method sees the same batches.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from src.training.hardware import Runtime
 from src.training.meter import Meter
 from src.training.step import Step, make_optimizer, optimizer_step
 
-# Before this many steps are done, kernels are still being chosen and memory is still being asked for:
-# they count as training time, and not towards examples a second.
+# During the first steps kernels are chosen and memory is allocated. They count as training time, but not for the number
+# of examples per second.
 WARM_UP_STEPS = 3
-# Steps between two looks at the device; on a CPU there is nothing to wait for.
+# The number of steps in a logging interval, after which a GPU is synchronised; a CPU has nothing to wait for.
 CPU_INTERVAL, GPU_INTERVAL = 1, 10
 SCHEDULERS = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
 
@@ -32,13 +32,13 @@ Group = list[list[int]]  # the batches of one optimizer step
 
 
 class Callbacks(Protocol):
-    """What the loop calls, always outside the clock."""
+    """The callbacks of the loop, which are called while the clock is stopped."""
 
     def on_steps(self, steps: list[Step]) -> None:
-        """After each logging interval, with its steps."""
+        """Called after each logging interval, with its steps."""
 
     def on_epoch(self, epoch: int) -> float:
-        """Score the model: before training with 0, then after each epoch that is to be scored. Returns the F1."""
+        """Score the model and return its F1. Called with 0 before training, then after each epoch to be scored."""
 
 
 RENAMED = {"without_gain": "evals_without_improvement"}  # in checkpoints of earlier versions
@@ -46,11 +46,11 @@ RENAMED = {"without_gain": "evals_without_improvement"}  # in checkpoints of ear
 
 @dataclass
 class Progress:
-    """Where training stands. It goes into every checkpoint, with weights, optimizer and random states."""
+    """The progress of training, which is part of every checkpoint."""
 
-    epoch: int = 0  # the last one that was begun; 0 before the first
-    groups: int = 0  # of its optimizer steps done
-    steps: int = 0  # done in all
+    epoch: int = 0  # the last one that was started; 0 before the first
+    groups: int = 0  # optimizer steps done in this epoch
+    steps: int = 0  # optimizer steps done in total
     scored: int = 0  # the last epoch that was scored
     best_epoch: int = 0
     best_score: float = -math.inf
@@ -65,7 +65,7 @@ class Progress:
 
 
 class Diverged(UserError):
-    """The loss is not finite any more: another attempt at the same run would end there too."""
+    """The loss is no longer finite. Another attempt at the same run would fail in the same way."""
 
 
 def fit(
@@ -81,18 +81,18 @@ def fit(
 
     Args:
         runtime: from `src.training.hardware.start`.
-        model: prepared by the accelerator, with `requires_grad` set on what trains.
+        model: prepared by the accelerator, with `requires_grad` set on the parameters to train.
         batches: the training examples.
-        config: rates, sizes, seeds.
-        meter: gets the seconds, the peak memory and the number of examples and tokens.
-        checkpoints: where training is saved, after each epoch and every `checkpoint_minutes`.
-        callbacks: what is called on the way.
+        config: of the training.
+        meter: measures seconds, peak memory, and the numbers of examples and tokens.
+        checkpoints: training is saved after each epoch and every `checkpoint_minutes`.
+        callbacks: called during training.
 
     Returns:
         The epoch whose weights the model holds.
 
     Raises:
-        Diverged: the loss is not finite any more; the message names the step.
+        Diverged: the loss is no longer finite; the message names the step.
     """
     loop = _Loop(runtime, model, batches, config, meter, checkpoints, callbacks)
     loop.begin()
@@ -115,7 +115,7 @@ class _Loop:
     checkpoints: Checkpoints
     callbacks: Callbacks
     progress: Progress = field(default_factory=Progress)
-    warm: bool = False  # the first steps, which are slower, are done
+    warm: bool = False  # whether the first steps, which are slower, are done
 
     def __post_init__(self) -> None:
         config = self.config
@@ -132,7 +132,7 @@ class _Loop:
         self.checkpoints.register(self.model, {**parts, "meter": self.meter})
         if not self.checkpoints.load():
             self.callbacks.on_epoch(0)
-            # Dropout: the same whatever was drawn before, the method's new weights included.
+            # Dropout must not depend on what was drawn before, such as the new weights of the method.
             torch.manual_seed(self.config.seed)
 
     @property
@@ -141,7 +141,7 @@ class _Loop:
         return self.progress.scored >= self.config.epochs or self.progress.evals_without_improvement >= patience
 
     def train_epoch(self) -> None:
-        """The steps of an epoch, or what is left of them."""
+        """Train an epoch, or the rest of one."""
         progress, size = self.progress, self.config.gradient_accumulation_steps
         if progress.groups == self.steps_per_epoch or progress.epoch == 0:
             progress.epoch, progress.groups = progress.epoch + 1, 0
@@ -165,7 +165,7 @@ class _Loop:
                 self.checkpoints.save(progress.steps)
 
     def _train(self, groups: list[Group]) -> tuple[list[Step], bool]:
-        """Train on some groups under the clock; their steps, and whether a checkpoint is due."""
+        """Train on some groups while the clock runs; returns their steps, and whether a checkpoint is due."""
         meter, accelerator = self.meter, self.runtime.accelerator
         seconds_before = meter.train.seconds
         raw: list[tuple[torch.Tensor, Any, float, float]] = []
@@ -182,7 +182,7 @@ class _Loop:
             meter.train.examples += len(rows)
             meter.train.tokens += int(self.batches.lengths[rows].sum())
             meter.train.counted_seconds += meter.train.seconds - seconds_before
-        # Processes decide together whether a checkpoint is due: the sum is above 0 where one of them says so.
+        # A checkpoint is due if any process says so: the sum is then above 0.
         due = torch.tensor(float(self.checkpoints.due), device=accelerator.device)
         *losses, due = accelerator.reduce(torch.stack([*(loss for loss, *_ in raw), due]), "sum").tolist()
         first = self.progress.steps + 1
@@ -193,7 +193,7 @@ class _Loop:
         return steps, bool(due)
 
     def score_epoch(self) -> None:
-        """Score the model, where the epoch is one of those to be scored."""
+        """Score the model, if the epoch is to be scored."""
         progress, config, epoch = self.progress, self.config, self.progress.epoch
         if epoch % config.eval_every_epochs and epoch != config.epochs:
             return
@@ -209,7 +209,7 @@ class _Loop:
             progress.evals_without_improvement += 1
 
     def restore_best(self) -> int:
-        """Give the model the weights of the best epoch; its number."""
+        """Restore the weights of the best epoch; returns its number."""
         if self.progress.best_epoch != self.progress.epoch:
             self.model.load_state_dict(self.progress.best_weights, strict=False)
         return self.progress.best_epoch

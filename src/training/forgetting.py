@@ -1,7 +1,7 @@
-"""How far training has moved the model: its hidden states, and its loss as a language model, before and after.
+"""Measures forgetting: how training changed the model's hidden states and its loss as a language model.
 
-Measured on the same passages by the untouched model and by the trained one: passages of the validation set that no
-training question is about, chosen by a hash of their text, so that every run on a data set has the same ones.
+The model is compared with itself before training, on the same passages. These belong to the validation set, and no
+training question is about them. They are chosen by a hash of their text, so that all runs on a data set use the same.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MASKED = 0.15  # of the tokens, as in BERT's pretraining (Devlin et al. 2019)
 
 @dataclass(frozen=True)
 class Probe:
-    """Tokens of the passages, in batches of `input_ids`, `attention_mask` and whatever else the tokenizer gives."""
+    """Batches of tokenised passages, with `input_ids`, `attention_mask` and the other outputs of the tokenizer."""
 
     batches: list[dict[str, torch.Tensor]]  # padded at the end
     special_ids: list[int]
@@ -34,14 +34,14 @@ class Probe:
 
 
 def make_probe(tokenizer: Any, trained: Sequence[str], others: Sequence[str]) -> Probe | None:
-    """The probe out of the passages `others`, those of `trained` left out; None where nothing is left."""
+    """Make the probe from the passages `others` that are not in `trained`; None if there are none."""
     passages = sorted(set(others) - set(trained), key=lambda text: hashlib.sha256(text.encode()).digest())[:PASSAGES]
     batches = [_padded(tokenizer, passages[i : i + ROWS]) for i in range(0, len(passages), ROWS)]
     return Probe(batches, tokenizer.all_special_ids, tokenizer.mask_token_id) if batches else None
 
 
 def _padded(tokenizer: Any, passages: Sequence[str]) -> dict[str, torch.Tensor]:
-    """Passages as a batch. Not by the tokenizer: one of a decoder may lack a padding token, or pad in front."""
+    """Pad passages into a batch. The tokenizer of a decoder may lack a padding token, or pad on the left."""
     encoded = tokenizer(passages, truncation=True, max_length=TOKENS, return_attention_mask=True)
     fill = {"input_ids": tokenizer.pad_token_id or 0}
     return {
@@ -54,19 +54,19 @@ def _padded(tokenizer: Any, passages: Sequence[str]) -> dict[str, torch.Tensor]:
 def forgetting(
     accelerator: Accelerator, trained: Any, untouched: Any, masked_lm: Any, probe: Probe
 ) -> dict[str, float]:
-    """What training has changed.
+    """Compare the trained model with the untrained one.
 
     Args:
         accelerator: for device and precision.
-        trained, untouched: the models, on the device.
-        masked_lm: of an encoder, the untouched model with its checkpoint's masked-language-model head, or None.
+        trained, untouched: the models after and before training, on the device.
+        masked_lm: for an encoder, the untrained model with its checkpoint's masked-language-model head, or None.
         probe: the passages.
 
     Returns:
-        `cka`, linear centred kernel alignment of the hidden states of all tokens (Kornblith et al. 2019), and
-        `cosine`, their mean cosine similarity: both 1 where nothing has moved. With `masked_lm`, the cross entropy
-        (nats) of masked tokens before and after, `mlm_loss_before` and `mlm_loss`, its head left as it was. Of a
-        decoder `lm_loss_before` and `lm_loss`; see `language_loss`.
+        `cka`, the linear centred kernel alignment of the hidden states of all tokens (Kornblith et al. 2019), and
+        `cosine`, their mean cosine similarity; both are 1 if nothing has changed. With `masked_lm`, also
+        `mlm_loss_before` and `mlm_loss`, the cross entropy (nats) of masked tokens before and after training, with the
+        same head. For a decoder, also `lm_loss_before` and `lm_loss`; see `language_loss`.
     """
     states = []
     for model in (untouched, trained):
@@ -90,24 +90,31 @@ def forgetting(
 
 
 def linear_cka(x: torch.Tensor, y: torch.Tensor) -> float:
-    """Likeness of two sets of states of the same tokens, (tokens, size) each, from 0 to 1; rotations do not matter."""
+    """The linear CKA of two sets of hidden states of the same tokens.
+
+    Args:
+        x, y: hidden states, each of shape (tokens, hidden size).
+
+    Returns:
+        A similarity from 0 to 1 that is invariant to rotations.
+    """
     x, y = x - x.mean(0), y - y.mean(0)
     return float((x.T @ y).norm() ** 2 / ((x.T @ x).norm() * (y.T @ y).norm()))
 
 
 def is_decoder(model: Any) -> bool:
-    """Whether a model says what the next token is."""
+    """Whether a model predicts the next token."""
     return model.get_output_embeddings() is not None
 
 
 @torch.inference_mode()
 def language_loss(accelerator: Accelerator, model: Any, probe: Probe) -> float:
-    """The mean cross entropy (nats) of a decoder for each token of the passages after the first of each."""
+    """The mean cross entropy (nats) of a decoder over the tokens of the passages, without the first of each."""
     model.eval()
     losses = []
     for batch in _on(accelerator, probe):
         for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True):
-            tokens = ids[mask.bool()]  # one passage at a time: logits of all the vocabulary are large
+            tokens = ids[mask.bool()]  # one passage at a time: the logits of the whole vocabulary are large
             with accelerator.autocast():
                 logits = model(input_ids=tokens[None], use_cache=False).logits[0]
             losses.append(cross_entropy(logits[:-1].float(), tokens[1:], reduction="none"))

@@ -1,6 +1,6 @@
-"""A free GPU for each of several runs that a launcher starts on one machine at once.
+"""Assigns a free GPU to each of several runs that a launcher starts on one machine at the same time.
 
-Which one is taken is said by locked files, which the system releases when their process ends, however it ends.
+File locks mark the GPUs in use; the system releases them when a process ends, however it ends.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ POLL_SECONDS = 0.5
 
 
 def visible_gpus() -> list[str]:
-    """Numbers or names of the GPUs that this process may use, as CUDA_VISIBLE_DEVICES has them; starts no GPU."""
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them; this does not initialise CUDA."""
     import torch
 
     count = torch.cuda.device_count()
@@ -30,9 +30,9 @@ def visible_gpus() -> list[str]:
 
 @contextmanager
 def free_gpu(folder: Path, gpus: Sequence[str]) -> Iterator[None]:
-    """Let this process see one GPU alone that no other run of the store uses, and wait until there is one.
+    """Make one GPU visible to this process that no other run of the store uses; waits until one is free.
 
-    With one GPU or none nothing changes. To be entered before the process uses a GPU.
+    With one GPU or none, nothing changes. Enter it before the process uses a GPU.
 
     Args:
         folder: of the store; its subfolder `gpus` holds the locks.
@@ -57,7 +57,7 @@ def free_gpu(folder: Path, gpus: Sequence[str]) -> Iterator[None]:
 
 def _take(folder: Path, gpus: Sequence[str]) -> tuple[str, FileLock]:
     while True:
-        for gpu in gpus:  # a folder may be shared by machines
+        for gpu in gpus:  # the name of the host, since machines may share the folder
             name = re.sub(r"[^\w.-]", "_", f"{socket.gethostname()}-{gpu}.lock")
             lock = FileLock(folder / name)
             try:

@@ -1,4 +1,4 @@
-"""What a run computes on: device, precision, threads, kernels and micro-batch, settled once and handed down."""
+"""The hardware of a run: device, precision, threads, kernels and micro-batches, which are determined once."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # glibc's malloc.h
 
 @dataclass(frozen=True)
 class Runtime:
-    """What a run computes on. Made by `start`; nothing below it asks `hardware.*` again."""
+    """The hardware settings of a run, as `start` determined them from `hardware.*`."""
 
     accelerator: Accelerator
     precision: str  # of the matrix products: fp32 | bf16 | fp16
-    threads: int  # of a CPU
-    micro_batch_tokens: int | None  # that go through the model at once, padding counted; None: a whole batch
-    fast_kernels: bool  # whether our own kernels compute the model
-    compile: bool  # whether torch.compile does
+    threads: int  # of the CPU
+    micro_batch_tokens: int | None  # tokens per forward pass, including padding; None: the whole batch at once
+    fast_kernels: bool  # whether to use the kernels of `src.model.fast`
+    compile: bool  # whether to use torch.compile
 
     @property
     def device(self) -> torch.device:
@@ -44,16 +44,16 @@ class Runtime:
 
     @property
     def is_main_process(self) -> bool:
-        """Whether this process logs and reports: the first of those that a launcher has started."""
+        """Whether this is the first process of the launcher, which logs and reports."""
         return bool(self.accelerator.is_main_process)
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the matrix products."""
+        """The data type of the matrix products."""
         return DTYPES[self.precision]
 
     def __str__(self) -> str:
-        """`CPU, 2 threads, bf16`; with the number of processes where there are several."""
+        """A description such as `CPU, 2 threads, bf16`, with the number of processes if there are several."""
         if self.device.type == "cuda":
             device = torch.cuda.get_device_name(self.device)
         else:
@@ -63,15 +63,16 @@ class Runtime:
 
 
 def start(config: HardwareConfig, encoder_runs_once: bool = False, cpu_tokens: int = CPU_MICRO_BATCH_TOKENS) -> Runtime:
-    """Choose device and precision, set the threads, join the other processes of a launcher.
+    """Choose device and precision, set the number of threads, and join the other processes of a launcher.
 
     Args:
-        config: what was asked for.
-        encoder_runs_once: its output is kept (`train.cache_encoder`), which our kernels for a GPU do not serve.
-        cpu_tokens: of a micro-batch on a CPU, where `hardware.tokens_per_pass` does not say.
+        config: the requested hardware.
+        encoder_runs_once: the encoder's output is cached (`train.cache_encoder`), which our GPU kernels do not support.
+        cpu_tokens: tokens of a micro-batch on a CPU, unless `hardware.tokens_per_pass` is set.
 
     Raises:
-        UserError: a GPU that is not there, a precision the device lacks, or another number of processes than started.
+        UserError: there is no GPU, the device lacks the precision, or the launcher started a different number of
+            processes.
     """
     gpu = torch.cuda.is_available()
     if config.device == "gpu" and not gpu:
@@ -91,9 +92,10 @@ def start(config: HardwareConfig, encoder_runs_once: bool = False, cpu_tokens: i
     _set_threads(config.threads, started)
     if use_cpu:
         _keep_freed_memory()
-        # One a shape and kind of product, half a MB each: with a dozen lengths they would be more than the adapters.
+        # oneDNN caches a primitive of half a MB for each shape and kind of product. With a dozen sequence lengths, they
+        # would take more memory than the adapters.
         os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "32")
-    AcceleratorState._reset_state()  # runs of one process may differ in precision
+    AcceleratorState._reset_state()  # runs in the same process may differ in precision
     accelerator = Accelerator(cpu=use_cpu, mixed_precision=ACCELERATE_NAMES[precision])
     on_cpu = accelerator.device.type == "cpu"
     return Runtime(
@@ -107,9 +109,9 @@ def start(config: HardwareConfig, encoder_runs_once: bool = False, cpu_tokens: i
 
 
 def _set_threads(wanted: int | None, processes: int) -> None:
-    """Give torch as many threads as asked for, or as there are physical cores for each of the processes."""
-    # Hyper-threads share the units that matrix products keep busy. joblib and ray say by OMP_NUM_THREADS what share of
-    # the machine is this run's; torchrun sets it to 1 for want of anything better.
+    """Set the number of torch's threads: as requested, or the number of physical cores per process."""
+    # Hyper-threads share the units that matrix products use. joblib and ray set OMP_NUM_THREADS to this run's share of
+    # the machine; torchrun always sets it to 1.
     share = os.environ.get("OMP_NUM_THREADS", "") if processes == 1 else ""
     cores = psutil.cpu_count(logical=False) or torch.get_num_threads()
     threads = wanted or (int(share) if share.isdigit() and int(share) else max(1, cores // processes))
@@ -117,9 +119,9 @@ def _set_threads(wanted: int | None, processes: int) -> None:
 
 
 def _keep_freed_memory() -> None:
-    """Let the C allocator keep what is freed, since the next step asks for the same again.
+    """Let the C allocator keep freed memory, since the next step allocates the same amount again.
 
-    Giving large blocks back and getting them page by page, filled with zeros, takes a fifth of a step's time.
+    Returning large blocks to the system and getting zero-filled pages back takes a fifth of a step's time.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
@@ -130,17 +132,17 @@ def _keep_freed_memory() -> None:
 
 
 def _fast_precision(use_cpu: bool) -> str:
-    """bf16 where the hardware multiplies it, which is not everywhere torch accepts it."""
+    """bf16 if the hardware has instructions for it, which torch does not require; otherwise fp16 or fp32."""
     if not use_cpu:
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    # Private to torch, and of no use on other processors than x86: a build may lack them.
-    asked = [getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")]
-    return "bf16" if any(supported is not None and supported() for supported in asked) else "fp32"
+    # These functions are private and only apply to x86, so a build of torch may lack them.
+    checks = [getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")]
+    return "bf16" if any(supported is not None and supported() for supported in checks) else "fp32"
 
 
 @contextmanager
 def full_memory_explained() -> Iterator[None]:
-    """Turn torch's message about a full GPU into one that says what to change."""
+    """Turn torch's out-of-memory error into one that says what to change."""
     try:
         yield
     except torch.OutOfMemoryError as error:

@@ -1,10 +1,10 @@
-"""Seconds, examples and tokens a second, and peak memory; training, evaluation and the test apart.
+"""Measures time, throughput and peak memory of training, evaluation and test, each separately.
 
-What is measured: everything between the edges of a phase, with the device synchronised at both. GPU memory is what
-torch's allocator handed out (`max_memory_allocated`) and held (`max_memory_reserved`), reset at the phase's start.
-CPU memory is the peak resident size in the phase over the resident size before the model was loaded, without what the
-system may take back at any time: the code of libraries and the file of tokenised examples, of which more is paged in
-the larger the data set is and the longer the process has run. An MB is 10^6 bytes.
+A measurement covers a phase from its start to its end, and the device is synchronised at both. GPU memory is what
+torch's allocator handed out (`max_memory_allocated`) and held (`max_memory_reserved`); both are reset at the start of a
+phase. CPU memory is the peak resident size in the phase minus the resident size before the model was loaded. It leaves
+out pages that the system may reclaim at any time: the code of libraries and the file of tokenised examples, of which
+more is paged in the larger the data set is and the longer the process runs. An MB is 10^6 bytes.
 
 Linux also counts how long threads that were ready to run waited for a core: this shows a training that other work on
 the machine has slowed down.
@@ -43,38 +43,38 @@ class Usage:
     peak_mb: float = 0.0
     reserved_mb: float = 0.0  # GPU only
     examples: int = 0  # in training, counted after the warm-up
-    tokens: int = 0  # without padding; counted after the warm-up
-    counted_seconds: float = 0.0
+    tokens: int = 0  # without padding, counted after the warm-up
+    counted_seconds: float = 0.0  # in which these examples and tokens were processed
     cpu_wait_seconds: float = 0.0  # summed over all threads; 0 where the system does not count it
 
     @property
     def examples_per_second(self) -> float:
-        """Examples a second after the warm-up."""
+        """Examples per second after the warm-up; 0 if none were counted."""
         return self.examples / self.counted_seconds if self.counted_seconds else 0.0
 
     @property
     def tokens_per_second(self) -> float:
-        """Tokens a second after the warm-up, padding not counted."""
+        """Tokens per second after the warm-up, without padding; 0 if none were counted."""
         return self.tokens / self.counted_seconds if self.counted_seconds else 0.0
 
 
 @dataclass
 class Meter:
-    """Made before the model is loaded, so that it knows what the process held without one."""
+    """Measures a run. Create it before the model is loaded: it records the memory of the process without a model."""
 
     device: torch.device
     train: Usage = field(default_factory=Usage)
     evaluation: Usage = field(default_factory=Usage)
-    test: Usage = field(default_factory=Usage)  # after training is over; no part of any other figure
+    test: Usage = field(default_factory=Usage)  # after training; it counts towards nothing else
     started: float = field(default_factory=time.perf_counter)
-    memory_is_own: bool = True  # false: an earlier run of this process has left memory behind
+    memory_is_own: bool = True  # false: an earlier run in this process has left memory behind
     _runs_in_process: ClassVar[int] = 0
     _last: Usage | None = None
 
     def __post_init__(self) -> None:
         self.memory_is_own = Meter._runs_in_process == 0
         Meter._runs_in_process += 1
-        # What reading and tokenising the data has freed is not the process's any more, though the allocator keeps it.
+        # The allocator may still keep memory that reading and tokenising the data has freed.
         gc.collect()
         release_freed_memory()
         resident = psutil.Process().memory_info().rss / MB
@@ -82,9 +82,9 @@ class Meter:
 
     @property
     def total_seconds(self) -> float:
-        """Wall time since the meter was made, and that of the attempts before this one up to their last checkpoint.
+        """Wall time since the meter was created, plus that of earlier attempts up to their last checkpoint.
 
-        Without the test, so that a run with a test set and one without compare.
+        The test is not included, so that runs with and without a test set can be compared.
         """
         return time.perf_counter() - self.started - self.test.seconds
 
@@ -92,7 +92,7 @@ class Meter:
         return {"train": vars(self.train), "evaluation": vars(self.evaluation), "total_seconds": self.total_seconds}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from an earlier attempt."""
+        """Continue the measurements of an earlier attempt."""
         self.train, self.evaluation = (
             Usage(**{RENAMED.get(name, name): value for name, value in state[phase].items()})
             for phase in ("train", "evaluation")
@@ -101,8 +101,8 @@ class Meter:
 
     @contextmanager
     def phase(self, usage: Usage) -> Iterator[None]:
-        """Add the time and the peak memory of the block to `usage`; also when the block raises."""
-        if usage is not self._last:  # the peak of one phase is not made of what another one has left
+        """Add the time and the peak memory of the block to `usage`, also if the block raises an error."""
+        if usage is not self._last:  # freed memory of another phase must not count towards this peak
             release_freed_memory()
             self._last = usage
         peak = _GpuPeak(self.device) if self.device.type == "cuda" else _cpu_peak()
@@ -133,14 +133,14 @@ class _GpuPeak:
 def _cpu_wait_seconds() -> float:
     """Seconds for which threads of this process were ready to run but had no core; 0 where that is not counted."""
     nanoseconds = 0
-    for file in TASKS.glob("*/schedstat"):  # time on a core, time of waiting for one, turns
-        with suppress(OSError, IndexError, ValueError):  # the thread has ended, or the kernel keeps no such record
+    for file in TASKS.glob("*/schedstat"):  # three numbers: time on a core, time waiting for one, time slices
+        with suppress(OSError, IndexError, ValueError):  # the thread has ended, or the kernel does not count
             nanoseconds += int(file.read_text().split()[1])
     return nanoseconds / 1e9
 
 
 def release_freed_memory() -> None:
-    """Have the C allocator give back what it keeps; only glibc has a word for it."""
+    """Let the C allocator return freed memory to the system; only glibc has a function for that."""
     with suppress(AttributeError, OSError, TypeError):
         ctypes.CDLL(None).malloc_trim(0)
 
@@ -153,31 +153,31 @@ def _cpu_peak() -> _KernelPeak | _SampledPeak:
 
 
 class _KernelPeak:
-    """Linux keeps the peak itself; writing 5 to clear_refs sets it back to the present size."""
+    """The peak that the Linux kernel records; writing 5 to clear_refs resets it to the present size."""
 
     def __init__(self) -> None:
         """
         Raises:
-            OSError: the system has no such record.
+            OSError: the system does not record the peak.
         """
         CLEAR_REFS.write_text("5")
         if not _status_mb("VmHWM"):
-            raise OSError(f"{STATUS} says nothing of the peak")
+            raise OSError(f"{STATUS} does not contain the peak")
 
     def stop(self) -> float:
         return _status_mb("VmHWM") - _shared_files_mb()
 
 
 def _status_mb(name: str) -> float:
-    """A size of this process as Linux tells it; 0 where the kernel leaves it out."""
+    """A size of this process from Linux's status file; 0 if the kernel leaves it out."""
     lines = [line for line in STATUS.read_text().splitlines() if line.startswith(name + ":")]
     return int(lines[0].split()[1]) * 1024 / MB if lines else 0.0
 
 
 def _shared_files_mb() -> float:
-    """Resident size of the mapped libraries and tokenised examples; 0 where the system does not tell.
+    """Resident size of the mapped libraries and tokenised examples; 0 where the system does not report it.
 
-    Asking for it takes some 10 ms, so it is asked only when the resident size of all files has changed.
+    Computing it takes about 10 ms, so it is only done when the resident size of all files has changed.
     """
     if not STATUS.exists() or not _status_mb("RssFile"):
         return 0.0
@@ -191,7 +191,7 @@ def _shared_files_mb_at(file_mb: int) -> float:
 
 
 class _SampledPeak:
-    """Elsewhere a thread looks every 10 ms; a shorter peak can be missed."""
+    """The peak on other systems, sampled by a thread every 10 ms; a shorter peak may be missed."""
 
     def __init__(self) -> None:
         self.process = psutil.Process()

@@ -1,4 +1,4 @@
-"""The prediction loop: what a model says to every example."""
+"""The prediction loop: the predictions of a model for all examples."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from src.training.hardware import Runtime
 
 @contextmanager
 def weights_held(model: torch.nn.Module) -> Iterator[None]:
-    """Inside, no weight changes: modules that cast theirs (`src.model.fast`) do so once."""
+    """Declare that no weight changes inside, so that modules that cast theirs (`src.model.fast`) do so once."""
     casting: list[Any] = [module for module in model.modules() if hasattr(module, "weight_cast")]
     for module in casting:
         module.weight_cast.hold(module.weight, True)
@@ -29,10 +29,10 @@ def weights_held(model: torch.nn.Module) -> Iterator[None]:
 
 @torch.inference_mode()
 def predict(runtime: Runtime, model: torch.nn.Module, batches: Batches, limits: EvaluationConfig) -> list[Any]:
-    """The predictions of the task for every example, in their order."""
+    """Predict all examples of some batches; returns the task's predictions in the order of the examples."""
     accelerator = runtime.accelerator
     model.eval()
-    # Without DDP, whose forward is a meeting of all processes: here they have different numbers of batches.
+    # Without DDP, whose forward synchronises all processes: here they have different numbers of batches.
     model = getattr(model, "module", model)
     everything = batches.evaluation(limits.batch_size)
     tokens = runtime.micro_batch_tokens and runtime.micro_batch_tokens * batches.more_in_prediction

@@ -1,4 +1,4 @@
-"""One optimizer step: a batch in micro-batches, their loss, the exchange between processes, the update."""
+"""One optimizer step: micro-batches, their loss, the exchange of gradients between processes, and the update."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ class Step:
     loss: float  # mean over the terms of the step
     learning_rate: float
     grad_norm: float  # before clipping
-    time: float  # seconds since the epoch of the clock
+    time: float  # seconds since 1970
 
 
 def make_optimizer(model: torch.nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """AdamW over what trains; weight decay on matrices alone."""
+    """AdamW over the parameters that train, with weight decay on matrices only."""
     decayed: list[torch.nn.Parameter] = []
-    # Biases, norms, and the factors of (IA)^3, which change nothing at 1, not at 0.
+    # Biases, norms, and the factors of (IA)^3, whose neutral value is 1 and not 0.
     spared: list[torch.nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -48,7 +48,15 @@ def optimizer_step(
     batches: Batches,
     max_grad_norm: float,
 ) -> tuple[torch.Tensor, Any]:
-    """One optimizer step over a group of batches; the gradient is that of one batch of all their examples.
+    """Make one optimizer step over a group of batches, with the gradient of a single batch of all their examples.
+
+    Args:
+        runtime: the hardware.
+        model: to train.
+        optimizer: of the model.
+        group: the rows of each batch.
+        batches: the examples.
+        max_grad_norm: to which the norm of the gradient is clipped.
 
     Returns:
         This process's share of the mean loss over the group (its sum over processes is the mean), and the norm of

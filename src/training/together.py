@@ -1,6 +1,7 @@
-"""What the processes of one run do by themselves, and how they end together when it fails in one of them.
+"""Actions that each process of a run does by itself, with errors that all processes raise together.
 
-A process that raises alone leaves the others waiting for it at their next exchange. With one process nothing changes.
+If only one process raised an error, the others would wait for it at their next exchange. With one process nothing
+changes.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ MISTAKES = (UserError, OSError)
 
 
 def together(action: Callable[[], Value], mistakes: tuple[type[Exception], ...] = MISTAKES) -> Value:
-    """The value of `action()` in this process, after it has succeeded in every process; all must call it.
+    """Return `action()` of this process after it has succeeded in all processes, which must all call this function.
 
     Args:
-        action: done in each process, without an exchange between them.
-        mistakes: the errors that are expected of it.
+        action: to do in each process, without an exchange between them.
+        mistakes: the errors that it is expected to raise.
 
     Raises:
-        UserError: it failed in another process. Where it failed here its own error is raised.
+        UserError: it failed in another process. If it failed in this one, the original error is raised.
     """
     state = PartialState()
     if state.num_processes == 1:
@@ -44,7 +45,7 @@ def together(action: Callable[[], Value], mistakes: tuple[type[Exception], ...] 
 
 
 def main_process_first(action: Callable[[], Value]) -> Value:
-    """The value of `action()`, called in the main process before the others: they find what it has put into a cache.
+    """Return `action()`, which the main process calls before the others, so that they can use what it cached.
 
     Raises:
         UserError: it failed in another process.
