@@ -23,10 +23,10 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Evaluator:
-    """Has a model answer questions, and scores the answers.
+    """Lets a model answer questions, and scores the answers.
 
     Args:
-        runtime: what the model runs on.
+        runtime: the hardware that the model runs on.
         model: prepared for it.
         config: sizes and limits.
         unanswerable: whether "no answer" may be predicted.
@@ -38,13 +38,13 @@ class Evaluator:
     unanswerable: bool
 
     def score(self, questions: Questions, batches: Batches) -> Evaluation:
-        """Answer and score a whole set of questions; `batches` are their examples."""
+        """Answer and score a whole set of questions; `batches` holds their examples."""
         predictions = predict(self.runtime, self.model, batches, self.config)
         answers = batches.answers(questions, predictions, self.config, self.unanswerable)
         loss = batches.mean_loss(predictions)
         return Evaluation(score(questions, answers) | ({} if loss is None else {"loss": loss}), answers)
 
     def answer(self, questions: Questions, batches: Batches) -> list[Answer]:
-        """The answers to questions with `id` and `context`; `batches` are their examples."""
+        """Answer questions that have `id` and `context`; `batches` holds their examples."""
         predictions = predict(self.runtime, self.model, batches, self.config)
         return batches.answers(questions, predictions, self.config, self.unanswerable)

@@ -1,4 +1,4 @@
-"""What a run leaves at its end: its final metrics, and a row for each question."""
+"""The results of a run: its final metrics, and a row for each question."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from src.tasks.base import Answer
 from src.training.meter import Meter
 from src.training.step import Step
 
-SECTION = {VALIDATION: "quality", TEST: "test"}  # of src/metrics.py, for the scores of a set of questions
+SECTION = {VALIDATION: "quality", TEST: "test"}  # the prefix of the scores of a set in src/metrics.py
 FINAL_LOSS_STEPS = 10  # train/final_loss is the mean over this many last steps
 
 
@@ -33,16 +33,16 @@ def final_metrics(
     extra: Mapping[str, Evaluation],
     test: Evaluation | None = None,
 ) -> dict[str, float]:
-    """The final metrics of `src.metrics`, but for those known only once the weights are stored.
+    """Compute the final metrics of `src.metrics`, except those that need the stored weights.
 
     Args:
         sets: the questions of the run.
-        counts: its parameters.
+        counts: its numbers of parameters.
         meter: of its time and memory.
         steps: all optimizer steps.
-        validation: of the reported epoch.
-        extra: of further sets, by name.
-        test: of the same epoch on the test questions.
+        validation: the evaluation of the reported epoch.
+        extra: the evaluations of extra validation sets, by name.
+        test: the evaluation of the same epoch on the test questions.
     """
     last = steps[-FINAL_LOSS_STEPS:]
     metrics = {
@@ -66,7 +66,7 @@ def final_metrics(
     if test is not None:
         metrics |= {"test/exact_match": test.metrics["exact_match"], "test/f1": test.metrics["f1"]}
         metrics["time/test_seconds"] = meter.test.seconds
-    # What was not measured is left out: a wrong figure is worse than none.
+    # What was not measured is left out: a wrong value is worse than none.
     if meter.train.counted_seconds:
         metrics["speed/examples_per_second"] = meter.train.examples_per_second
         metrics["speed/tokens_per_second"] = meter.train.tokens_per_second
@@ -81,7 +81,7 @@ def final_metrics(
 
 
 def example_rows(questions: Any, answers: Sequence[Answer]) -> list[dict[str, Any]]:
-    """Question, prediction, true answers and scores, a row a question."""
+    """Make a row for each question, with prediction, true answers, scores and kind of answer."""
     rows = []
     for question, answer in zip(questions, answers, strict=True):
         exact, f1 = per_question(question, answer)
@@ -101,12 +101,12 @@ def example_rows(questions: Any, answers: Sequence[Answer]) -> list[dict[str, An
 
 
 def intervals(rows: pd.DataFrame, by_article: bool) -> dict[str, tuple[float, float]]:
-    """The 95 % intervals of a run's scores over other questions, in percent, by their keys in src/metrics.py.
+    """Compute the 95 % intervals of a run's scores over other questions, in percent, by the keys of src/metrics.py.
 
-    None of a score that hardly any question has got.
+    A score for which fewer than FEWEST_SCORED questions are above 0 has no interval.
 
     Args:
-        rows: of all its questions, as `with_places` makes them.
+        rows: of all questions, as `with_places` makes them.
         by_article: whether the data were split by article.
     """
     ends = {}
@@ -122,7 +122,7 @@ def intervals(rows: pd.DataFrame, by_article: bool) -> dict[str, tuple[float, fl
 
 
 def with_places(rows: Sequence[Mapping[str, Any]], questions: Any, split: str) -> list[dict[str, Any]]:
-    """Rows with the set, the article and the passage of their questions; the keys tell both where the texts are not."""
+    """Add set, title, article and passage to the rows; article and passage are hashes, which need no texts."""
     return [
         {
             **row,

@@ -1,4 +1,4 @@
-"""What happens while a run trains: shown and logged at once, and kept for its end."""
+"""The history of a run: steps and evaluations are shown and logged as they happen, and kept for the results."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class History:
     Args:
         log, terminal, meter: of the run.
         evaluate: scores the model on the validation questions.
-        language_loss: of a decoder, its loss (nats a token) on plain passages.
-        on_score: called with each epoch and its F1; what it raises ends the run.
+        on_score: called with each epoch and its F1; an error that it raises ends the run.
+        language_loss: for a decoder, computes its loss on plain passages (nats per token).
     """
 
     log: RunLog
@@ -32,7 +32,7 @@ class History:
     language_loss: Callable[[], float] | None = None
     steps: list[Step] = field(default_factory=list)
     validation_losses: list[tuple[int, float]] = field(default_factory=list)  # optimizer step, nats
-    evaluations: dict[int, Evaluation] = field(default_factory=dict)  # by epoch: the best one's and the last one's
+    evaluations: dict[int, Evaluation] = field(default_factory=dict)  # of the best and of the last epoch, by epoch
 
     def on_steps(self, steps: list[Step]) -> None:
         last = steps[-1]
@@ -41,7 +41,7 @@ class History:
                 "train/loss": step.loss,
                 "train/learning_rate": step.learning_rate,
                 "train/grad_norm": step.grad_norm,
-                # The meter goes on from the last checkpoint of an interrupted run; the clock counts the time between.
+                # The meter has the training time at the last of these steps; the clock has the time between steps.
                 "time/trained_seconds": self.meter.train.seconds - (last.time - step.time),
             }
             self.log.metrics(values, step.number, step.time)
@@ -68,6 +68,6 @@ class History:
         return {"steps": [asdict(step) for step in self.steps], "validation_losses": self.validation_losses}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from an earlier attempt; its answers are predicted again where they are needed."""
+        """Restore the history of an earlier attempt; its answers are predicted again if they are needed."""
         self.steps = [Step(**step) for step in state["steps"]]
         self.validation_losses = state["validation_losses"]

@@ -1,4 +1,4 @@
-"""The table of all metrics: how each is called, formatted and averaged over seeds, and where it is shown.
+"""The table of all metrics: their names, formats and averages over seeds, and where they are shown.
 
     python -m src.metrics                    prints it in Markdown
     python -m src.metrics docs/metrics.md    replaces the table between the two marker comments of a file
@@ -47,12 +47,12 @@ class Place(Flag):
 
 
 NOWHERE = Place(0)
-# Units of what is counted in tokens or examples, which each model makes of the same text in its own way.
+# Units that count tokens or examples, which depend on the model's tokenizer.
 OF_ITS_TOKENS = ("nats", "examples/s", "tokens/s")
 RESULT, SIDE_BY_SIDE, CHARTS = Place.RESULT, Place.SIDE_BY_SIDE, Place.CHARTS
 TABLES = Place.RESULT | Place.SIDE_BY_SIDE | Place.ALL_RUNS | Place.CSV
 SCORES = TABLES | Place.SUMMARY | Place.COLUMNS | Place.CARD
-# Not where many runs stand beside each other, to be chosen from.
+# Test scores are not shown where runs are listed to choose from.
 TEST_SCORES = Place.RESULT | Place.SIDE_BY_SIDE | Place.CSV | Place.CARD
 COSTS = TABLES | Place.VERDICT | Place.PARETO
 MAIN_COSTS = COSTS | Place.SUMMARY | Place.CHARTS
@@ -60,21 +60,21 @@ MAIN_COSTS = COSTS | Place.SUMMARY | Place.CHARTS
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric and everything that is said of it.
+    """A metric, with everything that is needed to show it.
 
     Attributes:
-        key: in MLflow; what stands before the slash groups the charts there.
-        label: its name where there is room.
-        about: what it is, for docs/metrics.md.
+        key: its name in MLflow, which groups charts by the part before the slash.
+        label: its full name.
+        about: its description in docs/metrics.md.
         unit: `s`, `MB`, `%` and so on; empty for a number.
         form: the format of a value, without the unit (`,.1f`).
-        better: which way is better; empty where neither is.
-        average: over seeds.
-        short: its name in narrow tables; the label if it is empty.
+        better: which direction is better; empty if neither is.
+        average: how it is averaged over seeds.
+        short: its name in narrow tables; empty: the label.
         logged: at every optimizer step, after every epoch (and before the first), or once at the end.
-        only: when it is logged (`on a GPU`); empty for always.
+        only: the condition under which it is logged (`on a GPU`); empty: always.
         extra: whether it is also logged for each extra validation set, as `extra/NAME/f1`.
-        score: whether it is a share of right answers. Tables leave its `%` out, and add the std over seeds.
+        score: whether it is a share of right answers. Tables omit its `%`, and add the standard deviation over seeds.
         places: where it is shown.
     """
 
@@ -94,12 +94,12 @@ class Metric:
 
     @property
     def group(self) -> str:
-        """`time` of `time/train_seconds`."""
+        """The part of the key before the slash: `time` of `time/train_seconds`."""
         return self.key.partition("/")[0]
 
     @property
     def within_model(self) -> bool:
-        """Whether values compare within one model alone, as losses and speeds do."""
+        """Whether values can only be compared between runs of the same model, as losses and speeds."""
         return self.unit in OF_ITS_TOKENS
 
     @property
@@ -109,7 +109,7 @@ class Metric:
 
     @property
     def brief(self) -> str:
-        """The short name, or the label where there is none."""
+        """The short name, or the label if there is none."""
         return self.short or self.label
 
     @property
@@ -132,7 +132,7 @@ class Metric:
         return format(value, self.form)
 
     def text(self, value: float) -> str:
-        """A value with its unit: `3.9 s`; of a score without: `51.2`."""
+        """A value with its unit, `3.9 s`; a score has none, `51.2`."""
         return f"{self.number(value)} {self.unit}" if self.unit and not self.score else self.number(value)
 
     def named(self, value: float) -> str:
@@ -140,7 +140,10 @@ class Metric:
         return f"{self.brief} {self.text(value)}"
 
     def member(self, key: str) -> Metric | None:
-        """This metric as it is logged as `key`, with the name of an extra validation set in its labels; else None."""
+        """This metric for `key`, which may be that of an extra validation set, whose name is added to the labels.
+
+        None if `key` belongs to another metric.
+        """
         if key == self.key:
             return self
         group, _, rest = key.partition("/")
@@ -153,10 +156,10 @@ class Metric:
 
 
 def metric(key: str) -> Metric:
-    """The metric that is logged as `key`.
+    """The metric with a key.
 
     Raises:
-        KeyError: the table has none.
+        KeyError: the table has no such metric.
     """
     for entry in METRICS:
         if (match := entry.member(key)) is not None:
@@ -165,9 +168,9 @@ def metric(key: str) -> Metric:
 
 
 def listed(keys: Iterable[str]) -> list[Metric]:
-    """The metrics that are logged as `keys`, without keys that the table lacks.
+    """The metrics with the given keys; unknown keys are left out.
 
-    They stand in the order of the table; those of extra validation sets follow, set by set.
+    They are in the order of the table; those of extra validation sets come last, set by set.
     """
     logged = set(keys)
     members = [match for entry in METRICS for key in logged if (match := entry.member(key)) is not None]
@@ -189,12 +192,12 @@ def logged_as(key: str) -> list[str]:
 
 
 def shown(place: Place, keys: Iterable[str]) -> list[Metric]:
-    """Those of the metrics `keys` that a place shows, in the order of the table."""
+    """The metrics with the given keys that a place shows, in the order of the table."""
     return [entry for entry in listed(keys) if place in entry.places]
 
 
 def at(place: Place) -> list[Metric]:
-    """All metrics that a place shows, whatever was logged."""
+    """All metrics that a place shows."""
     return [entry for entry in METRICS if place in entry.places]
 
 
@@ -203,7 +206,7 @@ def groups() -> list[str]:
     return list(dict.fromkeys(group for e in METRICS for group in (e.group, *([EXTRA] if e.extra else []))))
 
 
-# The metrics that the code asks for by name.
+# The keys that the code uses.
 EXACT_MATCH, F1 = "quality/exact_match", "quality/f1"
 TEST_EXACT_MATCH, TEST_F1 = "test/exact_match", "test/f1"
 EVAL_EXACT_MATCH, EVAL_F1, EVAL_LOSS = "eval/exact_match", "eval/f1", "eval/loss"
@@ -227,7 +230,7 @@ _speed = partial(Metric, unit="examples/s", form=",.1f", better="higher", averag
 _megabytes = partial(Metric, unit="MB", better="lower")
 _parameters = partial(Metric, better="lower")
 
-# In the order in which they are shown. Not formatted, so that it stays a table.
+# The metrics in display order. The table is not formatted by ruff, so that it stays readable.
 # fmt: off
 METRICS: tuple[Metric, ...] = (
     _quality(
@@ -370,7 +373,7 @@ METRICS: tuple[Metric, ...] = (
 
 
 def markdown() -> str:
-    """The table for docs/metrics.md, a row a metric."""
+    """The table of docs/metrics.md, one row for each metric."""
     lines = ["| metric | shown as | logged | better | over seeds | what it is |", "|---|---|---|---|---|---|"]
     for entry in METRICS:
         needs = f" ({entry.only})" if entry.only else ""
@@ -383,7 +386,7 @@ def markdown() -> str:
 
 
 def between_markers(text: str) -> tuple[str, str, str]:
-    """What stands before, between and after the marker comments of a Markdown file.
+    """Split a Markdown file into the text before, between and after the marker comments.
 
     Raises:
         ValueError: a marker is missing.

@@ -1,4 +1,4 @@
-"""The questions of a run, and the batches that its task makes of them: data and task, put together."""
+"""Loads the questions of a run and lets its task make batches of them: it connects data and task."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def load(config: Config, tokenizer: Any) -> RunData:
     """Load the questions of a run and make its batches; notes on both are in `sets.notes`.
 
     Raises:
-        UserError: a source that cannot be read, fewer questions than asked for, or a tokenizer that does not serve.
+        UserError: a source cannot be read, has fewer questions than requested, or the tokenizer is not suitable.
     """
     sets = sources.load(config.dataset)
     settled = replace(config, dataset=replace(config.dataset, unanswerable=sets.unanswerable))

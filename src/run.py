@@ -1,6 +1,6 @@
-"""One run from its configuration to its result: the stages of `src/`, put together.
+"""A single run, from its configuration to its result: it connects the stages of `src/`.
 
-`python -m src.train` makes a run, or many of them.
+`python -m src.train` makes one run, or many.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ OnScore = Callable[[int, float], None]
 
 @dataclass(frozen=True)
 class RunResult:
-    """A finished run: its id in MLflow, the epoch whose weights are reported and stored, and the final metrics."""
+    """A finished run: its id in MLflow, the epoch that is reported and stored, and its final metrics."""
 
     run_id: str
     epoch: int
@@ -67,25 +67,25 @@ class RunResult:
 class Prepared:
     """A run that is ready to train."""
 
-    config: Config  # with what the data have settled
+    config: Config  # including the values that depend on the data
     runtime: Runtime
     log: RunLog
     terminal: Terminal
     tokenizer: Any
     data: RunData
     meter: Meter
-    base: Base  # that the method started from
-    bare: PreTrainedModel  # what the method was applied to
+    base: Base  # the model that the method starts from
+    bare: PreTrainedModel  # the model that the method was applied to
     counts: ParameterCounts
-    model: torch.nn.Module  # that trains: `bare`, or what the method and the accelerator have put around it
+    model: torch.nn.Module  # the model that trains: `bare`, possibly wrapped by peft and the accelerator
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What training has brought out."""
+    """The outcome of training."""
 
-    epoch: int  # that is reported: the last or the best one
-    validation: Evaluation  # of that epoch
+    epoch: int  # the reported epoch: the last or the best one
+    validation: Evaluation  # of the reported epoch
     extra: dict[str, Evaluation]
     test: Evaluation | None
     history: History
@@ -93,18 +93,21 @@ class Trained:
 
 
 def run(config: Config, on_score: OnScore | None = None, progress_file: Path | None = None) -> RunResult | None:
-    """Train, evaluate and log one run, or find that it is done; None in the processes that only help the first one.
+    """Train, evaluate and log one run, unless it is done already.
 
-    An interrupted run goes on from its last checkpoint, in the same run of MLflow.
+    An interrupted run resumes from its last checkpoint, in the same MLflow run.
 
     Args:
         config: of the run.
-        on_score: called with each epoch and its F1; what it raises ends the run.
-        progress_file: where the progress is left for a process that waits for this one.
+        on_score: called with each epoch and its F1; an error that it raises ends the run.
+        progress_file: a file for the progress, which a process that waits for this one shows.
+
+    Returns:
+        The result; None in processes other than the main one.
 
     Raises:
-        AlreadyRunning: another process works on it.
-        UserError: anything in the configuration, the data or the surroundings that the user can mend.
+        AlreadyRunning: another process works on the run.
+        UserError: a mistake in the configuration, the data or the environment that the user can correct.
     """
     validate(config)
     runtime = hardware.start(config.hardware, config.train.cache_encoder, task_of(config.model).cpu_tokens)
@@ -118,19 +121,19 @@ def run(config: Config, on_score: OnScore | None = None, progress_file: Path | N
         terminal.header(next_commands(config.tracking, done.run_id))
         return done
     tokenizer = together(lambda: backbone.load_tokenizer(config.model))
-    # The other processes find the windows in the cache.
+    # The other processes read the windows from the cache.
     data = main_process_first(lambda: questions.load(config, tokenizer))
     with ExitStack() as stack:
         settled = replace(config, dataset=replace(config.dataset, unanswerable=data.sets.unanswerable))
         together(lambda: stack.enter_context(log.begin(settled)))
         stack.enter_context(terminal)
         stack.enter_context(hardware.full_memory_explained())
-        [whole] = broadcast_object_list([log.result])
-        if whole is not None:  # killed after its last artifact
-            log.final(whole["metrics"])
+        [stored_result] = broadcast_object_list([log.result])
+        if stored_result is not None:  # an earlier attempt was killed after its last artifact
+            log.final(stored_result["metrics"])
             if runtime.is_main_process:
                 clear(log.checkpoints, config.train.keep_checkpoints)
-            result = RunResult(**whole)
+            result = RunResult(**stored_result)
             register(runtime, log, result, terminal)
             return result
         prepared = prepare(settled, runtime, log, terminal, tokenizer, data)
@@ -146,7 +149,7 @@ def run(config: Config, on_score: OnScore | None = None, progress_file: Path | N
 
 
 def _done(log: RunLog) -> RunResult | None:
-    """The result of the run of MLflow that has done this already."""
+    """The result of a finished MLflow run with this configuration; None if there is none."""
     done = log.finished()
     if done is None:
         return None
@@ -154,7 +157,7 @@ def _done(log: RunLog) -> RunResult | None:
 
 
 def register(runtime: Runtime, log: RunLog, result: RunResult, terminal: Terminal) -> None:
-    """Make the model of a finished run a version of the registered model that `tracking.register` names."""
+    """Register the model of a finished run as a version of the registered model that `tracking.register` names."""
     name = log.config.tracking.register
     if name is not None and runtime.is_main_process:
         version = register_model(log.store, result.run_id, name)
@@ -164,10 +167,10 @@ def register(runtime: Runtime, log: RunLog, result: RunResult, terminal: Termina
 def prepare(
     config: Config, runtime: Runtime, log: RunLog, terminal: Terminal, tokenizer: Any, data: RunData
 ) -> Prepared:
-    """Load the model, apply the method, say what is about to run, and make the model ready to train.
+    """Load the model, apply the method, announce the run, and make the model ready to train.
 
     Raises:
-        UserError: a model that cannot be loaded, or that method or tokenizer do not fit.
+        UserError: the model cannot be loaded, or the method or the tokenizer does not fit it.
     """
     meter = Meter(runtime.device)
     bare, model = build(config)
@@ -187,10 +190,10 @@ def prepare(
 
 
 def build(config: Config) -> tuple[PreTrainedModel, torch.nn.Module]:
-    """The model as it is loaded, and what the method makes of it (the same object, or peft's around it).
+    """Load the model and apply the method; returns the loaded model, and the same object or peft's wrapper.
 
     Raises:
-        UserError: a model that cannot be loaded, or that the method does not fit.
+        UserError: the model cannot be loaded, or the method does not fit it.
     """
     dropout = config.train.hidden_dropout, config.train.attention_dropout
     bare = together(lambda: backbone.load_model(config.model, *dropout, config.train.seed))
@@ -198,10 +201,10 @@ def build(config: Config) -> tuple[PreTrainedModel, torch.nn.Module]:
 
 
 def make_ready(config: Config, runtime: Runtime, bare: PreTrainedModel, model: Any) -> Any:
-    """The model of `build` as it trains: with our kernels, on its device.
+    """Prepare the model of `build` for training: kernels, precision and device.
 
     Raises:
-        UserError: an architecture that cannot checkpoint its gradients.
+        UserError: the architecture does not support gradient checkpointing.
     """
     if config.train.gradient_checkpointing:
         backbone.checkpoint_gradients(bare)
@@ -212,7 +215,7 @@ def make_ready(config: Config, runtime: Runtime, bare: PreTrainedModel, model: A
 
 
 def announce(job: Prepared) -> None:
-    """Say, and log, what is about to run."""
+    """Show and log what is about to run."""
     config, counts, sets, log, terminal = job.config, job.counts, job.data.sets, job.log, job.terminal
     resumed = ", goes on from its last checkpoint" if log.resumed else ""
     terminal.header(
@@ -244,7 +247,7 @@ def announce(job: Prepared) -> None:
 
 
 def encode(data: RunData, runtime: Runtime, model: Any, meter: Meter) -> RunData:
-    """The batches of `data` as hidden states, computed once; the seconds for it count."""
+    """Replace the batches by hidden states, which are computed once; the time for it is measured."""
     with tempfile.TemporaryDirectory(prefix="tuneoff-encoded-") as folder:
         encoded = {}
         for name, usage in (("train", meter.train), ("validation", meter.evaluation)):
@@ -258,10 +261,10 @@ def encode(data: RunData, runtime: Runtime, model: Any, meter: Meter) -> RunData
 
 
 def train(job: Prepared, on_score: OnScore | None = None) -> Trained:
-    """Train the model, scoring it on the way, and score the epoch that is reported.
+    """Train the model, with evaluations in between, and score the reported epoch.
 
     Raises:
-        UserError: the loss is not finite any more, or a checkpoint cannot be read.
+        UserError: the loss is no longer finite, or a checkpoint cannot be read.
     """
     config, data, meter = job.config, job.data, job.meter
     evaluator = Evaluator(job.runtime, job.model, config.evaluation, data.sets.unanswerable)
@@ -283,25 +286,25 @@ def train(job: Prepared, on_score: OnScore | None = None) -> Trained:
         config.train.checkpoint_minutes,
         config.train.keep_checkpoints,
         job.terminal.warning,
-        {"record": history, "log": job.log},  # in every stored checkpoint under these names
+        {"record": history, "log": job.log},  # these names are part of stored checkpoints
     )
     epoch = fit(job.runtime, job.model, data.train, config.train, meter, checkpoints, history)
     # An epoch that was scored before an interruption is predicted again: the same weights give the same answers.
     reported = history.evaluations.get(epoch) or validate_model()
     extra = {name: evaluate(data.sets.extra[name], batches, meter.evaluation) for name, batches in data.extra.items()}
-    # Once, and last: nothing that is chosen can depend on it.
+    # The test set is scored once, at the end, so that no choice can depend on it.
     test = None if data.test is None else evaluate(data.sets.test, data.test, meter.test)
     return Trained(epoch, reported, extra, test, history, checkpoints)
 
 
 def language_loss_of(job: Prepared) -> Callable[[], float] | None:
-    """What measures the loss of a decoder on plain passages; None for an encoder, or without such passages."""
+    """A function that computes a decoder's loss on plain passages; None for an encoder, or without such passages."""
     probe = probe_of(job.tokenizer, job.data.sets) if is_decoder(job.bare) else None
     return None if probe is None else lambda: language_loss(job.runtime.accelerator, job.bare, probe)
 
 
 def record(job: Prepared, trained: Trained) -> RunResult:
-    """Store the model and all that is known of the run, and show the result; in the main process."""
+    """Store the model and all results of the run, and show them; only called in the main process."""
     config, log, sets, validation = job.config, job.log, job.data.sets, trained.validation
     steps, epoch = trained.history.steps, trained.epoch
     metrics = final_metrics(sets, job.counts, job.meter, steps, validation, trained.extra, trained.test)
@@ -328,10 +331,10 @@ def record(job: Prepared, trained: Trained) -> RunResult:
         log.figure("loss_curve.svg", loss_curve(steps, trained.history.validation_losses, run_name(config)))
         metrics["time/total_seconds"] = job.meter.total_seconds
         result = RunResult(log.run_id, epoch, metrics)
-        log.flush()  # not whole before all of it has arrived
-        log.json("result.json", asdict(result))  # written last: where it is, the run is whole
+        log.flush()  # everything must have arrived before the run counts as complete
+        log.json("result.json", asdict(result))  # written last: it marks the run as complete
         trained.checkpoints.remove()
-    finally:  # a disk that is full takes no result away
+    finally:  # metrics are logged and shown even if the disk is full
         log.final(metrics)
         title = f"{run_name(config)}: {config.train.keep} epoch ({epoch}), whole validation set"
         job.terminal.result(metrics, title)
@@ -340,16 +343,16 @@ def record(job: Prepared, trained: Trained) -> RunResult:
 
 
 def probe_of(tokenizer: Any, sets: QuestionSets) -> Probe | None:
-    """Passages of the validation questions that no training question is about."""
+    """The probe for forgetting: passages of validation questions that no training question is about."""
     return make_probe(tokenizer, sets.train["context"], sets.validation["context"])
 
 
 def forgotten(
     config: Config, runtime: Runtime, tokenizer: Any, sets: QuestionSets, trained: PreTrainedModel
 ) -> dict[str, float]:
-    """The metrics `forgetting/*` of the trained model; none where there is nothing to probe with.
+    """Compute the metrics `forgetting/*` of the trained model; empty if there are no passages for the probe.
 
-    It leaves the model with the attention that it was loaded with.
+    Afterwards the model has the attention implementation that it was loaded with.
     """
     probe = probe_of(tokenizer, sets)
     if probe is None:
@@ -357,14 +360,14 @@ def forgotten(
     untouched: Any = backbone.load_model(
         config.model, hidden_dropout=0.0, attention_dropout=0.0, seed=config.train.seed
     )
-    # Both computed alike, so that they differ by what was learnt and not by rounding.
+    # Both models use the same precision and kernels, so that they do not differ by rounding.
     if config.method.quantize is not None:
         quantize.hold_in_4_bits(untouched)
         quantize.compute_in(untouched, runtime.dtype)
     if runtime.fast_kernels:
         fast.speed_up(untouched, runtime.dtype, runtime.device.type)
     for each in (trained, untouched):
-        fast.plain_attention(each)  # packed attention belongs to training's forward
+        fast.plain_attention(each)  # packed attention only works with the batches of training
     masked_lm: Any = None if is_decoder(trained) else backbone.load_masked_lm(config.model)
     if masked_lm is not None:
         masked_lm = masked_lm.to(runtime.device)
