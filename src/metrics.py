@@ -256,11 +256,11 @@ METRICS: tuple[Metric, ...] = (
     ),
     _score(
         TEST_EXACT_MATCH, "test exact match",
-        "as `quality/exact_match`, on the test questions, by which nothing is chosen",
+        "as `quality/exact_match`, on the test questions, which no choice is based on",
         short="test EM", only=TESTED, places=TEST_SCORES
     ),
     _score(
-        TEST_F1, "test F1", "as `quality/f1`, on the test questions, by which nothing is chosen", only=TESTED,
+        TEST_F1, "test F1", "as `quality/f1`, on the test questions, which no choice is based on", only=TESTED,
         places=TEST_SCORES
     ),
     _score(
@@ -275,7 +275,7 @@ METRICS: tuple[Metric, ...] = (
         EVAL_LOSS, "validation loss", f"cross entropy {OF_ANSWER}", short="loss", logged="epoch", extra=True
     ),
     _loss(
-        EVAL_LM_LOSS, "LM loss", "loss of a token of up to 48 passages that no training question is about",
+        EVAL_LM_LOSS, "LM loss", "mean loss per token of up to 48 passages that no training question is about",
         short="LM loss", logged="epoch", only=GENERATIVE
     ),
     _loss(
@@ -283,12 +283,12 @@ METRICS: tuple[Metric, ...] = (
     ),
     Metric("train/learning_rate", "learning rate", "learning rate of the step", form="g", logged="step"),
     Metric("train/grad_norm", "gradient norm", "norm of the gradient before clipping", form=",.3f", logged="step"),
-    Metric(STEPS, "optimizer steps", "number of steps made"),
+    Metric(STEPS, "optimizer steps", "number of optimizer steps"),
     Metric(
         "train/reported_epoch", "reported epoch",
         "epoch of the scores and the stored weights: the last, or the best with `train.keep=best`"
     ),
-    _parameters(TRAINABLE, "trained parameters", "number of all that train", short="trained", places=MAIN_COSTS),
+    _parameters(TRAINABLE, "trained parameters", "number of parameters that train", short="trained", places=MAIN_COSTS),
     _parameters(
         "params/trainable_percent", "trained parameters, share", "share of all parameters", unit="%", form=",.2f",
         places=RESULT | SIDE_BY_SIDE
@@ -296,15 +296,15 @@ METRICS: tuple[Metric, ...] = (
     _parameters(ADAPTER, "trained parameters, adapters", "number in adapters", places=SIDE_BY_SIDE),
     _parameters("params/head", "trained parameters, head", "number in the head", places=SIDE_BY_SIDE),
     _parameters(BACKBONE, "trained parameters, backbone", "number in the backbone", places=SIDE_BY_SIDE),
-    Metric(TOTAL, "all parameters", "number of all, trained or not"),
+    Metric(TOTAL, "all parameters", "number of parameters, trained or not"),
     _seconds(
         TRAIN_SECONDS, "training time", "training steps alone, without evaluation, loading or logging",
         short="training", places=MAIN_COSTS | Place.COLUMNS
     ),
-    _seconds("time/eval_seconds", "evaluation time", "prediction and choice of the answers, over all evaluations"),
+    _seconds("time/eval_seconds", "evaluation time", "prediction and selection of answers, over all evaluations"),
     _seconds("time/total_seconds", "total time", "from loading the model to storing it, without the test"),
     _seconds(
-        "time/test_seconds", "test time", "prediction and choice of the answers to the test questions", only=TESTED
+        "time/test_seconds", "test time", "prediction and selection of answers to the test questions", only=TESTED
     ),
     _seconds(
         CPU_WAIT_SECONDS, "time waiting for a core, training",
@@ -312,7 +312,7 @@ METRICS: tuple[Metric, ...] = (
         only=LINUX
     ),
     _seconds(
-        TRAINED_SECONDS, "training time so far", "training time up to this step, without what an interruption cost",
+        TRAINED_SECONDS, "training time so far", "training time up to this step, without time lost in interruptions",
         logged="step"
     ),
     _speed(
@@ -320,34 +320,37 @@ METRICS: tuple[Metric, ...] = (
         "examples (windows of passages, or prompts) per second, after up to three warm-up steps", short="speed",
         places=RESULT | SIDE_BY_SIDE | Place.ALL_RUNS
     ),
-    _speed("speed/tokens_per_second", "training speed, tokens", "the same in tokens, without padding", unit="tokens/s"),
+    _speed("speed/tokens_per_second", "training speed, tokens", "tokens per second, without padding", unit="tokens/s"),
     _speed(
         "speed/eval_examples_per_second", "evaluation speed",
-        "examples per second of prediction, choice of the answers and scores, over all evaluations",
+        "examples per second of prediction, selection of answers and scoring, over all evaluations",
         places=SIDE_BY_SIDE
     ),
     _megabytes(
         "memory/peak_train_mb", "peak memory, training",
-        "GPU: what torch allocated, from just before the first step on. CPU: peak resident size over that before the "
+        "GPU: what torch allocated, from just before the first step on. CPU: peak resident size minus that before the "
         "model was loaded, without the code of libraries and the mapped file of examples",
         short="memory", places=MAIN_COSTS | Place.COLUMNS
     ),
     _megabytes("memory/peak_eval_mb", "peak memory, evaluation", "the same during evaluation", places=SIDE_BY_SIDE),
-    _megabytes("memory/reserved_train_mb", "reserved memory, training", "what torch held, in use or not", only=GPU),
+    _megabytes(
+        "memory/reserved_train_mb", "reserved memory, training", "memory that torch held, whether in use or not",
+        only=GPU
+    ),
     _megabytes(
         "storage/checkpoint_mb", "stored size", "size of the stored weights", form=",.2f", short="stored",
         places=COSTS
     ),
-    _loss("train/initial_loss", "initial training loss", "that of the first step", places=RESULT | SIDE_BY_SIDE),
+    _loss("train/initial_loss", "initial training loss", "loss of the first step", places=RESULT | SIDE_BY_SIDE),
     _loss("train/final_loss", "final training loss", "mean over the last ten steps", places=RESULT | SIDE_BY_SIDE),
     Metric(
         CKA, "hidden-state similarity, CKA",
-        "similarity of the last hidden states to those before training (1: unmoved), on up to 48 validation passages "
+        "similarity of the last hidden states to those before training (1: unchanged), on up to 48 validation passages "
         "that no training question is about",
         form=",.3f", short="CKA", places=SIDE_BY_SIDE | Place.ALL_RUNS
     ),
     Metric(
-        "forgetting/cosine", "hidden-state similarity, cosine", "the same as mean cosine similarity", form=",.3f",
+        "forgetting/cosine", "hidden-state similarity, cosine", "mean cosine similarity of the same states", form=",.3f",
         places=SIDE_BY_SIDE
     ),
     _loss(
@@ -359,15 +362,15 @@ METRICS: tuple[Metric, ...] = (
         places=SIDE_BY_SIDE
     ),
     _loss(
-        "forgetting/lm_loss_before", "LM loss, before", "mean loss a token of these passages before training",
+        "forgetting/lm_loss_before", "LM loss, before", "mean loss per token of these passages before training",
         only=GENERATIVE, places=SIDE_BY_SIDE
     ),
     _loss(
-        "forgetting/lm_loss", "LM loss, after", "mean loss a token of these passages after training", only=GENERATIVE,
+        "forgetting/lm_loss", "LM loss, after", "mean loss per token of these passages after training", only=GENERATIVE,
         places=SIDE_BY_SIDE
     ),
-    Metric("data/realigned", "realigned answers", "answers whose place was corrected, in all files that were read"),
-    Metric("data/untrainable", "untrainable questions", "questions that cannot be trained on, in all these files"),
+    Metric("data/realigned", "realigned answers", "answers whose position was corrected, in all files that were read"),
+    Metric("data/untrainable", "untrainable questions", "questions that cannot be trained on, in the same files"),
 )
 # fmt: on
 
