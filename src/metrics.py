@@ -350,8 +350,8 @@ METRICS: tuple[Metric, ...] = (
         form=",.3f", short="CKA", places=SIDE_BY_SIDE | Place.ALL_RUNS
     ),
     Metric(
-        "forgetting/cosine", "hidden-state similarity, cosine", "mean cosine similarity of the same states", form=",.3f",
-        places=SIDE_BY_SIDE
+        "forgetting/cosine", "hidden-state similarity, cosine", "mean cosine similarity of the same states",
+        form=",.3f", places=SIDE_BY_SIDE
     ),
     _loss(
         "forgetting/mlm_loss_before", "masked-LM loss, before", "loss on these passages before training",

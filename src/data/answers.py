@@ -1,4 +1,4 @@
-"""Which of a question's answers is trained on."""
+"""Chooses the answer of a question to train on."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from src.data.records import NOT_FOUND
 
 
 def trainable(record: dict[str, Any]) -> bool:
-    """Whether there is something to learn from: no answer at all (v2.0), or one whose place is known."""
+    """Whether a question can be trained on: it has no answer at all (v2.0), or one with a known position."""
     starts = record["answers"]["answer_start"]
     return not starts or any(start != NOT_FOUND for start in starts)
 
 
 def training_answer(answers: dict[str, list[Any]], choice: str) -> tuple[str, int] | None:
-    """The (text, start) to train on, of several human answers.
+    """Choose one of several human answers to train on.
 
     Args:
-        answers: `text` and `answer_start` lists of one question; NOT_FOUND marks an answer without a place.
-        choice: `first`; `majority`, the text given most often (the first of these on a tie); `shortest`.
+        answers: the lists `text` and `answer_start` of one question; NOT_FOUND marks an answer without a position.
+        choice: `first`; `majority`, the most frequent text (the first of these on a tie); `shortest`.
 
     Returns:
-        None where there is none: the question is unanswerable, or no answer has a known place.
+        Text and start; None if the question is unanswerable, or no answer has a known position.
     """
     placed = [
         (text, start)

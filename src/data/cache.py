@@ -1,6 +1,6 @@
-"""A data set kept in a file of the Hugging Face cache: made once, and used only as long as the file is whole.
+"""Caches data sets as files in the cache of Hugging Face's `datasets`, with a checksum.
 
-The file is an Arrow stream with the SHA-256 of the stream after its end, where Arrow's readers do not look.
+A file is an Arrow stream, followed by the SHA-256 of the stream, which Arrow's readers ignore.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ TEMPORARY: ContextVar[str | None] = ContextVar(
 
 @contextmanager
 def temporary_cache() -> Iterator[None]:
-    """Let the cache be a temporary folder: for data that nobody will ask for again."""
+    """Use a temporary folder as the cache, for data that will not be needed again."""
     with tempfile.TemporaryDirectory(prefix="tuneoff-cache-") as folder:
         before = TEMPORARY.set(folder)
         try:
@@ -34,12 +34,11 @@ def temporary_cache() -> Iterator[None]:
 
 
 def cached(name: str, make: Callable[[Path], object]) -> tuple[Dataset, list[str]]:
-    """A data set from the cache.
+    """Load a data set from the cache, or make it.
 
     Args:
-        name: of the file; it stands for everything that the data set depends on.
-        make: writes the data set to the path that it is given, as an Arrow stream. Called where there is no such file
-            yet, or a damaged one.
+        name: of the file; it must identify everything that the data set depends on.
+        make: writes the data set to a path, as an Arrow stream. It is called if the file is missing or damaged.
 
     Returns:
         The data set, mapped into memory, and notes for the person at the terminal.
@@ -48,9 +47,9 @@ def cached(name: str, make: Callable[[Path], object]) -> tuple[Dataset, list[str
     folder = Path(TEMPORARY.get() or datasets.config.HF_DATASETS_CACHE) / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / name
-    there = file.exists()
-    if not (there and _is_whole(file)):
-        if there:
+    exists = file.exists()
+    if not (exists and _is_whole(file)):
+        if exists:
             notes.append(f"The cached file {file} is damaged; it is made again.")
         with tempfile.TemporaryDirectory(dir=folder) as temporary:  # another process may be making the same file
             made = Path(temporary) / name
@@ -62,7 +61,7 @@ def cached(name: str, make: Callable[[Path], object]) -> tuple[Dataset, list[str
 
 
 def _is_whole(file: Path) -> bool:
-    """Whether a file ends with the digest of all that stands before it."""
+    """Whether a file ends with the digest of its content before it."""
     size = file.stat().st_size - DIGEST_SIZE
     if size <= 0:
         return False

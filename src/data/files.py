@@ -1,6 +1,6 @@
-"""Raw records out of a file: SQuAD JSON, a JSON list, JSON Lines, CSV with any usual separator, or Parquet.
+"""Reads raw records from a file: SQuAD JSON, a JSON list, JSON Lines, CSV with any usual separator, or Parquet.
 
-Nothing is checked here beyond what it takes to read the file; `src.data.records` does that.
+`src.data.records` checks the records.
 """
 
 from __future__ import annotations
@@ -23,29 +23,29 @@ KINDS = f"{', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
 SPREADSHEETS = (".xlsx", ".xls", ".xlsm", ".ods", ".numbers")
 SAVE_AS = "in Excel choose 'Save as' and the type 'CSV UTF-8'"
 DELIMITERS = (",", ";", "\t", "|")
-# The columns of a simple file, and those that SQuAD's records have (`title` may be missing).
+# The columns of a simple file, and those of SQuAD's records (`title` may be missing).
 SIMPLE_COLUMNS = ("question", "context", "answer")
 SQUAD_COLUMNS = ("id", "context", "question", "answers")
 EXAMPLE = "question,context,answer\nWho wrote it?,It was written by Ada in Paris.,Ada"
 
-# The escapes of a JSON text; the group holds half of a character beyond U+FFFF without its other half.
+# The escapes in a JSON text; the group matches a lone surrogate, which is half of a character beyond U+FFFF.
 ESCAPES = re.compile(r"\\u[dD][89abAB]..\\u[dD][c-fC-F]..|(\\u[dD][89a-fA-F]..)|\\.")
 
 RawRecord = tuple[str, Any]  # where the record stands ("row 3"), and the record
 
 
 class Unreadable(str):
-    """What is wrong with a record that could not be read, as what follows its place: `is not valid JSON (...)`."""
+    """The reason why a record could not be read, as the end of a sentence: `is not valid JSON (...)`."""
 
 
 def malformed(sentence: str) -> UserError:
-    """The error for a file of the wrong form: the sentence, and two lines that would be accepted."""
+    """The error for a file of the wrong form: the sentence, and two example lines that would be accepted."""
     example = EXAMPLE.replace("\n", "\n    ")
     return UserError(f"{sentence}\nTwo lines of a CSV file that can be read, a header and one question:\n    {example}")
 
 
 def read_raw(path: Path) -> list[RawRecord]:
-    """The records of a file, as they stand in it; keys of flat records in lower case, without spaces around them.
+    """Read the records of a file; keys of flat records are converted to lower case and stripped of white space.
 
     Raises:
         UserError: the file is missing, empty, of another format or not UTF-8 text.
@@ -65,10 +65,11 @@ def read_raw(path: Path) -> list[RawRecord]:
 
 
 def parsed(text: str) -> Any:
-    """The value of a JSON text.
+    """Parse a JSON text.
 
     Raises:
-        ValueError: it is not JSON (JSONDecodeError), or holds what nothing can be done with.
+        ValueError: it is not JSON (JSONDecodeError), or it is nested too deeply, or has a number that is too long or a
+            lone surrogate.
     """
     try:
         value = json.loads(text)
@@ -76,7 +77,7 @@ def parsed(text: str) -> Any:
         raise
     except RecursionError:
         raise ValueError("lists or objects stand inside each other too deeply") from None
-    except ValueError:  # Python's guard against numbers that take minutes to read
+    except ValueError:  # Python's limit for numbers that would take minutes to parse
         raise ValueError(f"a number has more than {sys.get_int_max_str_digits():,} digits") from None
     for escape in ESCAPES.finditer(text) if "\\u" in text else ():
         if escape[1]:
@@ -87,12 +88,12 @@ def parsed(text: str) -> Any:
 
 
 def is_simple(columns: list[str]) -> bool:
-    """Whether records with these keys have one plain `answer` instead of SQuAD's `id` and `answers`."""
+    """Whether records with these keys have a plain `answer` instead of SQuAD's `id` and `answers`."""
     return "answers" not in columns and ("answer" in columns or "id" not in columns)
 
 
 def missing_columns(columns: list[str]) -> list[str]:
-    """The keys that records with these keys lack."""
+    """The required keys that records with these keys lack."""
     return [key for key in (SIMPLE_COLUMNS if is_simple(columns) else SQUAD_COLUMNS) if key not in columns]
 
 
@@ -115,11 +116,11 @@ def _text(path: Path) -> str:
 
 
 def _utf_16(data: bytes) -> str | None:
-    """The name of the encoding of UTF-16 text, known by its mark or else by its zero bytes; None for other text."""
+    """The encoding of UTF-16 text, detected by its byte order mark or its zero bytes; None for other text."""
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         return "UTF-16"
     beginning = data[:1000]
-    if beginning.count(0) < len(beginning) / 4:  # every second byte of a character that ASCII has
+    if beginning.count(0) < len(beginning) / 4:  # in UTF-16, every second byte of an ASCII character is zero
         return None
     return "UTF-16LE" if beginning.find(b"\0") % 2 else "UTF-16BE"
 
@@ -170,7 +171,7 @@ def _json(path: Path) -> Iterator[RawRecord]:
 
 
 def _json_lines(path: Path) -> Iterator[RawRecord]:
-    # Not `splitlines`: JSON may hold U+2028 and the like unescaped.
+    # Not `splitlines`, since JSON may contain line separators such as U+2028 unescaped.
     for number, line in enumerate(_text(path).split("\n"), start=1):
         if line.strip():
             try:
@@ -180,7 +181,7 @@ def _json_lines(path: Path) -> Iterator[RawRecord]:
 
 
 def _csv(path: Path) -> Iterator[RawRecord]:
-    """The rows of a CSV file, counted below the header; every cell stays the text it is."""
+    """The rows of a CSV file, counted without the header; all cells stay text."""
     csv.field_size_limit(2**31 - 1)  # the default refuses a passage of more than 131,072 characters
     text = _text(path).lstrip("\r\n")
     if not text.strip():
@@ -199,14 +200,14 @@ def _csv(path: Path) -> Iterator[RawRecord]:
         number += 1
         try:
             cells = next(rows, None)
-        except csv.Error as error:  # the reader goes on with the next line
+        except csv.Error as error:  # the reader continues with the next line
             problem = Unreadable(f"is not valid CSV ({error}; a quoted cell doubles the quotes inside it)")
             yield f"row {number}", problem
             continue
         if cells is None:
             return
         if not any(cell.strip() for cell in cells):
-            continue  # spreadsheets leave rows of nothing but separators
+            continue  # spreadsheets export rows of separators only
         if len(cells) > len(header):
             counts = f"has {len(cells)} cells where the header has {len(header)}"
             yield f"row {number}", Unreadable(f"{counts} (text with separators must be quoted)")
@@ -215,12 +216,12 @@ def _csv(path: Path) -> Iterator[RawRecord]:
 
 
 def _delimiter(text: str) -> str:
-    """The separator that finds most of the needed columns in the header; guessing it from the text misleads."""
+    """The separator with which the header has most of the required columns; guessing from the text is unreliable."""
 
     def missing(delimiter: str) -> int:
         try:
             header = next(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter), [])
-        except csv.Error:  # which the reader of the whole file says more of
+        except csv.Error:  # reported when the whole file is read
             header = []
         return len(missing_columns([name.strip().lower() for name in header]))
 
@@ -234,7 +235,7 @@ def _parquet(path: Path) -> Iterator[RawRecord]:
         try:
             table = parquet.read_table(file)
             rows = table.to_pylist()
-        except Exception as error:  # pyarrow raises any type for a damaged file, OSError among them
+        except Exception as error:  # pyarrow raises various types for a damaged file, such as OSError
             reason = one_line(error)
             raise malformed(f"{path} is not a valid Parquet file, or damaged ({reason}).") from None
     columns = [name.strip().lower() for name in table.column_names]
@@ -249,7 +250,7 @@ def _lacks(path: Path, missing: list[str], columns: list[str]) -> UserError:
 
 
 def renaming(missing: list[str], columns: list[str]) -> str:
-    """Which columns to rename, as a sentence, where some are close to those that are missing; else nothing."""
+    """A sentence that proposes columns to rename, if some are similar to missing ones; otherwise empty."""
     others = [name for name in columns if name not in (*SIMPLE_COLUMNS, *SQUAD_COLUMNS)]
     pairs = [(get_close_matches(name, others, n=1), name) for name in missing]
     renamed = [f"'{close[0]}' to '{name}'" for close, name in pairs if close]

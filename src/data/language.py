@@ -1,4 +1,4 @@
-"""Which language a text looks like, as far as that bears on SQuAD's way of scoring. A guess, from scripts and words."""
+"""Guesses the language of a text from scripts and words, as far as it matters for SQuAD's scoring rules."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable
 from itertools import islice
 
-# First words of the Unicode names of letters, of scripts that are written without spaces between words.
+# Scripts that are written without spaces between words, by the first word of their letters' Unicode names.
 SPACELESS = {
     "CJK": "Chinese",
     "HIRAGANA": "Japanese",
@@ -31,13 +31,13 @@ FUNCTION_WORDS = {
     "Swedish": "och att som är det på för av till",
     "Polish": "w z na się jest nie oraz przez od do",
 }
-SCRIPT_SHARE = 0.3  # of the letters, from which on a script counts
-WORD_SHARE = 0.05  # of the words, below which function words say nothing
+SCRIPT_SHARE = 0.3  # a script counts from this share of the letters on
+WORD_SHARE = 0.05  # function words only count from this share of the words on
 PASSAGES_READ = 1000
 
 
 def remark(passages: Iterable[str]) -> str | None:
-    """What the language of the passages means for the scores; None for English and where it cannot be told."""
+    """A remark on what the language of the passages means for the scores; None for English or an unknown language."""
     text = " ".join(islice(passages, PASSAGES_READ))
     scripts: Counter[str] = Counter()
     for character, count in Counter(text).items():

@@ -1,4 +1,4 @@
-"""Notes about the data for the person at the terminal: one line each, with how many and which records."""
+"""Notes about the data for the user, one line each, with the number and names of the records concerned."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ LEFT_OUT_SHOWN = 5
 
 
 def listed(names: Sequence[str], shown: int = SHOWN) -> str:
-    """The first names of a list, each once: `row 3 (id q7), row 9` or `the first are row 3, row 9, row 11`."""
+    """List names without duplicates: `row 3 (id q7), row 9`, or of many `the first are row 3, row 9, row 11`."""
     each = list(dict.fromkeys(names))
     first = each[:shown]
     separator = "; " if any("," in name for name in first) else ", "
@@ -19,17 +19,17 @@ def listed(names: Sequence[str], shown: int = SHOWN) -> str:
 
 
 def counted(number: int, noun: str) -> str:
-    """`1 question`, `2,000 questions`."""
+    """A number with a noun: `1 question`, `2,000 questions`."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def agreeing(number: int, singular: str, plural: str) -> str:
-    """The form of a verb that goes with a number."""
+    """The form of a verb that agrees with a number."""
     return singular if number == 1 else plural
 
 
 def of_file(checked: Checked) -> list[str]:
-    """What checking a file or a data set has brought out."""
+    """The notes on the records of a checked file or data set."""
     notes, source = [], checked.source
     total = len(checked.records) + len(checked.left_out)
 

@@ -1,4 +1,4 @@
-"""All questions that a run may use, from where they are: generated, a hub data set, or files."""
+"""Reads all questions that a run may use, from files, the hub, or the generator of the sample."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from src.data.records import Checked, check, read_file
 
 @dataclass(frozen=True)
 class Questions:
-    """What was read, by the side that it is for."""
+    """The questions that were read, by the side that they are for."""
 
-    train: Checked  # everything, where one file is to be split
-    validation: Checked  # empty, where one file is to be split
-    test: Checked  # empty, where one file is to be split or there is no test set
+    train: Checked  # all questions, if one file is to be split
+    validation: Checked  # empty if one file is to be split
+    test: Checked  # empty if one file is to be split, or if there is no test set
     extra: dict[str, Checked]  # `dataset.extra_validation`
 
     @property
@@ -29,7 +29,7 @@ def read(config: DatasetConfig) -> Questions:
     """Read and check every source of a data set.
 
     Raises:
-        UserError: one cannot be read, or holds what is no question.
+        UserError: a source cannot be read, or holds a record that is not a question.
     """
     files = config.files()
     extra = {name: read_file(files[f"dataset.extra_validation.{name}"]) for name in config.extra_validation}
@@ -60,7 +60,7 @@ def _from_hub(config: DatasetConfig, split: str) -> Checked:
     """One split of a data set of the hub."""
     try:
         dataset = load_dataset(str(config.path), split=split)
-    except Exception as error:  # the hub's client raises a dozen unrelated types when it is out of reach
+    except Exception as error:  # the hub's client raises a dozen unrelated types when the hub is unreachable
         reason = str(error).strip().splitlines()[0]
         if reason.startswith("Unknown split"):
             sentence = f"dataset={config.name}: {config.path} has no split for this ({reason.rstrip('.')})"

@@ -1,7 +1,7 @@
-"""Questions of a file, read and checked one by one.
+"""Reads the questions of a file and checks each of them.
 
-Used by `python -m src.train dataset=file dataset.path=FILE`. Every source is brought into one schema:
-`id, title, context, question, answers{text[], answer_start[]}`; no answers means unanswerable.
+All sources are converted to one schema: `id, title, context, question, answers{text[], answer_start[]}`. A question
+without answers is unanswerable.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ NOT_FOUND = -1  # answer_start of an answer that could not be located: it can be
 
 @dataclass
 class Checked:
-    """Records in the one schema, and what checking them brought out."""
+    """Records in the common schema, and the results of checking them."""
 
     records: list[dict[str, Any]]
-    names: dict[str, str] = field(default_factory=dict)  # by id: where the record stands, "row 3 (id q7)"
+    names: dict[str, str] = field(default_factory=dict)  # by id, the position of the record: "row 3 (id q7)"
     left_out: list[str] = field(default_factory=list)  # rows of a simple file: "row 17 has no question"
-    # The ids of the questions concerned; once for every answer in the first two.
+    # Ids of the questions concerned; the first two lists have one entry for each answer.
     realigned_ids: list[str] = field(default_factory=list)  # answer_start was moved to the text, which occurs once
-    empty: list[str] = field(default_factory=list)  # an empty answer was left out; the question has others
-    not_found: list[str] = field(default_factory=list)  # no answer could be located: kept for evaluation alone
+    empty: list[str] = field(default_factory=list)  # an empty answer was left out; the question has other answers
+    not_found: list[str] = field(default_factory=list)  # no answer could be located: used for evaluation only
     declares_unanswerable: bool = False  # a record has `is_impossible: true`
     source: str = ""  # what notes call the file or data set
 
     @property
     def realigned(self) -> int:
-        """Number of answers that were moved."""
+        """The number of answers whose position was corrected."""
         return len(self.realigned_ids)
 
     @property
@@ -54,7 +54,7 @@ class Checked:
 
     @property
     def untrainable(self) -> int:
-        """Number of questions that have answers and none with a place."""
+        """The number of questions that have answers, but none with a known position."""
         return len(self.not_found)
 
 
@@ -64,11 +64,11 @@ def read_file(path: Path) -> Checked:
     Args:
         path: SQuAD JSON (v1.1 or v2.0, nested), or JSON Lines, a JSON list, CSV or Parquet with either the columns
             `id`, `context`, `question`, `answers` (in CSV `answers` is JSON) or `question`, `context`, `answer`;
-            `title` may be there too. A row of the second form that cannot be used is left out, not fatal.
+            `title` is optional. A row of the second form that cannot be used is left out.
 
     Raises:
         UserError: the file cannot be read, a record of SQuAD's form is not a question, or no row can be used; the
-            sentence names file and record.
+            message names file and record.
     """
     raw = read_raw(path)
     columns = list(dict.fromkeys(key for _, record in raw if isinstance(record, dict) for key in record))
@@ -89,14 +89,14 @@ def read_file(path: Path) -> Checked:
 
 
 def check(raw_records: Iterable[RawRecord], source: str) -> Checked:
-    """Bring raw records into the one schema, and every answer_start to its text.
+    """Convert raw records to the common schema, and correct every answer_start that does not point to its text.
 
     Args:
-        raw_records: pairs of where the record stands ("article 0, paragraph 2, question 1") and the record.
-        source: file or data set, for the messages.
+        raw_records: pairs of the record's position ("article 0, paragraph 2, question 1") and the record.
+        source: file or data set, for messages.
 
     Raises:
-        UserError: on the first record that is not a question, and where there is none at all.
+        UserError: a record is not a question, or there is no record.
     """
     checked = Checked([], source=source)
     for where, raw in raw_records:
@@ -119,10 +119,10 @@ def check(raw_records: Iterable[RawRecord], source: str) -> Checked:
         checked.names[record_id] = name
 
         texts, starts = _answers(raw["answers"], place)
-        if str(raw.get("is_impossible")).lower() in ("true", "1"):  # in CSV the word
-            texts, starts = [], []  # v2.0 keeps tempting wrong answers apart, as plausible_answers
+        if str(raw.get("is_impossible")).lower() in ("true", "1"):  # in a CSV file it is text
+            texts, starts = [], []  # v2.0 lists plausible wrong answers separately, in plausible_answers
             checked.declares_unanswerable = True
-        if "" in texts:  # real sets hold some, next to proper answers of the same question
+        if "" in texts:  # real data sets contain some, next to proper answers of the same question
             kept = [(text, start) for text, start in zip(texts, starts, strict=True) if text]
             if not kept:
                 raise UserError(
@@ -151,7 +151,7 @@ def check(raw_records: Iterable[RawRecord], source: str) -> Checked:
 
 
 def _plain(raw: dict[str, Any], key: str, place: str) -> str:
-    """A value that names something, as text; empty where there is none."""
+    """An id or a title as text; empty if it is missing."""
     value = raw.get(key)
     if isinstance(value, list | dict):
         raise UserError(f"{place}: {key} is {shortened(value)} and must be a text or a number.")
@@ -159,7 +159,7 @@ def _plain(raw: dict[str, Any], key: str, place: str) -> str:
 
 
 def _locate(context: str, text: str, start: int) -> int:
-    """Where the answer stands: where it says, else its only occurrence, else NOT_FOUND."""
+    """The start of an answer: the given one if it is right, else that of its only occurrence, else NOT_FOUND."""
     if start >= 0 and context.startswith(text, start):
         return start
     first = context.find(text)
@@ -167,7 +167,7 @@ def _locate(context: str, text: str, start: int) -> int:
 
 
 def _answers(answers: Any, place: str) -> tuple[list[str], list[int]]:
-    """Texts and starts out of SQuAD's two forms: {text: [], answer_start: []} or [{text, answer_start}, ...]."""
+    """Texts and starts from SQuAD's two forms: {text: [], answer_start: []} or [{text, answer_start}, ...]."""
     if isinstance(answers, str):  # a CSV cell
         try:
             answers = parsed(answers)
@@ -194,10 +194,12 @@ def _answers(answers: Any, place: str) -> tuple[list[str], list[int]]:
 
 
 def _from_simple(rows: Iterable[RawRecord]) -> tuple[list[RawRecord], list[str]]:
-    """Records of SQuAD's form out of rows with one plain answer; and of each other row why it is left out.
+    """Convert rows with a plain answer to records of SQuAD's form.
 
-    The id is the row's number where the file gives none. The answer is looked for in the passage; every place where
-    it stands is kept, the first of them first.
+    A row without an id gets its number as id. All occurrences of the answer in the passage are kept, in their order.
+
+    Returns:
+        The records, and a message for each row that is left out.
     """
     records: list[RawRecord] = []
     left_out: list[str] = []
@@ -227,17 +229,17 @@ def _from_simple(rows: Iterable[RawRecord]) -> tuple[list[RawRecord], list[str]]
 
 
 def _cell(value: Any) -> str | None:
-    """The text of a cell, a number as it is written, "" for an empty one; None for what is not text."""
+    """The text of a cell; numbers are converted, an empty cell is "", and other types give None."""
     if value is None or value != value:  # NaN is how pandas writes an empty cell
         return ""
     return str(value) if isinstance(value, str | int | float) else None
 
 
 def _places(context: str, text: str, row: dict[str, Any]) -> list[tuple[str, int]]:
-    """Where an answer stands in its passage, in the passage's own letters: (text, start) of each place.
+    """The occurrences of an answer in its passage, as (text, start), with the text as the passage spells it.
 
-    As it is written, else without regard to capitals and to the amount of white space; whole words, else parts of
-    words. An `answer_start` that fits decides. NOT_FOUND where it stands nowhere.
+    An exact match goes before one that ignores case and the amount of white space, and whole words go before parts of
+    words. If the row has an `answer_start` that fits, it is the only occurrence. Without any, the start is NOT_FOUND.
     """
     given = str(row.get("answer_start", "")).strip()
     if given.isdecimal() and len(given) < 10 and context.startswith(text, int(given)):

@@ -1,10 +1,10 @@
-"""A generated set of reading-comprehension questions: `python -m src.train dataset=sample`, the default.
+"""Generates a data set of reading-comprehension questions: `python -m src.train dataset=sample`, the default.
 
-It needs no download and any size can be had, so that every command can be tried at once. A passage tells several
-facts about two things of one kind, so that each question has a distractor of the same type. Entities, titles, the
-wording of the facts and of the questions are others on each side: training, validation and test.
+It needs no download and can have any size, so that every command can be tried immediately. A passage states several
+facts about two things of the same kind, so that each question has a distractor of the same type. Training, validation
+and test use different entities, titles, and wordings of facts and questions.
 
-Scores on it say nothing about SQuAD.
+Scores on the sample do not transfer to SQuAD.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ import yaml
 
 
 class Fact(NamedTuple):
-    """One thing to know: {x} is the subject, {v} the value; the last wording of each list is the validation side's."""
+    """Templates for a fact, with subject {x} and value {v}; the last one of each list is used for validation."""
 
     kind: str
     statements: list[str]
     questions: list[str]
-    test: tuple[str, str]  # the test side's statement and question
+    test: tuple[str, str]  # statement and question of the test side
 
 
 _DATA = yaml.safe_load((Path(__file__).parent / "sample.yaml").read_text(encoding="utf-8"))
@@ -34,10 +34,10 @@ TOPICS = {name: [Fact(**fact) for fact in facts] for name, facts in _DATA["topic
 
 
 def generate(size: int, seed: int, side: str) -> list[dict[str, Any]]:
-    """Questions in the schema of `src.data.sources`, with exact answer positions.
+    """Generate questions in the schema of `src.data.sources`, with exact answer positions.
 
     Args:
-        size: how many questions.
+        size: the number of questions.
         seed: the same size, seed and side give the same questions.
         side: `train`, `validation` or `test`; they share no entity, title or wording.
     """
@@ -46,7 +46,7 @@ def generate(size: int, seed: int, side: str) -> list[dict[str, Any]]:
     passage = 0
     while len(records) < size:
         title, context, asked = _passage(generator, side)
-        # An answer that stands twice, or inside another word or number, would make the question ambiguous.
+        # An answer that occurs twice, or within another word or number, would make the question ambiguous.
         if any(context.count(answer) != 1 for _, answer in asked):
             continue
         passage += 1
@@ -81,7 +81,7 @@ def _passage(generator: random.Random, side: str) -> tuple[str, str, list[tuple[
             sentences.append(generator.choice(statements).format(x=name, v=value))
             asked.append((generator.choice(questions).format(x=subject), value))
     text = " ".join(sentence[0].upper() + sentence[1:] for sentence in sentences)
-    # All of the eight to ten facts are told, half of them are asked for.
+    # The passage states all eight to ten facts; there are questions about half of them.
     return first, text, generator.sample(asked, len(asked) // 2)
 
 
@@ -94,7 +94,7 @@ def _wordings(fact: Fact, side: str) -> tuple[list[str], list[str]]:
 
 
 def _words(name: str, side: str) -> list[str]:
-    """The words of a side; of those that are not the test side's, the last quarter is the validation side's."""
+    """The words of a side. The test side has its own; of the others, the last quarter is for validation."""
     if side == "test":
         return TEST_WORDS[name]
     words = WORDS[name]
@@ -103,7 +103,7 @@ def _words(name: str, side: str) -> list[str]:
 
 
 def _value(generator: random.Random, side: str, kind: str) -> str:
-    """A value or subject of a kind, from the words of one side."""
+    """A random value or subject of a kind, from the words of one side."""
 
     def word(name: str) -> str:
         return generator.choice(_words(name, side))

@@ -1,4 +1,4 @@
-"""Questions cut to the length that leaves room for a passage in the same window."""
+"""Truncates questions that would leave no room for a passage in the same window."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from src.data.notes import listed
 def shorten_questions(
     questions: Dataset, tokenizer: Any, model: ModelConfig, reserved: int | None = None
 ) -> tuple[Dataset, list[str]]:
-    """Cut questions that would leave no room for a passage next to them.
+    """Truncate questions that would leave no room for a passage in the same window.
 
     Args:
         questions: in the schema of `src.data.sources`.
         tokenizer: a fast tokenizer.
         model: for `max_length` and `doc_stride`, in tokens.
-        reserved: tokens of a window that neither question nor passage can have; None: the special ones.
+        reserved: tokens of a window that are available to neither question nor passage; None: the special tokens.
 
     Returns:
-        The questions, each of at most max_length - doc_stride - 1 tokens less the reserved ones, and a note where one
-        was cut.
+        The questions, each of at most max_length - doc_stride - 1 tokens minus the reserved ones, and a note if any was
+        truncated.
     """
     if reserved is None:
         reserved = tokenizer.num_special_tokens_to_add(pair=True)
@@ -37,12 +37,12 @@ def shorten_questions(
     texts: list[str] = questions["question"][:]
     shortened: dict[int, str] = {}
     for i, text in enumerate(texts):
-        # A token stands for a byte at least, after whatever a normalizer makes of a character (U+FDFA becomes 18).
+        # A token stands for at least one byte after normalisation, which may expand a character (U+FDFA becomes 18).
         if len(unicodedata.normalize("NFKD", text).encode()) < limit:
             continue
         offsets, end = offsets_of(text), len(text)
         while len(offsets) > limit:
-            # The shorter text may be other tokens, and more: the limit can fall inside a character, or a merge be lost.
+            # The shorter text may have more tokens: the limit can fall within a character, or prevent a merge.
             end = min(end - 1, offsets[limit - 1][1])
             shortened[i] = text[:end]
             offsets = offsets_of(shortened[i])

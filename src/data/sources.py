@@ -1,4 +1,4 @@
-"""The questions that a run sees: read, parted, drawn, and what should be known about them."""
+"""Loads the questions of a run: reads, splits and draws them, and collects notes about them."""
 
 from __future__ import annotations
 
@@ -24,27 +24,28 @@ SCHEMA = Features(
     }
 )
 
-# Without dataset.unanswerable, "no answer" may be predicted from this share and number of training questions on.
+# Unless dataset.unanswerable is set, "no answer" may be predicted if at least this share and this number of the training
+# questions have no answer.
 UNANSWERABLE_SHARE = 0.05
 UNANSWERABLE_QUESTIONS = 10
 
 
 @dataclass(frozen=True)
 class QuestionSets:
-    """What a run trains on and what it is scored on, each in `SCHEMA`."""
+    """The questions that a run trains on and is scored on, each set in `SCHEMA`."""
 
     train: Dataset
-    validation: Dataset  # the settings and the epoch are chosen by these
-    test: Dataset | None = None  # nothing is chosen by these
+    validation: Dataset  # settings and epochs are chosen on these
+    test: Dataset | None = None  # nothing is chosen on these
     extra: dict[str, Dataset] = field(default_factory=dict)
     unanswerable: bool = False  # whether "no answer" may be predicted (SQuAD 2.0); settles dataset.unanswerable
-    realigned: int = 0  # answers whose place was corrected, in all sources
-    untrainable: int = 0  # questions without an answer that has a place, in all sources
-    notes: list[str] = field(default_factory=list)  # one line each, for the person at the terminal
+    realigned: int = 0  # answers whose position was corrected, in all sources
+    untrainable: int = 0  # questions none of whose answers has a known position, in all sources
+    notes: list[str] = field(default_factory=list)  # one line each, for the user
 
     @property
     def by_context(self) -> dict[str, Dataset]:
-        """The sets that a run has, but for extra ones, by the names that they are logged under."""
+        """The sets of a run without extra ones, by the names under which they are logged."""
         sets = {"train": self.train, "validation": self.validation, "test": self.test}
         return {name: questions for name, questions in sets.items() if questions is not None}
 
@@ -53,7 +54,7 @@ def load(config: DatasetConfig) -> QuestionSets:
     """Load, check, split and draw the questions of a run.
 
     Raises:
-        UserError: a source that cannot be read, or fewer questions than asked for.
+        UserError: a source cannot be read, or has fewer questions than requested.
     """
     questions = read(config)
     messages = [note for part in questions.parts for note in notes.of_file(part)]
@@ -96,7 +97,7 @@ def load(config: DatasetConfig) -> QuestionSets:
 
 
 def _sides(questions: Questions, config: DatasetConfig) -> Sides:
-    """All questions of each side, where the source tells them apart and where they are to be parted."""
+    """All questions of each side, as the source provides them or as `split` divides them."""
     test, messages = questions.test.records, []
     if config.test_size is None and config.test_path is not None:
         messages.append(f"No test set: dataset.test_size=null; dataset.test_path={config.test_path} is not read.")
@@ -109,7 +110,7 @@ def _sides(questions: Questions, config: DatasetConfig) -> Sides:
 
 
 def _extra(parts: Mapping[str, Checked], train: Records) -> tuple[dict[str, Records], list[str]]:
-    """The questions of each extra set that can be scored, and notes on them.
+    """The questions of each extra set that can be scored, and notes about them.
 
     Raises:
         UserError: all articles of a set were trained on.
@@ -131,7 +132,7 @@ def _subjects(records: Records) -> tuple[set[str], set[str]]:
 
 
 def _trained_on(train: Records, scored: Records, name: str, way_apart: str) -> list[str]:
-    """A note where questions of a scored side are about what was trained on."""
+    """A note if questions of a scored side are about articles or passages that were trained on."""
     titles, contexts = _subjects(train)
     seen = sum(record["context"] in contexts or record["title"] in titles for record in scored)
     if not seen:
@@ -145,14 +146,14 @@ def _trained_on(train: Records, scored: Records, name: str, way_apart: str) -> l
 
 
 def _separation_advice(config: DatasetConfig) -> str:
-    """How to keep the test questions apart from what is trained on."""
+    """How to separate the test questions from the training questions."""
     if config.test_path is None:
         return "dataset.split=article keeps them apart"
     return f"take these out of {'dataset.path or ' if config.source == 'file' else ''}dataset.test_path"
 
 
 def _chosen_by(validation: Records, test: Records) -> list[str]:
-    """A note where test questions are validation questions too."""
+    """A note if test questions are also validation questions."""
     asked = {(record["context"], record["question"]) for record in validation}
     both = sum((record["context"], record["question"]) in asked for record in test)
     if not both:
@@ -164,18 +165,18 @@ def _chosen_by(validation: Records, test: Records) -> list[str]:
 
 
 def _of_other_articles(extra: Checked, train: Records) -> tuple[Records, int]:
-    """The questions of an extra set about other articles and passages than those trained on; how many are not."""
+    """The questions of an extra set about texts not trained on, and the number of articles that were trained on."""
     titles, contexts = _subjects(train)
     kept = [r for r in extra.records if r["title"] not in titles and r["context"] not in contexts]
     return kept, len({record["title"] for record in extra.records} & titles)
 
 
 def _settle_unanswerable(train: Records, config: DatasetConfig, checked: Checked) -> tuple[bool, Records, list[str]]:
-    """Whether "no answer" may be predicted, the questions to train on under that decision, and a note on why."""
+    """Whether "no answer" may be predicted, the questions to train on in that case, and a note with the reason."""
     unanswered = [record for record in train if not record["answers"]["text"]]
     if config.unanswerable is not None:
         settled = config.unanswerable
-    else:  # over all questions there are for training, so that it is the same whatever the draw
+    else:  # decided on all training questions, so that it does not depend on the draw
         share = len(unanswered) / max(1, len(train))
         many = share >= UNANSWERABLE_SHARE and len(unanswered) >= UNANSWERABLE_QUESTIONS
         settled = bool(unanswered) and (checked.declares_unanswerable or many)
@@ -198,7 +199,7 @@ def _settle_unanswerable(train: Records, config: DatasetConfig, checked: Checked
 
 
 def _unanswered(records: Records, checked: Checked, name: str) -> list[str]:
-    """A note where questions cannot be answered rightly, since "no answer" is never predicted."""
+    """A note if questions cannot be answered correctly, since "no answer" is never predicted."""
     unanswered = [checked.names[record["id"]] for record in records if not record["answers"]["text"]]
     if not unanswered:
         return []
@@ -212,7 +213,7 @@ def _unanswered(records: Records, checked: Checked, name: str) -> list[str]:
 
 
 def _too_large(config: DatasetConfig) -> str:
-    """What to say of a `dataset.train_size` that the questions of one file do not allow."""
+    """The error message for a `dataset.train_size` that is larger than the questions of one file allow."""
     sets = load(replace(config, train_size=None))
     usable = len(sets.train)
     kept = "validation" if sets.test is None or config.has_own_test else "validation and test"
@@ -224,5 +225,5 @@ def _too_large(config: DatasetConfig) -> str:
 
 
 def to_dataset(records: Records) -> Dataset:
-    """Records as an Arrow table in `SCHEMA`."""
+    """Convert records to an Arrow table in `SCHEMA`."""
     return Dataset.from_list(records, features=SCHEMA)

@@ -1,6 +1,6 @@
-"""Which questions are trained on and which are scored; drawn by `dataset.*` alone.
+"""Splits questions into training, validation and test, and draws subsets of them.
 
-So every method and every training seed sees the same questions.
+Both depend only on `dataset.*`, so that all methods and training seeds see the same questions.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Records = list[dict[str, Any]]
 
 @dataclass(frozen=True)
 class Sides:
-    """The questions of each side before any are drawn, and notes on how they were parted."""
+    """The questions of each side before subsets are drawn, and notes on how they were split."""
 
     train: Records
     validation: Records
@@ -28,13 +28,13 @@ class Sides:
 
 
 def split(records: Records, config: DatasetConfig) -> Sides:
-    """Part the questions of one file into training, validation and, where it is asked of them, test.
+    """Split the questions of one file into training, validation and, if requested, test.
 
-    The validation side is drawn first, so that it is the same with a test side and without one. A test side wants whole
-    passages on all three sides; `dataset.split=random` without one parts passages, as it always has.
+    The validation side is drawn first, so that it is the same with and without a test side. With a test side, no
+    passage is on two sides; without one, `dataset.split=random` may put the questions of a passage on both sides.
 
     Raises:
-        UserError: there are too few of them.
+        UserError: there are too few questions.
     """
     if len(records) == 1:
         raise UserError(
@@ -60,20 +60,20 @@ def split(records: Records, config: DatasetConfig) -> Sides:
 
 
 def group(record: dict[str, Any]) -> str:
-    """What keeps questions on one side of a split by article: the title, or the passage where there is none."""
+    """The group of a question in a split by article: the title, or the passage if there is no title."""
     return record["title"] or passage(record)
 
 
 def passage(record: dict[str, Any]) -> str:
-    """The passage; those that differ in white space alone are one."""
+    """The passage with normalised white space."""
     return " ".join(record["context"].split())
 
 
 def _check_articles(records: Records, config: DatasetConfig) -> list[str]:
-    """A note where passages stand for articles.
+    """A note if passages are used in place of articles.
 
     Raises:
-        UserError: all questions are about one.
+        UserError: all questions are about one article or passage.
     """
     untitled = sum(not record["title"] for record in records)
     if len(set(map(group, records))) < 2:
@@ -96,10 +96,10 @@ def _check_articles(records: Records, config: DatasetConfig) -> list[str]:
 def _held_out(
     records: Records, config: DatasetConfig, place: Callable[[dict[str, Any]], str], tested: bool
 ) -> tuple[set[str], set[str]]:
-    """The articles or passages of the validation side, and those of the test side where there is to be one.
+    """The articles or passages of the validation side, and those of the test side if there is one.
 
-    Each takes the next ones of one shuffle until it has a fifth of all questions, or more where its size asks for more,
-    and leaves out one that would take from `dataset.train_size`.
+    Each side takes the next ones in a shuffled order until it has a fifth of all questions, or more if its size
+    requires it. One that would leave too few questions for `dataset.train_size` is skipped.
     """
     sizes = Counter(map(place, records))
     names = sorted(sizes)
@@ -127,18 +127,18 @@ def _at_random(records: Records, config: DatasetConfig) -> tuple[Records, Record
 
 
 def _wanted(total: int, left: int, size: int | str | None, config: DatasetConfig) -> int:
-    """How many of the pooled questions go to a scored side, before it is drawn from, where `left` are not taken yet.
+    """The number of questions for a scored side before a subset is drawn, if `left` of `total` are not taken yet.
 
-    A fifth, unless a size asks for more: so the sides stay the same along a curve over dataset.train_size.
+    It is a fifth unless a size requires more, so that the sides stay the same for all values of dataset.train_size.
     """
     return max(size if isinstance(size, int) else 1, min(total // 5, left - (config.train_size or 0)))
 
 
 def _no_test(places: set[str], records: Records, config: DatasetConfig) -> str:
-    """A note on why the questions leave no test set.
+    """A note on why there are too few questions for a test set.
 
     Raises:
-        UserError: it was asked for by a number.
+        UserError: a number of test questions was requested.
     """
     titled = config.split == "article" and any(record["title"] for record in records)
     has = counted(len(places), "article" if titled else "passage")
@@ -151,7 +151,7 @@ def _no_test(places: set[str], records: Records, config: DatasetConfig) -> str:
 
 
 def _shifted(total: int, validation: int, tested: bool, config: DatasetConfig) -> list[str]:
-    """A note where a large training set takes from the scored sides."""
+    """A note if a large training set makes the scored sides smaller."""
     trained, fifth = config.train_size or 0, total // 5
     sides = ["validation"] if trained > total - fifth else []
     sides += ["test"] if tested and trained > total - validation - fifth else []
@@ -167,7 +167,7 @@ def _shifted(total: int, validation: int, tested: bool, config: DatasetConfig) -
 
 
 def draw(records: Records, config: DatasetConfig, key: str) -> Records:
-    """As many of the questions as `key` (`train_size`, `validation_size` or `test_size`) asks for.
+    """Draw as many questions as `key` (`train_size`, `validation_size` or `test_size`) requests.
 
     Raises:
         UserError: there are fewer, or none.
@@ -189,7 +189,7 @@ def draw(records: Records, config: DatasetConfig, key: str) -> Records:
         )
     if config.subset == "first":
         return records[:size]
-    # A prefix of one shuffle: a smaller draw is part of every larger one with the same seed.
+    # A prefix of a shuffled order: with the same seed, a smaller subset is part of every larger one.
     order = list(range(len(records)))
     random.Random(f"{config.seed} {key}").shuffle(order)
     return [records[i] for i in sorted(order[:size])]
