@@ -24,7 +24,7 @@ SCHEMA = Features(
     }
 )
 
-# Unless dataset.unanswerable is set, "no answer" may be predicted if at least this share and this number of the training
+# Unless dataset.unanswerable is set, "no answer" may be predicted if at least this share and this number of training
 # questions have no answer.
 UNANSWERABLE_SHARE = 0.05
 UNANSWERABLE_QUESTIONS = 10
