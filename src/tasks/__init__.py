@@ -1,6 +1,6 @@
-"""The tasks: how a model answers a question. `model.task` of a model's YAML chooses one.
+"""The tasks: ways in which a model answers questions. `model.task` in the YAML file of a model chooses one.
 
-A task is a folder here, and a line in `TASKS`. What it must be able to do is said in `src.tasks.base`.
+A task is a folder here and an entry in `TASKS`. It implements the interface of `src.tasks.base`.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from src.config import ModelConfig
 if TYPE_CHECKING:  # it imports torch
     from src.tasks.base import Task
 
-# The module of each, whose `TASK` is the task; imported when it is used, because it imports torch.
+# The module that defines each task as `TASK`. It imports torch, so it is imported when it is used.
 TASKS = {"extractive": "src.tasks.extractive.task", "generative": "src.tasks.generative.task"}
 
 
 def task_of(model: ModelConfig) -> Task:
-    """The task that a model is for."""
+    """The task of a model."""
     task: Task = import_module(TASKS[model.task]).TASK
     return task

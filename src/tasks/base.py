@@ -1,7 +1,7 @@
-"""What a task is: how questions become examples, what is learnt from them, and how predictions become answers.
+"""The interface of a task: how questions become examples, what their loss is, and how predictions become answers.
 
-The training loop, the meter, checkpoints, records and reports know a task by these classes alone. What an example is
-made of, a window or a prompt, only the task knows.
+The training loop, the meter, checkpoints, records and reports only use these classes. Only the task itself knows
+whether its examples are windows or prompts.
 """
 
 from __future__ import annotations
@@ -21,44 +21,44 @@ from src.config import Config, EvaluationConfig
 
 Questions = Sequence[Mapping[str, Any]]  # in the schema of `src.data.sources`
 NO_PLACE = -1
-# On a CPU more at once is no faster, and what is kept for the backward pass grows with it.
+# On a CPU, larger micro-batches are not faster, and the memory for the backward pass grows with them.
 CPU_MICRO_BATCH_TOKENS = 1536
-# Few distinct lengths let the CPU's kernels be reused: a third more examples a second with 32 than with 1 or 8.
+# With few distinct lengths, CPU kernels are reused: a third more examples per second with 32 than with 1 or 8.
 LENGTH_MULTIPLE = 32
 
 
 @dataclass(frozen=True)
 class Span:
-    """A candidate answer. Its text is empty for "no answer", and never spaces alone."""
+    """A candidate answer. Its text is empty for "no answer", and never white space only."""
 
     text: str
-    start: int  # characters `start` to `end` of the passage; both NO_PLACE where it has none there
+    start: int  # characters `start` to `end` of the passage; both NO_PLACE if the position is not known
     end: int
-    score: float  # by which candidates compete; the task says what it is
+    score: float  # by which candidates are ranked; the task defines it
     probability: float
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What is predicted for one question."""
+    """The prediction for one question."""
 
     id: str
     best: Span
     n_best: tuple[Span, ...]
-    null_score: float  # of "no answer": the lowest over the question's examples
+    null_score: float  # the score of "no answer", the lowest over the question's examples
 
 
 class Batches(ABC):
-    """The examples of one data set, as the batches that training and prediction run on.
+    """The examples of a data set, as batches for training and prediction.
 
-    A long passage makes several examples of one question.
+    A question about a long passage has several examples.
 
     Attributes:
-        lengths: tokens of each example, shape (examples,).
-        terms: how many terms each example adds to the loss, shape (examples,): a step's loss is the mean over terms.
-        questions: row of each example's question in its data set, shape (examples,).
-        more_in_prediction: how many times the tokens of a micro-batch go through the model at once in prediction, where
-            nothing is kept for a backward pass.
+        lengths: the number of tokens of each example, shape (examples,).
+        terms: the number of loss terms of each example, shape (examples,). The loss of a step is the mean over terms.
+        questions: the row of each example's question in the data set, shape (examples,).
+        more_in_prediction: the factor by which micro-batches may be larger in prediction, which needs no memory for a
+            backward pass.
     """
 
     more_in_prediction = 1
@@ -68,7 +68,7 @@ class Batches(ABC):
 
     @property
     def highest_token(self) -> int:
-        """The highest id of a token in the examples; 0 where the task does not say."""
+        """The highest token id in the examples; 0 if the task does not know it."""
         return 0
 
     def training(self, batch_size: int, seed: int, epoch: int) -> list[list[int]]:
@@ -76,23 +76,23 @@ class Batches(ABC):
         return batch_order(self.lengths, batch_size, seed, epoch)
 
     def evaluation(self, batch_size: int) -> list[list[int]]:
-        """The rows of each batch, longest first: an evaluation that does not fit in memory fails at once."""
+        """The rows of each batch, the longest first, so that an evaluation that does not fit in memory fails early."""
         order = np.argsort(-self.lengths, kind="stable").tolist()
         return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
 
     @abstractmethod
     def loss(self, model: Any, rows: Sequence[int], device: torch.device) -> torch.Tensor:
-        """The sum of the loss (nats) over the terms of some examples, with its graph."""
+        """The sum of the loss (nats) over the terms of some examples, as a tensor with gradient."""
 
     @abstractmethod
     def predict(self, model: Any, rows: Sequence[int], device: torch.device, limits: EvaluationConfig) -> list[Any]:
-        """What `answers` needs to know of each of some examples; plain values and numpy arrays, on the CPU."""
+        """Predict some examples; the results, which `answers` uses, are plain values and numpy arrays on the CPU."""
 
     @abstractmethod
     def answers(
         self, questions: Questions, predictions: Sequence[Any], limits: EvaluationConfig, may_be_unanswerable: bool
     ) -> list[Answer]:
-        """One answer a question, in their order, from the predictions of all examples.
+        """Choose the answer of each question from the predictions of all examples, in the order of the questions.
 
         Raises:
             UserError: predictions that are not finite numbers.
@@ -100,32 +100,32 @@ class Batches(ABC):
 
     @abstractmethod
     def mean_loss(self, predictions: Sequence[Any]) -> float | None:
-        """The loss over all terms, as in training, in nats; None where nothing is known to learn from."""
+        """The mean loss over all terms, as in training, in nats; None if no example has a label."""
 
     @abstractmethod
     def select(self, rows: np.ndarray, questions: np.ndarray) -> Batches:
-        """Some examples, in memory; `questions` are the rows of their questions from now on."""
+        """Copy some examples into memory; `questions` holds the new rows of their questions."""
 
 
 class Task(Protocol):
-    """How a model answers questions."""
+    """A way in which a model answers questions."""
 
     @property
     def auto_model(self) -> Any:
-        """The class of transformers that loads a model with the head that the task needs."""
+        """The transformers class that loads a model with the head for the task."""
 
     @property
     def cpu_tokens(self) -> int:
-        """Tokens of a micro-batch on a CPU, for most models of the task."""
+        """The number of tokens of a micro-batch on a CPU that suits most models of the task."""
 
     def batches(self, questions: Any, tokenizer: Any, config: Config, training: bool) -> tuple[Batches, list[str]]:
-        """Questions as batches, and notes for the person at the terminal.
+        """Make batches of questions; returns them with notes for the user.
 
         Args:
             questions: a data set in the schema of `src.data.sources`.
             tokenizer: of the model.
             config: of the run.
-            training: leave out the examples that nothing can be learnt from.
+            training: leave out examples without a label.
 
         Raises:
             UserError: the tokenizer lacks what the task needs.
@@ -133,21 +133,22 @@ class Task(Protocol):
 
 
 def batch_order(sizes: np.ndarray, batch_size: int, seed: int, epoch: int) -> list[list[int]]:
-    """Batches of examples of like length, in random order: little padding, and no curriculum from short to long.
+    """Make batches of examples of similar length in random order: with little padding, but without a curriculum.
 
-    Depends on the lengths, the seed and the epoch alone, so that every method sees the same batches.
+    They only depend on lengths, seed and epoch, so that all methods see the same batches.
 
     Args:
-        sizes: tokens of each example, shape (examples,).
-        batch_size: examples a batch; the last one may be smaller.
+        sizes: the number of tokens of each example, shape (examples,).
+        batch_size: the number of examples in a batch; one batch may be smaller.
+        seed, epoch: of the random order.
 
     Returns:
-        Lists of rows; each row stands in exactly one.
+        Lists of rows; each row is in exactly one.
     """
     generator = random.Random(f"{seed} {epoch}")
     order = list(range(len(sizes)))
     generator.shuffle(order)
-    # Sorted within pools of 50 batches, so that an example meets other neighbours in every epoch.
+    # Sort only within pools of 50 batches, so that examples have different neighbours in each epoch.
     pool = batch_size * 50
     batches = []
     for i in range(0, len(order), pool):
@@ -158,7 +159,13 @@ def batch_order(sizes: np.ndarray, batch_size: int, seed: int, epoch: int) -> li
 
 
 def micro_batches(rows: Sequence[int], lengths: np.ndarray, tokens: int | None) -> list[Sequence[int]]:
-    """A batch in as few equal parts as keep each under `tokens`, all as long as its longest example; None: in one."""
+    """Split a batch into as few equal parts as possible, each with at most `tokens` tokens.
+
+    Args:
+        rows: of the batch.
+        lengths: the number of tokens of each example.
+        tokens: the limit, counting each example as long as the longest of the batch; None for no limit.
+    """
     if tokens is None or not rows:
         return [rows] if rows else []
     examples = max(1, tokens // int(lengths[list(rows)].max()))
@@ -168,17 +175,17 @@ def micro_batches(rows: Sequence[int], lengths: np.ndarray, tokens: int | None) 
 
 
 def padded(length: int) -> int:
-    """The tokens that a batch is padded to whose longest example has so many."""
+    """The length that a batch is padded to, given the length of its longest example."""
     return -(-int(length) // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
 
 
 def unwrapped(model: Any) -> Any:
-    """The model of transformers that DDP and peft have put their modules around."""
+    """The transformers model inside the wrappers of DDP and peft."""
     inner = getattr(model, "module", model)
     return inner.get_base_model() if hasattr(inner, "get_base_model") else inner
 
 
 def known_inputs(model: torch.nn.Module, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """What of a batch the architecture knows."""
+    """The tensors of a batch that the architecture accepts as inputs."""
     known = inspect.signature(type(model).forward).parameters
     return {name: values for name, values in batch.items() if name in known}

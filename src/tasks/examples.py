@@ -1,4 +1,4 @@
-"""Questions as tokenised examples: what the tasks share. They are made once and kept in the cache, by their content."""
+"""Tokenises questions for all tasks. Examples are made once and cached by their content."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from src.data.cache import cached
 
 
 def need_fast(tokenizer: Any, model: ModelConfig) -> None:
-    """Refuse a tokenizer that does not tell which characters a token stands for.
+    """Refuse a slow tokenizer, which does not provide character offsets of tokens.
 
     Raises:
-        UserError: it is a slow one.
+        UserError: the tokenizer is slow.
     """
     if not tokenizer.is_fast:
         raise UserError(
@@ -37,17 +37,17 @@ def tokenised(
     schema: Features,
     name: str,
 ) -> tuple[Dataset, list[str]]:
-    """The examples of questions, made or taken from the cache.
+    """Tokenise questions, or take their examples from the cache.
 
     Args:
         questions: in the schema of `src.data.sources`.
         tokenise: makes the columns of `schema` from a batch of questions, their rows and `arguments`.
         arguments: of `tokenise`, by name.
         schema: of the examples.
-        name: what the cached file is called; it ends in the `content_key` of all that the examples depend on.
+        name: of the cached file; it ends with the `content_key` of everything that the examples depend on.
 
     Returns:
-        The examples in numpy format, and notes for the person at the terminal.
+        The examples in numpy format, and notes for the user.
     """
 
     def write(file: Path) -> None:
@@ -68,7 +68,7 @@ def tokenised(
 
 
 def chosen(examples: Dataset, rows: np.ndarray, questions: np.ndarray) -> Dataset:
-    """Some examples, in memory; `questions` are the rows of their questions from now on."""
+    """Copy some examples into memory; `questions` holds the new rows of their questions."""
     table: pa.Table = examples.with_format("arrow").select(rows)[:]
     place = table.column_names.index("question")
     table = table.set_column(place, table.schema.field("question"), pa.array(questions, pa.int32()))
@@ -76,22 +76,22 @@ def chosen(examples: Dataset, rows: np.ndarray, questions: np.ndarray) -> Datase
 
 
 def highest_token(examples: Dataset, *columns: str) -> int:
-    """The highest number in some columns of token ids; 0 where there are none."""
+    """The highest id in some columns of token ids; 0 if they are empty."""
     table: pa.Table = examples.with_format("arrow")[:]
     return max(compute.max(compute.list_flatten(table[column])).as_py() or 0 for column in columns)
 
 
 def content_key(questions: Dataset, tokenizer: Any, facts: Sequence[Any]) -> str:
-    """A name for what a tokenizer makes of questions: other content, another name.
+    """A hash of everything that determines how a tokenizer encodes some questions.
 
     Args:
         questions: in the schema of `src.data.sources`.
-        tokenizer: a fast one.
-        facts: whatever else it depends on, as plain values.
+        tokenizer: a fast tokenizer.
+        facts: other values that the result depends on.
     """
     digest = hashlib.sha256()
     digest.update(json.dumps(facts).encode())
-    tokenizer.backend_tokenizer.no_truncation()  # whatever the last call left there; each call sets its own
+    tokenizer.backend_tokenizer.no_truncation()  # reset the state of the last call; each call sets its own
     tokenizer.backend_tokenizer.no_padding()
     digest.update(tokenizer.backend_tokenizer.to_str().encode())
     for column in ("question", "context", "answers"):

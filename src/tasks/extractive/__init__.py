@@ -1,5 +1,5 @@
-"""Extractive question answering: an encoder points at the first and the last token of the answer in the passage.
+"""Extractive question answering: an encoder predicts the first and the last token of the answer in the passage.
 
-A passage longer than the model takes is cut into windows (`windows`), which make batches (`batches`). The best span
-over all windows of a question is its answer (`spans`).
+A passage that is too long for the model is cut into windows (`windows`), which form batches (`batches`). The answer of
+a question is the best span over all its windows (`spans`).
 """

@@ -1,4 +1,4 @@
-"""Windows as batches: their loss in training, and their logits in prediction."""
+"""Batches of windows: their loss in training, and their logits in prediction."""
 
 from __future__ import annotations
 
@@ -67,9 +67,9 @@ class SpanBatches(Batches):
         return {name: torch.from_numpy(values) for name, values in batch.items()}
 
     def loss(self, model: Any, rows: Sequence[int], device: torch.device) -> torch.Tensor:
-        """The cross entropy of start and end, the mean of both, summed over windows."""
+        """The mean of start and end cross entropy, summed over windows."""
         batch = {name: values.to(device) for name, values in self.collate(rows).items()}
-        # Padding is no candidate, or the loss would depend on what else is in the batch.
+        # Padding is excluded, or the loss would depend on the other windows of the batch.
         padding = batch["attention_mask"] == 0
         start, end = (
             cross_entropy(scores.float().masked_fill(padding, -math.inf), batch[name], reduction="sum")
@@ -105,9 +105,9 @@ def _unzipped(predictions: Sequence[Logits]) -> tuple[list[np.ndarray], list[np.
 def logits(
     model: torch.nn.Module, batch: dict[str, torch.Tensor], lengths: np.ndarray
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Start and end logits, each of shape (windows, tokens), of windows with so many tokens each."""
+    """Compute start and end logits of shape (windows, tokens); `lengths` holds the number of tokens of each window."""
     base = unwrapped(model)
-    # A model that packs its windows is told where they end: it would have to wait for the device to tell.
+    # A model that packs its windows gets their lengths from the host, which avoids a synchronisation with the device.
     more = {"lengths": lengths} if base.config._attn_implementation == PACKED else {}
     inputs = {name: values for name, values in batch.items() if name not in LABELS}
     outputs = model(**known_inputs(base, inputs), **more)

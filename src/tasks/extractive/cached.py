@@ -1,8 +1,8 @@
-"""The encoder's hidden states, computed once, for training the head alone: `train.cache_encoder=true`.
+"""Caches the encoder's hidden states for training only the head: `train.cache_encoder=true`.
 
-Where nothing below the head trains and there is no dropout, every epoch and every evaluation would compute the same
-again. The hidden states lie in a file that is mapped into memory, in the precision of the run: 2 bytes a token and
-hidden unit in bf16, which is 0.5 GB for 4,000 windows of MiniLM and 24 GB for all of SQuAD with BERT-base.
+If only the head trains and there is no dropout, every epoch and evaluation computes the same hidden states. They are
+computed once and kept in a memory-mapped file, in the precision of the run. In bf16 a file takes 2 bytes per token and
+hidden unit: 0.5 GB for 4,000 windows of MiniLM, and 24 GB for all of SQuAD with BERT-base.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ class CachedHiddenStates(SpanBatches):
     """Batches of hidden states, (rows, tokens, hidden size), instead of tokens.
 
     Args:
-        accelerator: for the device.
-        model: whose encoder is run, once over every window.
+        accelerator: of the device.
+        model: whose encoder computes the hidden states of all windows.
         batches: the windows.
-        file: where the hidden states are kept; it can be deleted once this object is made.
+        file: for the hidden states; it may be deleted after this object has been created.
         tokens_per_pass: see `src.tasks.base.micro_batches`.
 
     Raises:
@@ -55,7 +55,7 @@ class CachedHiddenStates(SpanBatches):
                     self.states[self.starts[row] : self.starts[row + 1]] = state[: self.lengths[row]]
 
     def collate(self, rows: Sequence[int]) -> dict[str, torch.Tensor]:
-        """As the plain batch, with `inputs_embeds` in place of `input_ids`."""
+        """Make a batch like `SpanBatches`, with `inputs_embeds` in place of `input_ids`."""
         assert self.states is not None
         batch = super().collate(rows)
         tokens = batch.pop("input_ids")

@@ -1,6 +1,6 @@
-"""Logits in, answer texts out: the windows of a question compete, the best spans win. numpy alone.
+"""Turns logits into answers: the best spans over all windows of a question, computed with numpy.
 
-Every span up to `max_answer_length` tokens is looked at, not only the pairs of the best starts and ends.
+All spans of up to `max_answer_length` tokens are considered, not only pairs of the best starts and ends.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ def answer_questions(
     Args:
         questions: with `id` and `context`.
         windows: in `WINDOW_SCHEMA` of `src.tasks.extractive.windows`, numpy format.
-        start_logits, end_logits: one array of shape (tokens of the window,) each.
+        start_logits, end_logits: for each window an array of shape (tokens,).
         config: `max_answer_length` in tokens, `n_best`, `null_threshold`.
-        may_be_unanswerable: whether "no answer" competes (SQuAD v2.0).
+        may_be_unanswerable: whether "no answer" is a candidate (SQuAD v2.0).
 
     Returns:
-        One Answer a question, in their order; every score in it, a start logit and an end logit added up, is a finite
-        number, and a probability is a softmax over the n best.
+        One Answer for each question, in their order. A score is the sum of a start and an end logit, and is finite; a
+        probability is a softmax over the n best.
 
     Raises:
-        UserError: a logit is NaN, infinite, or too large for a sum of two.
+        UserError: a logit is NaN, infinite, or so large that the sum of two is not finite.
     """
     candidates, null_scores = _candidates(questions, windows, start_logits, end_logits, config)
     answers = []
     for row, question in enumerate(questions):
-        # Windows overlap: the same characters can be a candidate of two of them.
+        # Windows overlap, so the same characters may be a candidate of two windows.
         spans: dict[tuple[int, int], float] = {}
         for score, start, end in sorted(candidates[row], reverse=True)[: 2 * config.n_best]:
             spans.setdefault((start, end), score)
@@ -89,7 +89,7 @@ def _candidates(
 
 
 def _visible(text: str) -> np.ndarray:
-    """How many characters up to each place of a text are not white space, shape (characters + 1,)."""
+    """The number of characters before each position of a text that are not white space, shape (characters + 1,)."""
     characters = np.frombuffer(text.encode("utf-32-le"), dtype="<U1")
     return np.concatenate([[0], np.cumsum(~np.strings.isspace(characters))])
 
@@ -97,7 +97,7 @@ def _visible(text: str) -> np.ndarray:
 def _span(context: str, start: int, end: int, score: float, probability: float) -> Span:
     if start == NO_PLACE:
         return Span("", start, end, score, probability)
-    # SentencePiece counts the space before a word as part of it.
+    # In SentencePiece, the space before a word is part of its token.
     text = context[start:end]
     start, end = start + len(text) - len(text.lstrip()), end - len(text) + len(text.rstrip())
     return Span(context[start:end], start, end, score, probability)
@@ -106,7 +106,7 @@ def _span(context: str, start: int, end: int, score: float, probability: float) 
 def _best_spans(
     start: np.ndarray, end: np.ndarray, visible_before: np.ndarray, visible_after: np.ndarray, config: EvaluationConfig
 ) -> list[tuple[float, int, int]]:
-    """The best spans in one window, best first, of those that hold more than white space.
+    """The best spans of one window that are not white space only, the best first.
 
     Args:
         start, end: logits, shape (tokens,).
@@ -120,7 +120,7 @@ def _best_spans(
     if tokens == 0:
         return []
     longest = min(config.max_answer_length, tokens)
-    # scores[i, k]: from token i over k more; beyond the window's end nothing can be chosen.
+    # scores[i, k] is the score of the span from token i to i + k; spans beyond the end of the window get -inf.
     padded = np.concatenate([end, np.full(longest - 1, -np.inf, dtype=end.dtype)])
     scores = start[:, None] + np.lib.stride_tricks.sliding_window_view(padded, longest)
     visible = np.lib.stride_tricks.sliding_window_view(np.pad(visible_after, (0, longest - 1)), longest)
@@ -135,9 +135,9 @@ def _best_spans(
 
 
 def mean_loss(windows: Any, start_logits: Sequence[np.ndarray], end_logits: Sequence[np.ndarray]) -> float | None:
-    """Mean of the start's and the end's cross entropy over the labelled windows, as in training; in nats.
+    """The mean of start and end cross entropy over the labelled windows, as in training; in nats.
 
-    None where no window is labelled: no answer of the set has a known place.
+    None if no window has a label.
     """
     losses = []
     columns = zip(*(windows[name][:] for name in ("start", "end", "labelled")), strict=True)

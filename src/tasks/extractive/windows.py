@@ -1,7 +1,7 @@
-"""Questions in, windows out: windows over long passages, with the answers as token positions.
+"""Tokenises questions into windows, with the answers as token positions.
 
-A passage longer than a window is cut into windows that overlap by `doc_stride` tokens, so that every character
-of it is in one. Tokenising is done once: the windows are cached by the content of everything they depend on.
+A passage that is longer than a window is cut into windows that overlap by `doc_stride` tokens and together cover it.
+Windows are made once: they are cached by the content of everything that they depend on.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ WINDOW_SCHEMA = Features(
         "question": Value("int32"),  # row of the question in its data set
         "length": Value("int32"),  # tokens
         "input_ids": List(Value("int32")),
-        "token_type_ids": List(Value("int8")),  # empty where the model knows none
-        "context_start": Value("int32"),  # first context token; they stand in one piece
-        "char_start": List(Value("int32")),  # of each context token: its characters in the passage
+        "token_type_ids": List(Value("int8")),  # empty if the model does not use them
+        "context_start": Value("int32"),  # the first context token; context tokens are contiguous
+        "char_start": List(Value("int32")),  # the characters of each context token in the passage
         "char_end": List(Value("int32")),
-        "start": Value("int32"),  # gold span, first and last token; both 0 ([CLS]) where it is not in the window
+        "start": Value("int32"),  # the gold span, first and last token; both 0 ([CLS]) if it is not in the window
         "end": Value("int32"),
-        "exact": Value("bool"),  # false: the answer begins or ends inside a token; the span is the smallest around it
-        "labelled": Value("bool"),  # false: the question's answers have no known place, or no token stands for them
+        "exact": Value("bool"),  # false: the answer begins or ends within a token; the span is the smallest around it
+        "labelled": Value("bool"),  # false: the answers have no known position, or no token stands for them
     }
 )
-CACHE_VERSION = 4  # part of the cache key: raise it when the code below makes other windows
+CACHE_VERSION = 4  # part of the cache key; increase it when a change below results in different windows
 
 
 def make_windows(questions: Dataset, tokenizer: Any, model: ModelConfig, answer: str) -> tuple[Dataset, list[str]]:
@@ -45,14 +45,14 @@ def make_windows(questions: Dataset, tokenizer: Any, model: ModelConfig, answer:
         answer: which of several answers is labelled; see `training_answer`.
 
     Returns:
-        Windows in `WINDOW_SCHEMA`, and notes for the person at the terminal.
+        Windows in `WINDOW_SCHEMA`, and notes for the user.
 
     Raises:
         UserError: the tokenizer gives no offsets.
     """
     need_fast(tokenizer, model)
     questions, notes = shorten_questions(questions, tokenizer, model)
-    # What a tokenizer returns beyond what its backend says: the names decide on token_type_ids.
+    # Settings of a tokenizer that are not part of its backend; the input names decide on token_type_ids.
     returned = (tokenizer.model_input_names, tokenizer.truncation_side, tokenizer.split_special_tokens)
     facts = (CACHE_VERSION, model.max_length, model.doc_stride, answer, type(tokenizer).__name__, *returned)
     name = f"windows-{content_key(questions, tokenizer, facts)}"
@@ -62,13 +62,13 @@ def make_windows(questions: Dataset, tokenizer: Any, model: ModelConfig, answer:
 
 
 def labelled_windows(windows: Dataset) -> Dataset:
-    """The windows that can be trained on."""
+    """The windows with a label, which can be trained on."""
     labelled = np.flatnonzero(windows["labelled"][:])
     return windows if len(labelled) == len(windows) else windows.select(labelled)
 
 
 def _label_notes(windows: Dataset, questions: Dataset, answer: str) -> list[str]:
-    """What is not quite right with the labels: answers inside a token, answers that no token stands for."""
+    """Notes on labels that are not exact: answers within a token, and answers that the tokenizer drops."""
 
     def rows_where(chosen: np.ndarray) -> list[int]:
         return sorted(set(windows["question"][:][chosen].tolist()))
@@ -92,14 +92,14 @@ def _label_notes(windows: Dataset, questions: Dataset, answer: str) -> list[str]
 
 
 def _kept(answer: tuple[str, int], offsets: np.ndarray) -> tuple[int, int] | None:
-    """The characters, first and end, of an answer without what its tokenizer drops at either side.
+    """The start and end characters of an answer, without characters at either end that the tokenizer drops.
 
     Args:
         answer: text and start in the passage.
         offsets: of the passage's tokens, shape (tokens, 2).
 
     Returns:
-        None where no token stands for any of it.
+        None if no token stands for any part of the answer.
     """
     text, first = answer
     first += len(text) - len(text.lstrip())
@@ -114,7 +114,7 @@ def _kept(answer: tuple[str, int], offsets: np.ndarray) -> tuple[int, int] | Non
 def _tokenize(
     batch: dict[str, list[Any]], indices: list[int], tokenizer: Any, model: ModelConfig, answer: str
 ) -> dict[str, list[Any]]:
-    """One batch of questions to windows, in WINDOW_SCHEMA."""
+    """Tokenise one batch of questions into windows, in WINDOW_SCHEMA."""
     encoded = tokenizer(
         batch["question"],
         batch["context"],
@@ -148,7 +148,7 @@ def _tokenize(
         if place is not None and len(offsets[w]):
             first_char, last_char = place
             if char_start[0] <= first_char and last_char <= char_end[-1]:
-                # One character can be several tokens (bytes): the first that reaches the answer, the last that does.
+                # A character may be several tokens (bytes): take the first and the last that overlap the answer.
                 first = int(np.searchsorted(char_end, first_char, side="right"))
                 last = int(np.searchsorted(char_start, last_char, side="left")) - 1
                 start, end = context_start + first, context_start + last
