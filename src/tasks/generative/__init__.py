@@ -1,1 +1,1 @@
-"""Generative question answering: a decoder reads passage and question, and writes the answer."""
+"""Generative question answering: a decoder reads passage and question, and generates the answer."""

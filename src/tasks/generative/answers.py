@@ -1,4 +1,4 @@
-"""Predictions in, answers out: the windows of a question compete by what they wrote."""
+"""Turns predictions into answers: the best of the texts that the model generated for the windows of a question."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from src.config import EvaluationConfig, UserError
 from src.tasks.base import NO_PLACE, Answer, Questions, Span
 from src.tasks.generative.decode import Candidate, Prediction
 
-NO_ANSWER = "unanswerable"  # what is to be said where the passage holds no answer
-NOTHING = Candidate("", 0.0, 1)  # where nothing was written and "no answer" was not asked for
+NO_ANSWER = "unanswerable"  # the text that the model generates if the passage contains no answer
+NOTHING = Candidate("", 0.0, 1)  # the null answer if nothing was generated and "no answer" was not scored
 
 
 def answer_questions(
@@ -29,11 +29,11 @@ def answer_questions(
         rows: the question of each prediction, shape (predictions,).
         predictions: of every prompt.
         limits: `n_best`, `null_threshold`.
-        may_be_unanswerable: whether "no answer" competes (SQuAD v2.0).
+        may_be_unanswerable: whether "no answer" is a candidate (SQuAD v2.0).
 
     Returns:
-        One Answer a question, in their order. A score is a mean log-probability of tokens; a probability is that of the
-        whole text, which the model wrote greedily. The candidates are what the windows of the question wrote.
+        One Answer for each question, in their order. The candidates are the texts generated for the question's windows
+        by greedy decoding. A score is the mean log-probability of the tokens, a probability that of the whole text.
 
     Raises:
         UserError: a score is not a finite number.
@@ -53,13 +53,13 @@ def answer_questions(
 
 
 def _choose(id: str, predictions: Sequence[Prediction], limits: EvaluationConfig, may_be_unanswerable: bool) -> Answer:
-    """The best of what the windows of a question wrote."""
+    """Choose the best of the texts that were generated for the windows of a question."""
     texts: dict[str, Candidate] = {}
     for each in sorted((prediction.written for prediction in predictions), key=lambda written: -written.score):
         if each.text and not (may_be_unanswerable and each.text.lower().strip(".") == NO_ANSWER):
             texts.setdefault(each.text, each)
     spans = [_span(each) for each in texts.values()][: limits.n_best]
-    # As for spans: a window that holds the answer is the one least inclined to say nothing.
+    # As for spans, the lowest null score counts: a window with the answer has a low one.
     null_answers = [prediction.null_answer for prediction in predictions if prediction.null_answer is not None]
     null_span = _span(min(null_answers or [NOTHING], key=lambda candidate: candidate.score))
     no_answer = not spans or (may_be_unanswerable and null_span.score - spans[0].score > limits.null_threshold)

@@ -1,4 +1,4 @@
-"""Prompts as batches: the loss at the answers' tokens, and the answers that a model writes."""
+"""Batches of prompts: the loss at the answers' tokens, and the answers that a model generates."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class PromptBatches(Batches):
 
     Args:
         prompts: in PROMPT_SCHEMA, numpy format.
-        stops: where an answer ends, and how its tokens become text.
-        null_answer: the tokens of "no answer"; None where every question has an answer.
+        stops: determines where an answer ends, and decodes its tokens.
+        null_answer: the tokens of "no answer"; None if every question has an answer.
     """
 
-    # Each token that is written reads all weights, so many prompts are answered at once; of most of them only the
-    # question is read, since they share their passage with others.
+    # Each generated token reads all weights, so many prompts are answered at the same time. Of most of them only the
+    # question is read, since they share their passage with other prompts.
     more_in_prediction = 12
 
     def __init__(self, prompts: Any, stops: Stops, null_answer: list[int] | None) -> None:
@@ -45,13 +45,13 @@ class PromptBatches(Batches):
         return highest_token(self.prompts, "prompt", "answer")
 
     def loss(self, model: Any, rows: Sequence[int], device: torch.device) -> torch.Tensor:
-        """The cross entropy of the answers' tokens, the end token among them.
+        """The cross entropy of the answers' tokens, including the end token.
 
-        Prompts are padded behind their end, where causal attention does not look, so that no mask is needed.
+        Prompts are padded on the right, which causal attention never sees, so no mask is needed.
         """
         chosen = self.prompts[list(rows)]
         tokens = np.zeros((len(rows), padded(max(chosen["length"]))), dtype=np.int64)
-        places: list[tuple[int, int]] = []  # row and column of the token before each that is learnt
+        places: list[tuple[int, int]] = []  # row and column of the token before each target
         for i, (prompt, answer) in enumerate(zip(chosen["prompt"], chosen["answer"], strict=True)):
             tokens[i, : len(prompt)] = prompt
             tokens[i, len(prompt) : len(prompt) + len(answer)] = answer
@@ -63,14 +63,14 @@ class PromptBatches(Batches):
         return cross_entropy(logits.float(), learnt, reduction="sum")
 
     def evaluation(self, batch_size: int) -> list[list[int]]:
-        """The rows of each batch, questions about one passage together; the longest prompts first."""
+        """The rows of each batch, with questions about one passage together; the longest prompts come first."""
         order = by_prefix(self.prompts["prompt"][:])
         return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
 
     def predict(
         self, model: Any, rows: Sequence[int], device: torch.device, limits: EvaluationConfig
     ) -> list[Prediction]:
-        """What the model writes after some prompts, and how likely it finds their answers."""
+        """Generate answers to some prompts, and compute the likelihood of the labelled answers."""
         chosen = self.prompts[list(rows)]
         prompts = [prompt.tolist() for prompt in chosen["prompt"]]
         answers = [answer.tolist() for answer in chosen["answer"]]
@@ -97,13 +97,13 @@ class PromptBatches(Batches):
 
 @contextmanager
 def logits_at(model: Any, places: torch.Tensor) -> Iterator[None]:
-    """Have the output matrix compute the logits at some places alone, (places, vocabulary).
+    """Make the output matrix compute only the logits at some positions, (places, vocabulary).
 
-    With a small model it is a quarter of all arithmetic, and most of the memory, if it computes all of them.
+    With a small model, computing all logits takes a quarter of all arithmetic and most of the memory.
 
     Args:
-        model: a decoder, or what peft and DDP have put around one.
-        places: row and column of each, shape (places, 2).
+        model: a decoder, possibly wrapped by peft and DDP.
+        places: row and column of each position, shape (places, 2).
     """
 
     def choose(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:

@@ -1,8 +1,7 @@
-"""The key-value cache that answers are written with, and prompts that begin with the same tokens.
+"""The key-value cache for decoding, and the grouping of prompts by shared prefixes.
 
-transformers' own cache is copied whole with every token that is added and with every row that leaves. Here each layer
-takes its memory once: tokens are written behind those that are there, and the last rows move to the places of rows that
-have left.
+The cache of transformers is copied with every new token and every finished row. Here the memory of a layer is allocated
+once: new tokens are appended in place, and the last rows move to the places of rows that are finished.
 """
 
 from __future__ import annotations
@@ -17,10 +16,10 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 
 class _Layer(DynamicLayer):
-    """Keys and values of one layer, views of memory of shape (rows, heads, room, head size).
+    """Keys and values of one layer, as views of memory of shape (rows, heads, room, head size).
 
     Args:
-        room: tokens that a row may have.
+        room: the maximum number of tokens of a row.
     """
 
     def __init__(self, room: int) -> None:
@@ -39,7 +38,7 @@ class _Layer(DynamicLayer):
         return self._show(rows, start + tokens)
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        """Have row i be what row `indices[i]` was; in place where each row stays or comes from behind the new end."""
+        """Replace row i by row `indices[i]`; in place if each row stays or comes from behind the new end."""
         rows, tokens = indices.tolist(), self.get_seq_length()
         if all(place == row or row >= len(rows) for place, row in enumerate(rows)):
             for memory in self.memory:
@@ -60,7 +59,7 @@ class _Layer(DynamicLayer):
 
 
 def make_cache(model: Any, room: int) -> Cache | None:
-    """A cache for `room` tokens a row; None for a model with other layers than full attention, which makes its own."""
+    """Make a cache for `room` tokens per row; None for a model that needs its own since not all attention is full."""
     layers = DynamicCache(config=model.config).layers
     if not layers or any(type(layer) is not DynamicLayer for layer in layers):
         return None
@@ -68,7 +67,7 @@ def make_cache(model: Any, room: int) -> Cache | None:
 
 
 def by_prefix(prompts: Sequence[np.ndarray]) -> list[int]:
-    """The rows of prompts, those with the same beginning next to each other, the group of the longest prompt first."""
+    """The rows of prompts in an order that groups shared prefixes; the group with the longest prompt comes first."""
     order = sorted(range(len(prompts)), key=lambda row: prompts[row].tobytes())
     groups, start = [], 0
     for rows, _ in shared_prefixes([prompts[row] for row in order]):
@@ -79,12 +78,12 @@ def by_prefix(prompts: Sequence[np.ndarray]) -> list[int]:
 
 
 def shared_prefixes(prompts: Sequence[Sequence[int] | np.ndarray]) -> list[tuple[int, int]]:
-    """Groups of neighbours that begin with the same tokens, the questions about one passage among them.
+    """Group neighbouring prompts that begin with the same tokens, such as questions about one passage.
 
     Returns:
-        For each group how many prompts it has, and how many tokens they share. A prompt joins its neighbours where they
-        then share at least half of its tokens and half of what they shared before. The last token of a prompt is never
-        shared: its logits are needed.
+        For each group the number of its prompts and of the tokens that they share. A prompt joins a group if they then
+        share at least half of its tokens, and at least half of what the group shared before. The last token of a prompt
+        is never shared, since its logits are needed.
     """
     groups: list[tuple[int, int]] = []
     first: np.ndarray = np.empty(0)
@@ -104,14 +103,14 @@ def shared_prefixes(prompts: Sequence[Sequence[int] | np.ndarray]) -> list[tuple
 
 
 def compacted(staying: Sequence[int]) -> list[int]:
-    """An order of rows that stay in which few move: those behind the new end, to the places of rows that have left."""
+    """An order of the remaining rows in which only those behind the new end move, into the places of finished rows."""
     stay, end = set(staying), len(staying)
     late = iter([row for row in staying if row >= end])
     return [place if place in stay else next(late) for place in range(end)]
 
 
 def left_padded(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Tokens and mask (1 for tokens), both (rows, longest)."""
+    """Pad rows of tokens on the left; returns tokens and mask (1 for tokens), both of shape (rows, longest)."""
     width = max(len(row) for row in rows)
     tokens = torch.zeros(len(rows), width, dtype=torch.int64)
     mask = torch.zeros_like(tokens)

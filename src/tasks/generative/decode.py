@@ -1,8 +1,8 @@
 """Greedy decoding of a batch of prompts with a key-value cache.
 
-What several prompts begin with, such as the passage of several questions, is read once. Prompts are padded in front, so
-that all of them end, and all answers begin, in the same column. An answer ends at a line break, at any special token,
-or after a number of tokens; rows that have ended leave the batch.
+A prefix that several prompts share, such as the passage of several questions, is read once. Prompts are padded on the
+left, so that all answers begin in the same column. An answer ends at a line break, at any special token, or after a
+maximum number of tokens; finished rows leave the batch.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from src.tasks.generative.cache import compacted, left_padded, make_cache, share
 
 @dataclass(frozen=True)
 class Candidate:
-    """A text after a prompt, and how likely the model finds it."""
+    """A text that follows a prompt, with its likelihood under the model."""
 
     text: str
-    log_probability: float  # natural, of all its tokens, the one that ends it among them
+    log_probability: float  # natural logarithm, over all tokens including the one that ends it
     tokens: int
 
     @property
@@ -35,16 +35,16 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model makes of one prompt."""
+    """The prediction for one prompt."""
 
     written: Candidate
-    null_answer: Candidate | None  # "no answer", with an empty text; None where every question has an answer
-    gold: float  # log-probability of the labelled answer; 0 where there is none
+    null_answer: Candidate | None  # "no answer", with an empty text; None if every question has an answer
+    gold: float  # the log-probability of the labelled answer; 0 if there is none
 
 
 @dataclass(frozen=True)
 class Stops:
-    """Which tokens end an answer, and how the others become text.
+    """Determines which tokens end an answer, and decodes the others.
 
     Args:
         tokenizer: of the model.
@@ -58,7 +58,7 @@ class Stops:
         object.__setattr__(self, "special", frozenset(self.tokenizer.all_special_ids))
 
     def ends(self, token: int) -> bool:
-        """Whether an answer is over with this token: a special one, or one with a line break."""
+        """Whether a token ends an answer: a special token, or one with a line break."""
         if token in self.special:
             return True
         if token not in self.texts:
@@ -66,7 +66,7 @@ class Stops:
         return "\n" in self.texts[token]
 
     def text(self, tokens: Sequence[int]) -> str:
-        """The first line of what the tokens say."""
+        """The first line of the decoded tokens."""
         said: str = self.tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return said.partition("\n")[0].strip()
 
@@ -80,16 +80,16 @@ def write_answers(
     device: torch.device,
     longest: int,
 ) -> list[Prediction]:
-    """Let a model continue prompts, and ask how likely it finds given answers.
+    """Generate answers to prompts, and compute the likelihood of given answers.
 
     Args:
-        model: a decoder, in evaluation.
-        prompts: the tokens of each.
-        golds: the tokens of the labelled answer of each; empty for none.
-        null_answer: the tokens of "no answer", where it is asked for.
-        stops: where an answer ends.
+        model: a decoder in evaluation mode.
+        prompts: the tokens of each prompt.
+        golds: the tokens of the labelled answer of each prompt; empty for none.
+        null_answer: the tokens of "no answer"; None if it is not needed.
+        stops: determines where an answer ends.
         device: of the model.
-        longest: tokens of an answer, at most.
+        longest: the maximum number of tokens of an answer.
     """
     room = max(longest + max(map(len, golds)), len(null_answer or ()))
     state, logits = _read_prompts(model, prompts, room, device)
@@ -107,12 +107,12 @@ def write_answers(
 
 
 def _read_prompts(model: Any, prompts: Sequence[list[int]], room: int, device: torch.device) -> tuple[_State, Tensor]:
-    """The state after reading prompts, and the logits of what comes next, (rows, vocabulary).
+    """Read prompts; returns the state, and the logits of the next token, (rows, vocabulary).
 
     Args:
         model: the decoder.
-        prompts: the tokens of each; neighbours may begin with the same ones.
-        room: further tokens that will be read, at most.
+        prompts: the tokens of each prompt; neighbours may share a prefix.
+        room: the maximum number of further tokens.
         device: of the model.
     """
     groups = shared_prefixes(prompts)
@@ -130,11 +130,11 @@ def _read_prompts(model: Any, prompts: Sequence[list[int]], room: int, device: t
 
 @dataclass
 class _State:
-    """A batch that a model has read so far.
+    """The state of a batch while it is decoded.
 
     Args:
         model: the decoder.
-        cache: of `make_cache`; None where the model makes its own.
+        cache: from `make_cache`; None if the model makes its own.
         mask: 1 for tokens, 0 for padding, shape (rows, tokens).
     """
 
@@ -146,12 +146,12 @@ class _State:
         self.ours = self.cache is not None
 
     def read(self, tokens: Tensor, mask: Tensor | None = None, keep: int = 0) -> Tensor:
-        """The logits, in fp32, after reading on.
+        """Read further tokens; returns their logits in fp32.
 
         Args:
-            tokens: ids, (rows, further tokens).
-            mask: of these; None where none is padding.
-            keep: how many of the last places are asked for; 0 for all.
+            tokens: ids, shape (rows, further tokens).
+            mask: of these tokens; None if there is no padding.
+            keep: the number of last positions to compute logits for; 0 for all.
         """
         mask = torch.ones_like(tokens) if mask is None else mask
         self.mask = mask if self.mask is None else torch.cat([self.mask, mask], dim=1)
@@ -200,7 +200,7 @@ class _State:
         self.mask[:, self.mask.shape[1] - remembered :] = places < torch.tensor(kept, device=self.mask.device)[:, None]
 
     def keep(self, rows: Tensor) -> None:
-        """Have row i be what row `rows[i]` was."""
+        """Replace row i by row `rows[i]`."""
         assert self.mask is not None
         self.mask = self.mask[rows]
         self.cache.batch_select_indices(rows)

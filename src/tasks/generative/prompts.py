@@ -1,8 +1,8 @@
-"""Questions in, prompts out: passage and question as the text that the model continues with the answer.
+"""Turns questions into prompts, which contain passage and question and which the model continues with the answer.
 
 A passage that is too long for one prompt is cut into windows that overlap by `doc_stride` tokens, each with its own
-prompt. All of them leave the same room for an answer, so that a window does not tell how long the answer is.
-Tokenising is done once: prompts are cached by the content of everything that they depend on.
+prompt. All windows leave the same room for an answer, so that their length does not reveal the length of the answer.
+Prompts are made once: they are cached by the content of everything that they depend on.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ PROMPT_SCHEMA = Features(
         "question": Value("int32"),  # row of the question in its data set
         "length": Value("int32"),  # tokens of prompt and answer
         "prompt": List(Value("int32")),
-        "answer": List(Value("int32")),  # with the end token; empty where there is nothing to learn
+        "answer": List(Value("int32")),  # with the end token; empty if there is no label
     }
 )
-CACHE_VERSION = 1  # part of the cache key: raise it when the code below makes other prompts
-CHAT = "chat"  # as `model.prompt`: the tokenizer's chat template, with CHAT_MESSAGE as what the user says
+CACHE_VERSION = 1  # part of the cache key; increase it when a change below results in different prompts
+CHAT = "chat"  # as `model.prompt`: the tokenizer's chat template, with CHAT_MESSAGE as the user's message
 CHAT_MESSAGE = "{context}\n\nQuestion: {question}\nAnswer with words of the passage alone."
 
 
@@ -43,7 +43,7 @@ class Writer:
         config: of the run.
 
     Raises:
-        UserError: the tokenizer has no end token, or no chat template where one is asked for.
+        UserError: the tokenizer has no end token, or lacks the chat template that is requested.
     """
 
     tokenizer: Any
@@ -73,16 +73,16 @@ class Writer:
         return text
 
     def prompts(self, texts: Sequence[str]) -> list[list[int]]:
-        """The tokens of prompts, with those that the tokenizer puts before a text."""
+        """The tokens of prompts, including those that the tokenizer adds before a text."""
         encoded = self.tokenizer(
             list(texts), add_special_tokens=self.config.model.prompt != CHAT, return_attention_mask=False, verbose=False
         )
         end = self.tokenizer.eos_token_id
-        # Some tokenizers end every text; the model would take the prompt for finished.
+        # Some tokenizers add an end token to every text, with which the model would consider the prompt finished.
         return [ids[:-1] if ids and ids[-1] == end else ids for ids in encoded["input_ids"]]
 
     def answer(self, text: str) -> list[int]:
-        """The tokens of an answer, and the end token."""
+        """The tokens of an answer, followed by the end token."""
         space = "" if self.config.model.prompt == CHAT or self.config.model.prompt[-1:].isspace() else " "
         words = " ".join(text.split())  # a line break ends an answer
         ids: list[int] = self.tokenizer(space + words, add_special_tokens=False)["input_ids"]
@@ -90,19 +90,19 @@ class Writer:
 
     @property
     def room(self) -> int:
-        """Tokens that a prompt may have."""
+        """The number of tokens that a prompt may have."""
         return self.config.model.max_length - self.config.evaluation.max_answer_length
 
 
 def make_prompts(questions: Dataset, writer: Writer) -> tuple[Dataset, list[str]]:
-    """Write questions as prompts, or take these from the cache.
+    """Write prompts for questions, or take them from the cache.
 
     Args:
         questions: in the schema of `src.data.sources`.
         writer: of prompts and answers.
 
     Returns:
-        Prompts in `PROMPT_SCHEMA`, and notes for the person at the terminal.
+        Prompts in `PROMPT_SCHEMA`, and notes for the user.
 
     Raises:
         UserError: the window leaves no room for a passage.
@@ -110,7 +110,7 @@ def make_prompts(questions: Dataset, writer: Writer) -> tuple[Dataset, list[str]
     config, tokenizer = writer.config, writer.tokenizer
     model = config.model
     [frame] = writer.prompts([writer.text("", "")])
-    # Two more: where texts meet, tokens may become others, and more.
+    # Two more tokens, since concatenated texts may be tokenised differently at the boundaries.
     reserved = len(frame) + config.evaluation.max_answer_length + 2
     if model.max_length - model.doc_stride - reserved < 2:
         raise UserError(
@@ -128,13 +128,13 @@ def make_prompts(questions: Dataset, writer: Writer) -> tuple[Dataset, list[str]
 
 
 def labelled_prompts(prompts: Dataset) -> Dataset:
-    """The prompts that can be trained on."""
+    """The prompts with a label, which can be trained on."""
     labelled = np.flatnonzero([len(answer) > 0 for answer in prompts["answer"][:]])
     return prompts if len(labelled) == len(prompts) else prompts.select(labelled)
 
 
 def _label_notes(prompts: Dataset, questions: Dataset, config: Config) -> list[str]:
-    """What cannot be learnt: answers that no window has room for."""
+    """A note on answers that do not fit into any window."""
     pairs = zip(prompts["question"][:], prompts["answer"][:], strict=True)
     labelled = {int(row) for row, answer in pairs if len(answer)}
     lost = [
@@ -152,7 +152,7 @@ def _label_notes(prompts: Dataset, questions: Dataset, config: Config) -> list[s
 
 
 def _write(batch: dict[str, list[Any]], indices: list[int], writer: Writer) -> dict[str, list[Any]]:
-    """One batch of questions to prompts, in PROMPT_SCHEMA."""
+    """Convert one batch of questions to prompts, in PROMPT_SCHEMA."""
     columns: dict[str, list[Any]] = {name: [] for name in PROMPT_SCHEMA}
     rows = range(len(indices))
     asked = writer.prompts([writer.text("", question) for question in batch["question"]])
@@ -186,13 +186,13 @@ def _windows(
     writer: Writer,
     written: Callable[[list[tuple[int, int]]], list[list[int]]],
 ) -> tuple[list[tuple[int, int]], list[list[int]]]:
-    """The windows of a passage, as first and end character, and their prompts.
+    """The windows of a passage, as start and end characters, and their prompts.
 
     Args:
-        offsets: characters of each of its tokens.
-        characters: of the passage.
-        asked: tokens of the prompt without a passage.
-        writer: for the room.
+        offsets: the characters of each token of the passage.
+        characters: the number of characters of the passage.
+        asked: the number of tokens of the prompt without a passage.
+        writer: of prompts.
         written: makes the prompts of some windows.
     """
     stride, room = writer.config.model.doc_stride, writer.room - asked
@@ -202,7 +202,7 @@ def _windows(
         over = max(len(prompt) for prompt in prompts) - writer.room
         if over <= 0:
             return parts, prompts
-        if len(parts) > 1:  # the tokens of a part can be more than they were in the whole
+        if len(parts) > 1:  # a part may have more tokens than it had within the whole passage
             room -= over
         step = max(1, room - stride)
         starts = range(0, max(1, len(offsets) - stride), step)
