@@ -1,7 +1,7 @@
-"""Loads a model, an encoder with its question-answering head or a decoder, and its tokenizer.
+"""Loads a model (an encoder with a question-answering head, or a decoder) and its tokenizer.
 
-From the hub, a folder, a Python package that carries weights, or random. safetensors alone is read, because
-loading a pickle runs whatever is in it; a GGUF is converted to safetensors first (`src.model.gguf`).
+The weights come from the hub, a folder or a Python package, or are random. Only safetensors are read, because loading
+a pickle can run arbitrary code. A GGUF is first converted to safetensors (`src.model.gguf`).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from src.model.place import check_hash, hub_problem, place_of
 from src.tasks import task_of
 
 LONGEST_REASON = 200  # characters
-# What the architectures call the two kinds of dropout.
+# The names of the two kinds of dropout in the configurations of the architectures.
 ATTENTION_DROPOUT = ("attention_probs_dropout_prob", "attention_dropout", "attn_pdrop")
 HIDDEN_DROPOUT = (
     *("hidden_dropout_prob", "dropout", "embedding_dropout", "mlp_dropout", "qa_dropout"),
@@ -42,11 +42,11 @@ HIDDEN_DROPOUT = (
 
 FILES = "config.json, model.safetensors and tokenizer.json"
 COPY = f"copy its files again: {FILES}"
-UNUSUAL = "Who is 𓂀?"  # a hieroglyph is in no vocabulary
+UNUSUAL = "Who is 𓂀?"  # no vocabulary contains a hieroglyph
 
 
 def load_tokenizer(config: ModelConfig) -> Any:
-    """The tokenizer of a model.
+    """Load the tokenizer of a model.
 
     Raises:
         UserError: it cannot be found, or its files are damaged.
@@ -62,22 +62,22 @@ def load_tokenizer(config: ModelConfig) -> Any:
             trust_remote_code=config.trust_remote_code,
             local_files_only=hub_problem(place) is not None,
         )
-        tokenizer(UNUSUAL)  # fails where the vocabulary lacks what stands for all that it does not know
+        tokenizer(UNUSUAL)  # fails if the vocabulary lacks the token for unknown text
     return tokenizer
 
 
 def load_model(config: ModelConfig, hidden_dropout: float, attention_dropout: float, seed: int) -> PreTrainedModel:
-    """The model in fp32, on the CPU; new weights depend on `seed` alone.
+    """Load a model in fp32 on the CPU; new weights only depend on `seed`.
 
     Args:
-        config: what to load.
-        hidden_dropout, attention_dropout: probabilities, put where the architecture keeps its own.
-        seed: for the weights that no checkpoint holds (the new head; everything where `pretrained` is false).
+        config: of the model.
+        hidden_dropout, attention_dropout: probabilities, which replace those of the model's configuration.
+        seed: of the weights that the checkpoint does not hold: the new head, or all if `pretrained` is false.
 
     Raises:
-        UserError: weights that are missing, not safetensors, of another architecture or task, or with another hash.
+        UserError: the weights are missing, not safetensors, of another architecture or task, or have another hash.
     """
-    logging.set_verbosity_error()  # its load report is replaced by the check of the missing keys below
+    logging.set_verbosity_error()  # the check of the missing keys below replaces transformers' load report
     logging.disable_progress_bar()
     if config.pretrained:
         _refuse_adapter(config)
@@ -86,7 +86,7 @@ def load_model(config: ModelConfig, hidden_dropout: float, attention_dropout: fl
     _set_dropout(architecture, hidden_dropout, attention_dropout)
     longest = getattr(architecture, "max_position_embeddings", None)
     if longest is not None:
-        # RoBERTa counts its positions from behind the padding token's.
+        # RoBERTa's positions start after the index of the padding token.
         usable = longest - (architecture.pad_token_id + 1 if "roberta" in architecture.model_type else 0)
         if config.max_length > usable:
             raise UserError(
@@ -122,7 +122,7 @@ def load_model(config: ModelConfig, hidden_dropout: float, attention_dropout: fl
 
 
 def _refuse_adapter(config: ModelConfig) -> None:
-    """Refuse a model that is or holds an adapter, which transformers would put on its base by itself."""
+    """Refuse an adapter, which transformers would load together with its base."""
     path = locate(config)
     with _refusals(f"The weights of {config.path}", path):
         adapter = find_adapter_config_file(
@@ -136,10 +136,10 @@ def _refuse_adapter(config: ModelConfig) -> None:
 
 
 def check_vocabulary(model: PreTrainedModel, config: ModelConfig, highest_token: int) -> None:
-    """Hold the tokens of the questions against the rows of the model's embeddings.
+    """Check that the model has an embedding for every token of the questions.
 
     Raises:
-        UserError: a token has no row.
+        UserError: a token has no embedding.
     """
     embeddings: Any = model.get_input_embeddings()
     rows = embeddings.weight.shape[0]
@@ -151,38 +151,38 @@ def check_vocabulary(model: PreTrainedModel, config: ModelConfig, highest_token:
 
 
 def _random(architecture: PretrainedConfig, config: ModelConfig) -> PreTrainedModel:
-    """A model of random weights; on the meta device, of none."""
+    """A model with random weights; on the meta device, without weights."""
     with _refusals(f"A {architecture.model_type} model", values=config.config):
         return task_of(config).auto_model.from_config(architecture, trust_remote_code=config.trust_remote_code)
 
 
 def pretrained_prefixes(model: PreTrainedModel) -> tuple[str, ...]:
-    """What the names of the parameters begin with that a checkpoint brings; a decoder's output matrix is among them."""
+    """The name prefixes of the parameters that a checkpoint provides, including a decoder's output matrix."""
     output = model.get_output_embeddings()
     matrices = [name for name, module in model.named_modules() if output is not None and module is output]
     return tuple(f"{name}." for name in (model.base_model_prefix, *matrices))
 
 
 def reads_forwards(architecture: PretrainedConfig) -> bool:
-    """Whether a token sees those before it alone, as in a decoder: such a model can write, and cannot mark a span.
+    """Whether attention is causal, as in a decoder: such a model can generate text, but cannot predict a span.
 
-    An encoder like BERT also has a class for writing in transformers, whose attention is that of an encoder unless its
-    configuration says `is_decoder`; and it has one for filling gaps, as no decoder has.
+    In transformers, an encoder like BERT also has a class for causal language modelling, whose attention is
+    bidirectional unless its configuration says `is_decoder`. Unlike decoders, it also has a masked-language model.
     """
     kind = type(architecture)
-    writes = kind in AutoModelForCausalLM._model_mapping and not architecture.is_encoder_decoder
-    fills_gaps = kind in AutoModelForMaskedLM._model_mapping or architecture.model_type == "xlnet"
-    return writes and (not fills_gaps or bool(getattr(architecture, "is_decoder", False)))
+    causal_lm = kind in AutoModelForCausalLM._model_mapping and not architecture.is_encoder_decoder
+    masked_lm = kind in AutoModelForMaskedLM._model_mapping or architecture.model_type == "xlnet"
+    return causal_lm and (not masked_lm or bool(getattr(architecture, "is_decoder", False)))
 
 
 def _check_task(architecture: PretrainedConfig, config: ModelConfig) -> None:
-    """Refuse a model of the other task, or one that transformers has no class for.
+    """Refuse a model that does not suit the task, or for which transformers has no class.
 
-    A decoder with random weights may have a span head: nothing is claimed of its answers.
+    A decoder with random weights may have a span head, since its answers are meaningless anyway.
     """
     kind, auto_model = architecture.model_type, task_of(config).auto_model
     if auto_model.__name__ in (getattr(architecture, "auto_map", None) or {}):
-        return  # its code says how it is done
+        return  # the model's own code has a class for the task
     if config.task == "generative" and not reads_forwards(architecture):
         raise UserError(
             f"model={config.name}: {kind} is not a decoder, and model.task=generative needs one, such as "
@@ -205,17 +205,17 @@ def _set_dropout(architecture: PretrainedConfig, hidden: float, attention: float
 
 
 def shape_only(config: ModelConfig, hidden_dropout: float, attention_dropout: float) -> PreTrainedModel:
-    """A model of this shape for `config.task`, for the meta device: no weights are read, and no hub is asked.
+    """Build a model for the meta device, without reading weights or accessing the hub.
 
-    Its configuration comes from `model.config` where the weights are random, else from the local folder that
-    `model.path` names, else from `model.shape`, else from what the hub's cache holds.
+    Its configuration comes from `model.config` if the weights are random, else from the local folder in `model.path`,
+    else from `model.shape`, else from the hub's cache.
 
     Args:
-        config: the model.
-        hidden_dropout, attention_dropout: probabilities, put where the architecture keeps its own.
+        config: of the model.
+        hidden_dropout, attention_dropout: probabilities, which replace those of the model's configuration.
 
     Raises:
-        UserError: none of them says what shape the model has.
+        UserError: none of them determines the shape of the model.
     """
     architecture = _shape(config)
     _check_task(architecture, config)
@@ -238,12 +238,12 @@ def _shape(config: ModelConfig) -> PretrainedConfig:
 
 
 def _is_local(config: ModelConfig) -> bool:
-    """Whether the folder of a model lies here, as it is: a GGUF is not converted, nor a package asked for, to plan."""
+    """Whether the model is a local folder with a config.json; a plan converts no GGUF and needs no package."""
     return config.path is not None and config.gguf is None and (Path(place_of(config.path)) / "config.json").exists()
 
 
 def load_masked_lm(config: ModelConfig) -> PreTrainedModel | None:
-    """The checkpoint with its own masked-language-model head; None where it holds none."""
+    """Load the checkpoint with its masked-language-model head; None if it has none."""
     if not config.pretrained or type(_architecture(config)) not in AutoModelForMaskedLM._model_mapping:
         return None
     logging.set_verbosity_error()
@@ -262,10 +262,10 @@ def load_masked_lm(config: ModelConfig) -> PreTrainedModel | None:
 
 
 def checkpoint_gradients(model: PreTrainedModel) -> None:
-    """Keep the input of each layer alone for the backward pass, and compute the layer again there.
+    """Enable gradient checkpointing: only the input of each layer is kept, and the backward pass recomputes the layer.
 
     Raises:
-        UserError: the architecture cannot.
+        UserError: the architecture does not support it.
     """
     if not model.supports_gradient_checkpointing:
         raise UserError(f"train.gradient_checkpointing=true: {type(model).__name__} does not support it.")
@@ -287,10 +287,10 @@ def _architecture(config: ModelConfig, local_files_only: bool = False) -> Pretra
 
 
 def _of_type(config: ModelConfig, values: dict[str, Any]) -> PretrainedConfig:
-    """The configuration of the architecture `model.model_type` with some values.
+    """The configuration of the architecture `model.model_type` with the given values.
 
     Raises:
-        UserError: there is no such architecture, or it refuses a value.
+        UserError: there is no such architecture, or it does not accept a value.
     """
     kind = str(config.model_type)
     if kind not in CONFIG_MAPPING:
@@ -301,16 +301,16 @@ def _of_type(config: ModelConfig, values: dict[str, Any]) -> PretrainedConfig:
 
 @contextmanager
 def _refusals(what: str, place: str | None = None, values: Mapping[str, Any] | None = None) -> Iterator[None]:
-    """Turn what transformers raises into one sentence; around nothing but a call of transformers.
+    """Turn the errors of a call of transformers into one sentence.
 
     Args:
-        what: is loaded or made.
+        what: the object that is loaded or made, for the message.
         place: that it is loaded from.
-        values: of `model.config` that it is made with.
+        values: of `model.config`, with which it is made.
     """
     try:
         yield
-    except Exception as error:  # transformers raises any type for a damaged file or a value that does not fit
+    except Exception as error:  # transformers raises various types for damaged files and unsuitable values
         if not values or isinstance(error, OSError) or "trust_remote_code" in str(error):
             raise unreachable(what, error, place) from error
         given = ", ".join(f"model.config.{key}={value}" for key, value in values.items())
@@ -318,17 +318,17 @@ def _refusals(what: str, place: str | None = None, values: Mapping[str, Any] | N
 
 
 def locate(config: ModelConfig) -> str:
-    """What transformers loads a model from: its hub name, its folder, or the one that its GGUF is converted into.
+    """The hub name or folder that a model is loaded from; for a GGUF, the folder that it is converted into.
 
     Raises:
-        UserError: a package that is not installed, or a GGUF that cannot be converted.
+        UserError: a package is not installed, or a GGUF cannot be converted.
     """
     place = place_of(str(config.path), config.install)
     return place if config.gguf is None else str(converted(Path(place) / config.gguf, config.sha256))
 
 
 def unreachable(what: str, error: Exception, place: str | None = None) -> UserError:
-    """The sentence for a model that cannot be loaded, from a library's error; `place` is where it was looked for."""
+    """The error for a model that cannot be loaded from `place`, given the error of a library."""
     if "trust_remote_code" in str(error):
         return UserError(
             f"{what} could not be loaded: they need code that comes with them, which is not run unless you trust it "
@@ -336,8 +336,8 @@ def unreachable(what: str, error: Exception, place: str | None = None) -> UserEr
         )
     if refused := _refused(error):
         return UserError(f"{what} could not be loaded: {refused}, or choose another model.")
-    silence = hub_problem(place) if place and isinstance(error, OSError) else None
-    reason = _reason(error) if silence is None else f"it is not in the cache, and {silence}"
+    problem = hub_problem(place) if place and isinstance(error, OSError) else None
+    reason = _reason(error) if problem is None else f"it is not in the cache, and {problem}"
     failed = f"{what} could not be loaded ({reason}). "
     if place and Path(place).is_dir():
         return UserError(f"{failed}{_damage(Path(place))}; {COPY}.")
@@ -345,13 +345,13 @@ def unreachable(what: str, error: Exception, place: str | None = None) -> UserEr
 
 
 def _damage(folder: Path) -> str:
-    """Which file of a model's folder is damaged, as far as that can be seen."""
+    """Which file in a model's folder is damaged, as far as it can be determined."""
     for file in sorted(folder.glob("*.json")):
         try:
-            whole = isinstance(json.loads(file.read_text(encoding="utf-8")), dict)
+            valid = isinstance(json.loads(file.read_text(encoding="utf-8")), dict)
         except (OSError, ValueError, RecursionError):
-            whole = False
-        if not whole:
+            valid = False
+        if not valid:
             return f"{file.name} is not a JSON object"
     return "A file of the folder is missing or damaged"
 
@@ -362,7 +362,7 @@ def _reason(error: Exception) -> str:
 
 
 def _refused(error: BaseException | None) -> str | None:
-    """What to do where the hub has refused a model; None for another error."""
+    """What to do if the hub refused access to a model; None for another error."""
     log_in = "log in with `hf auth login`"
     while error is not None:
         status = error.response.status_code if isinstance(error, HfHubHTTPError) and error.response else None

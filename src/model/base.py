@@ -1,4 +1,4 @@
-"""The model that a method starts from, under a name that another machine knows, with the hashes of its weights."""
+"""The base model that a method starts from, identified by a portable name and the hashes of its weights."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from src.model.backbone import unreachable
 from src.model.place import PACKAGE, hub_problem, place_of, sha256_of
 
 FILE = "base.json"
-# Weights that a package carries under another name than their authors gave them, by their sha256.
+# The hub names of weights that a package contains under another name, by their sha256.
 PUBLISHED = {
     "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db": "sentence-transformers/all-MiniLM-L6-v2",
 }
@@ -21,14 +21,12 @@ PUBLISHED = {
 
 @dataclass(frozen=True)
 class Base:
-    """What `base.json` says."""
+    """The content of `base.json`."""
 
     name: str  # on the hub, of the package, or of the folder
-    revision: str | None  # commit on the hub
-    weights: dict[
-        str, str
-    ]  # sha256 of each file of weights (of a GGUF, not of what it becomes); empty where they are random
-    model_type: str  # architecture, as transformers calls it
+    revision: str | None  # the commit on the hub
+    weights: dict[str, str]  # the sha256 of each file of weights (of the GGUF itself); empty if they are random
+    model_type: str  # the architecture, as transformers calls it
     seed: int  # of the weights that no file holds: the new head, or all of them
 
     @property
@@ -40,17 +38,17 @@ class Base:
 
 
 def identify(config: ModelConfig, model_type: str, seed: int) -> Base:
-    """The base of a run: by its weights, never by a path of this machine.
+    """Identify the base of a run by its weights and a name, never by a path on this machine.
 
     Args:
-        config: what the run loads.
+        config: of the model.
         model_type: of the loaded model.
         seed: of the run.
     """
     if not config.pretrained:
         return Base(f"random {model_type} weights", None, {}, model_type, seed)
     folder, weights = _weights(config)
-    commit = folder.name if folder.parent.name == "snapshots" else None  # as the hub's cache lays them out
+    commit = folder.name if folder.parent.name == "snapshots" else None  # the layout of the hub's cache
     published = [PUBLISHED[sha256] for sha256 in weights.values() if sha256 in PUBLISHED]
     path = str(config.path)
     name = published[0] if published else path if commit or path.startswith(PACKAGE) else folder.name
@@ -60,15 +58,15 @@ def identify(config: ModelConfig, model_type: str, seed: int) -> Base:
 
 
 def check(config: ModelConfig, folder: Path, run: str) -> ModelConfig:
-    """Hold the base that would be loaded against the one that a stored model was trained on.
+    """Check that the base to be loaded is the one that a stored model was trained on.
 
     Args:
-        config: what would be loaded.
-        folder: of the stored model; one without `base.json` is not checked.
-        run: that stored it, for the sentence.
+        config: of the base to be loaded.
+        folder: of the stored model; without `base.json` it is not checked.
+        run: that stored the model, for the message.
 
     Returns:
-        What to load: at the commit that the run had.
+        The configuration to load, with the commit that the run used.
 
     Raises:
         UserError: the weights differ.
@@ -94,9 +92,9 @@ def check(config: ModelConfig, folder: Path, run: str) -> ModelConfig:
 
 
 def _weights(config: ModelConfig) -> tuple[Path, dict[str, str]]:
-    """The folder of the weights on this machine, and the sha256 of its files."""
+    """The folder of the weights on this machine, and the sha256 of each of its files."""
     folder = Path(place_of(str(config.path)))
-    if not folder.is_dir():  # a hub name: where its cache has put it
+    if not folder.is_dir():  # a hub name: look in the hub's cache
         try:
             local = hub_problem(str(folder)) is not None
             file = cached_file(str(config.path), "config.json", revision=config.revision, local_files_only=local)

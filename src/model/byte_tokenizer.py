@@ -1,4 +1,4 @@
-"""A tokenizer that needs no file: one token for each byte of UTF-8, and one for the end of a text."""
+"""A tokenizer that needs no files, with one token for each UTF-8 byte and one for the end of a text."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ END = "<|end|>"
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
-    """A tokenizer of 257 tokens without merges; decoding gives back every text. The end token also pads."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())  # the characters that ByteLevel writes bytes as
+    """Make a tokenizer of 257 tokens without merges, which can decode every text. The end token is also the padding."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())  # the characters that stand for bytes in ByteLevel
     tokenizer = Tokenizer(models.BPE(vocab={character: i for i, character in enumerate(alphabet)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()

@@ -1,4 +1,4 @@
-"""The card (`README.md`) of a stored model: what it is, what it was trained on, how good it is and how to load it."""
+"""Writes the model card (`README.md`) of a stored model: method, data, scores, limits, and how to load it."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ NO_ANSWER = {
     False: "It always gives an answer, also where the passage holds none.",
     True: "It may give no answer; how often it is right to do so, the scores above do not say.",
 }
-# Of the base that an adapter was trained on and scored with (method=qlora).
+# For an adapter that was trained and scored on a base in 4 bits (method=qlora).
 IN_4_BITS = """, quantization_config=BitsAndBytesConfig(
     load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True
 )"""
@@ -65,15 +65,15 @@ def write(
     run_id: str,
     intervals: Mapping[str, tuple[float, float]],
 ) -> None:
-    """Write the card of the model that lies in `folder`.
+    """Write the card of the model in `folder`.
 
     Args:
         folder: of the stored model.
         config: of its run.
         base: that it was trained from.
-        metrics: of the run, by their keys in src/metrics.py.
+        metrics: of the run, by the keys of src/metrics.py.
         run_id: in MLflow.
-        intervals: of scores among the metrics, 95 %, by their keys.
+        intervals: the 95 % intervals of scores, by the same keys.
     """
     kind = next((file for file in (ADAPTER, TRAINED, onnx.FILE) if (folder / file).exists()), "")
     scores = ", ".join(

@@ -1,11 +1,11 @@
-"""A GGUF file as a folder with config.json, model.safetensors and a tokenizer, converted once into a cache.
+"""Converts a GGUF file to a folder with config.json, model.safetensors and a tokenizer, once, in a cache.
 
-A GGUF holds quantised weights. They are dequantised to fp32, which brings none of the lost precision back. Reading
-them takes transformers about half a minute for 135 M parameters; the folder loads in a second or two.
+A GGUF holds quantised weights. They are dequantised to fp32, which does not restore the lost precision. transformers
+takes about half a minute to read 135 M parameters from a GGUF, and a second or two to load them from the folder.
 
     python -m src.model.gguf FILE FOLDER
 
-writes the folder; `converted` runs it in a process of its own, so that its memory is not counted as a run's.
+writes the folder; `converted` runs it in a separate process, so that its memory does not count as that of the run.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from huggingface_hub import constants
 from src.config import ROOT, UserError
 from src.model.place import check_hash, sha256_of
 
-CACHE = "tuneoff"  # a folder in that of the Hugging Face libraries
+CACHE = "tuneoff"  # a folder in the cache of the Hugging Face libraries
 DIGESTS = "whole.json"  # the sha256 of the other files in the folder
 
 
 def converted(file: Path, sha256: str | None) -> Path:
-    """The folder in the cache that a GGUF was converted into; it is made where it is missing or damaged.
+    """The folder in the cache that a GGUF is converted into; it is made if it is missing or damaged.
 
-    The folder is named by the file's content, and appears under its name only when it is whole. Of several processes
-    that ask for it at once, one makes it, and the others wait.
+    The folder is named after the file's content, and only gets its name when it is complete. If several processes need
+    it at the same time, one makes it and the others wait.
 
     Args:
         file: the GGUF.
-        sha256: that it must have; None: any.
+        sha256: the required hash; None for any.
 
     Raises:
         UserError: the file is missing, has another hash or cannot be read, or the package `gguf` is not installed.
@@ -64,7 +64,7 @@ def converted(file: Path, sha256: str | None) -> Path:
 
 
 def _is_whole(folder: Path) -> bool:
-    """Whether every file of a converted folder is there, with the content that it was written with."""
+    """Whether a converted folder contains all its files, unchanged."""
     try:
         digests = json.loads((folder / DIGESTS).read_text(encoding="utf-8"))
         return bool(digests) and all(sha256_of(folder / name) == digest for name, digest in digests.items())
@@ -96,12 +96,12 @@ def write(file: Path, folder: Path) -> None:
     import transformers
 
     source: dict[str, Any] = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
-    # Newer releases can also leave weights in their blocks, in which they cannot be trained.
+    # Newer releases may keep weights in quantised blocks, which cannot be trained.
     packed = getattr(transformers, "GgufConfig", None)
     whole = {} if packed is None else {"quantization_config": packed(dequantize=True)}
     loaded = transformers.AutoModelForCausalLM.from_pretrained(**source, **whole, dtype=torch.float32)
     vars(loaded.config).pop("quantization_config", None)
-    # A model that was loaded from a GGUF is marked as quantised, and refuses to be saved; a new one is not.
+    # A model that was loaded from a GGUF is marked as quantised and cannot be saved; a new model can.
     with torch.device("meta"):
         model = type(loaded)(loaded.config)
     model.load_state_dict(loaded.state_dict(), assign=True)
