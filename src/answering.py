@@ -111,7 +111,7 @@ def read_folder(config: Config, folder: Path, run: str, base_path: str | None) -
     Raises:
         UserError: a model that cannot be read, or another base.
     """
-    from src.model import backbone, base, quantize, stored
+    from src.model import backbone, base, load_errors, quantize, stored
     from src.training import hardware
 
     stored.refuse_pickles(folder)
@@ -129,7 +129,7 @@ def read_folder(config: Config, folder: Path, run: str, base_path: str | None) -
     except UserError as error:  # the folder is a copy of what the store keeps, under a name that says nothing
         named = str(error).replace(str(folder), f"run={run}")
         raise UserError(
-            named.replace(backbone.COPY, "choose another run, or train this one again (rerun=true)")
+            named.replace(load_errors.COPY, "choose another run, or train this one again (rerun=true)")
         ) from error
     if config.method.quantize is not None:
         quantize.hold_in_4_bits(model)  # it is scored, and answers, on the base that it was trained on

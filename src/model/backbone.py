@@ -6,15 +6,10 @@ a pickle can run arbitrary code. A GGUF is first converted to safetensors (`src.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import constants
-from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -29,10 +24,10 @@ from transformers.utils import find_adapter_config_file, logging
 from src.config import ModelConfig, UserError, nearest
 from src.model import byte_tokenizer
 from src.model.gguf import converted
+from src.model.load_errors import explained
 from src.model.place import check_hash, hub_problem, place_of
 from src.tasks import task_of
 
-LONGEST_REASON = 200  # characters
 # The names of the two kinds of dropout in the configurations of the architectures.
 ATTENTION_DROPOUT = ("attention_probs_dropout_prob", "attention_dropout", "attn_pdrop")
 HIDDEN_DROPOUT = (
@@ -40,8 +35,6 @@ HIDDEN_DROPOUT = (
     *("hidden_dropout", "resid_pdrop", "embd_pdrop", "resid_dropout", "embed_dropout"),  # of decoders
 )
 
-FILES = "config.json, model.safetensors and tokenizer.json"
-COPY = f"copy its files again: {FILES}"
 UNUSUAL = "Who is 𓂀?"  # no vocabulary contains a hieroglyph
 
 
@@ -55,7 +48,7 @@ def load_tokenizer(config: ModelConfig) -> Any:
         return byte_tokenizer.byte_tokenizer()
     name = config.tokenizer or config.path
     place = place_of(config.tokenizer) if config.tokenizer else locate(config)
-    with _refusals(f"The tokenizer of {name}", place):
+    with explained(f"The tokenizer of {name}", place):
         tokenizer = AutoTokenizer.from_pretrained(
             place,
             revision=config.revision,
@@ -100,7 +93,7 @@ def load_model(config: ModelConfig, hidden_dropout: float, attention_dropout: fl
     path = locate(config)
     if config.sha256 is not None and config.gguf is None:
         check_hash(Path(path) / "model.safetensors", config.sha256)
-    with _refusals(f"The weights of {config.path}", path, config.config):
+    with explained(f"The weights of {config.path}", path, config.config):
         model, report = auto_model.from_pretrained(
             path,
             config=architecture,
@@ -124,7 +117,7 @@ def load_model(config: ModelConfig, hidden_dropout: float, attention_dropout: fl
 def _refuse_adapter(config: ModelConfig) -> None:
     """Refuse an adapter, which transformers would load together with its base."""
     path = locate(config)
-    with _refusals(f"The weights of {config.path}", path):
+    with explained(f"The weights of {config.path}", path):
         adapter = find_adapter_config_file(
             path, revision=config.revision, local_files_only=hub_problem(path) is not None
         )
@@ -152,7 +145,7 @@ def check_vocabulary(model: PreTrainedModel, config: ModelConfig, highest_token:
 
 def _random(architecture: PretrainedConfig, config: ModelConfig) -> PreTrainedModel:
     """A model with random weights; on the meta device, without weights."""
-    with _refusals(f"A {architecture.model_type} model", values=config.config):
+    with explained(f"A {architecture.model_type} model", values=config.config):
         return task_of(config).auto_model.from_config(architecture, trust_remote_code=config.trust_remote_code)
 
 
@@ -276,7 +269,7 @@ def _architecture(config: ModelConfig, local_files_only: bool = False) -> Pretra
     if not config.pretrained:
         return _of_type(config, config.config)
     place = locate(config)
-    with _refusals(f"The configuration of {config.path}", place, config.config):
+    with explained(f"The configuration of {config.path}", place, config.config):
         return AutoConfig.from_pretrained(
             place,
             revision=config.revision,
@@ -295,26 +288,8 @@ def _of_type(config: ModelConfig, values: dict[str, Any]) -> PretrainedConfig:
     kind = str(config.model_type)
     if kind not in CONFIG_MAPPING:
         raise UserError(f"transformers has no architecture model.model_type={kind}{nearest(kind, CONFIG_MAPPING)}.")
-    with _refusals(f"A {kind} model", values=values):
+    with explained(f"A {kind} model", values=values):
         return AutoConfig.for_model(kind, **values)
-
-
-@contextmanager
-def _refusals(what: str, place: str | None = None, values: Mapping[str, Any] | None = None) -> Iterator[None]:
-    """Turn the errors of a call of transformers into one sentence.
-
-    Args:
-        what: the object that is loaded or made, for the message.
-        place: that it is loaded from.
-        values: of `model.config`, with which it is made.
-    """
-    try:
-        yield
-    except Exception as error:  # transformers raises various types for damaged files and unsuitable values
-        if not values or isinstance(error, OSError) or "trust_remote_code" in str(error):
-            raise unreachable(what, error, place) from error
-        given = ", ".join(f"model.config.{key}={value}" for key, value in values.items())
-        raise UserError(f"{what} cannot be made with {given} ({_reason(error)}).") from error
 
 
 def locate(config: ModelConfig) -> str:
@@ -325,50 +300,3 @@ def locate(config: ModelConfig) -> str:
     """
     place = place_of(str(config.path), config.install)
     return place if config.gguf is None else str(converted(Path(place) / config.gguf, config.sha256))
-
-
-def unreachable(what: str, error: Exception, place: str | None = None) -> UserError:
-    """The error for a model that cannot be loaded from `place`, given the error of a library."""
-    if "trust_remote_code" in str(error):
-        return UserError(
-            f"{what} could not be loaded: they need code that comes with them, which is not run unless you trust it "
-            "and say so (model.trust_remote_code=true for src.train, trust_remote_code=true for src.predict)."
-        )
-    if refused := _refused(error):
-        return UserError(f"{what} could not be loaded: {refused}, or choose another model.")
-    problem = hub_problem(place) if place and isinstance(error, OSError) else None
-    reason = _reason(error) if problem is None else f"it is not in the cache, and {problem}"
-    failed = f"{what} could not be loaded ({reason}). "
-    if place and Path(place).is_dir():
-        return UserError(f"{failed}{_damage(Path(place))}; {COPY}.")
-    return UserError(f"{failed}Without a hub: model=minilm, or model.path=FOLDER with {FILES}.")
-
-
-def _damage(folder: Path) -> str:
-    """Which file in a model's folder is damaged, as far as it can be determined."""
-    for file in sorted(folder.glob("*.json")):
-        try:
-            valid = isinstance(json.loads(file.read_text(encoding="utf-8")), dict)
-        except (OSError, ValueError, RecursionError):
-            valid = False
-        if not valid:
-            return f"{file.name} is not a JSON object"
-    return "A file of the folder is missing or damaged"
-
-
-def _reason(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:LONGEST_REASON]}{'...' if len(text) > LONGEST_REASON else ''}"
-
-
-def _refused(error: BaseException | None) -> str | None:
-    """What to do if the hub refused access to a model; None for another error."""
-    log_in = "log in with `hf auth login`"
-    while error is not None:
-        status = error.response.status_code if isinstance(error, HfHubHTTPError) and error.response else None
-        if isinstance(error, GatedRepoError) or status == 403:
-            return f"its authors ask for consent; accept the licence on its page at {constants.ENDPOINT} and {log_in}"
-        if status == 401:
-            return f"{constants.ENDPOINT} has no such model, or it is private; check the name, {log_in}"
-        error = error.__cause__ or error.__context__
-    return None

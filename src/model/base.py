@@ -9,7 +9,7 @@ from pathlib import Path
 from transformers.utils import cached_file
 
 from src.config import ModelConfig, UserError
-from src.model.backbone import unreachable
+from src.model.load_errors import not_loaded
 from src.model.place import PACKAGE, hub_problem, place_of, sha256_of
 
 FILE = "base.json"
@@ -100,7 +100,7 @@ def _weights(config: ModelConfig) -> tuple[Path, dict[str, str]]:
             file = cached_file(str(config.path), "config.json", revision=config.revision, local_files_only=local)
             folder = Path(str(file)).parent
         except OSError as error:
-            raise unreachable(f"The base model {config.path}", error, str(folder)) from error
+            raise not_loaded(f"The base model {config.path}", error, str(folder)) from error
     if config.gguf is not None:
         if not (folder / config.gguf).is_file():
             raise UserError(f"The base model {config.gguf} is not in {folder}; check model.path.")
