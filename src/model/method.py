@@ -1,7 +1,7 @@
-"""A trainable model out: applies a method of `conf/method/` and counts which parameters train, by part.
+"""Applies a method of `conf/method/` to a model, and counts the trained parameters by part.
 
-A method is either `trainable`, a list of parameter-name patterns, or `peft`, a config block in peft's own words; below
-the latter's adapters the base may be held in 4 bits (`quantize`).
+A method is either `trainable`, a list of patterns for parameter names, or `peft`, a block with the keys of a peft
+config. With adapters of peft, the base may be held in 4 bits (`quantize`).
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from src.config import MethodConfig, UserError, nearest, one_line
 from src.model import quantize
 from src.model.backbone import pretrained_prefixes
 
-# Initialisations that take something out of the base weights; see `save`.
+# Initialisations that change the base weights; see `src.model.stored.save`.
 CHANGES_BASE = ("pissa", "olora", "corda")
 
 
 @dataclass(frozen=True)
 class ParameterCounts:
-    """Numbers of parameters: all of them, and the trained ones by part."""
+    """The number of all parameters, and the numbers of trained parameters by part."""
 
     total: int
     adapter: int  # added to the backbone by peft
-    head: int  # of the question-answering head, adapters on it included
-    backbone: int  # of the pretrained encoder itself
+    head: int  # of the question-answering head, including adapters on it
+    backbone: int  # of the pretrained model itself
 
     @property
     def trainable(self) -> int:
@@ -46,19 +46,19 @@ class ParameterCounts:
 
     @property
     def trainable_percent(self) -> float:
-        """Trained parameters per hundred of all."""
+        """The trained parameters in percent of all parameters."""
         return 100 * self.trainable / self.total
 
 
 def apply(model: PreTrainedModel, method: MethodConfig) -> torch.nn.Module:
-    """Freeze what does not train and add what peft adds, in place.
+    """Freeze the parameters that do not train, and add the adapters of peft, in place.
 
     Returns:
         The model itself, or a `peft.PeftModel` around it.
 
     Raises:
-        UserError: a pattern or target that matches nothing, a block that peft refuses, or a base that cannot be held
-            in 4 bits.
+        UserError: a pattern or target matches nothing, peft does not accept the block, or the base cannot be held in 4
+            bits.
     """
     if method.quantize is not None:
         quantize.hold_in_4_bits(model)
@@ -98,7 +98,7 @@ def _match(pattern: str, names: list[str], head: set[str]) -> set[str]:
 
 
 def head_parameters(model: PreTrainedModel) -> set[str]:
-    """Names of the parameters outside the pretrained model; a decoder's output matrix, tied or not, is part of it."""
+    """The names of the parameters outside the pretrained model, which includes a decoder's output matrix."""
     pretrained = pretrained_prefixes(model)
     return {name for name, _ in model.named_parameters() if not name.startswith(pretrained)}
 
@@ -122,9 +122,9 @@ def _apply_peft(model: PreTrainedModel, name: str, block: dict[str, Any]) -> pef
                 "adapts layers."
             )
         _leave_the_head_out(model, name, config)
-        # No task type: peft's wrapper for question answering drops token_type_ids (and position_ids) on the way to the
-        # model, which would train and score the adapters on other inputs than the other methods. The plain wrapper
-        # hands everything on.
+        # No task type: peft's wrapper for question answering does not pass token_type_ids and position_ids to the
+        # model, so adapters would be trained and scored on other inputs than the other methods. The plain wrapper
+        # passes everything.
         config.task_type = None
         wrapped: Any = peft.get_peft_model(model, config)
     if changes_base(block):
@@ -134,7 +134,7 @@ def _apply_peft(model: PreTrainedModel, name: str, block: dict[str, Any]) -> pef
 
 
 def _leave_the_head_out(model: PreTrainedModel, name: str, config: Any) -> None:
-    """Have the new head train in full, and once: not where the block itself puts an adapter on it."""
+    """Train the new head in full, unless the block puts an adapter on it."""
     head = sorted({parameter.split(".")[0] for parameter in head_parameters(model)})
     head_layers = [
         layer
@@ -155,16 +155,16 @@ def _leave_the_head_out(model: PreTrainedModel, name: str, config: Any) -> None:
 
 @contextmanager
 def _refusals(model: PreTrainedModel, name: str, block: Mapping[str, Any]) -> Iterator[None]:
-    """Turn what peft raises at a block into one sentence: on its keys of another type than peft declares, if any.
+    """Turn the errors that peft raises for a block into sentences, about keys of the wrong type if there are any.
 
-    What our own code raises at a block of the right types is a fault of the program and passes.
+    Errors of our own code for a block with the right types are bugs, and are not changed.
     """
-    linears = {name.rpartition(".")[2] for name, _ in _backbone_linears(model)}  # before peft has wrapped them
+    linears = {name.rpartition(".")[2] for name, _ in _backbone_linears(model)}  # before peft wraps them
     try:
         yield
     except UserError:
         raise
-    except Exception as error:  # peft raises any type for a value that does not fit
+    except Exception as error:  # peft raises various types for unsuitable values
         if sentences := _of_another_type(block):
             raise UserError("\n".join(sentences)) from error
         *_, (frame, _) = traceback.walk_tb(error.__traceback__)
@@ -178,7 +178,7 @@ def _refusals(model: PreTrainedModel, name: str, block: Mapping[str, Any]) -> It
 
 
 def _of_another_type(block: Mapping[str, Any]) -> list[str]:
-    """A sentence for each key of a peft block that peft does not know or declares to be of another type."""
+    """A sentence for each key of a peft block that is unknown to peft or has a value of the wrong type."""
     types = get_type_hints(PEFT_TYPE_TO_CONFIG_MAPPING[block["peft_type"]])
     sentences = []
     for key, value in block.items():
@@ -197,12 +197,12 @@ def _of_another_type(block: Mapping[str, Any]) -> list[str]:
 
 
 def changes_base(block: dict[str, Any]) -> bool:
-    """Whether the adapters of a peft block begin with something that is taken out of the base weights."""
+    """Whether the initialisation of a peft block changes the base weights."""
     return str(block.get("init_lora_weights", "")).startswith(CHANGES_BASE)
 
 
 def _backbone_linears(model: PreTrainedModel) -> list[tuple[str, torch.nn.Module]]:
-    kinds = (torch.nn.Linear, Conv1D)  # GPT-2 calls its linear layers so
+    kinds = (torch.nn.Linear, Conv1D)  # the linear layers of GPT-2 are Conv1D
     return [(n, m) for n, m in model.base_model.named_modules() if isinstance(m, kinds)]
 
 
@@ -211,9 +211,9 @@ def _targets(config: Any, layer: str) -> bool:
 
 
 def count(model: torch.nn.Module) -> ParameterCounts:
-    """Count parameters by part, each once: peft's frozen copy of a head that trains is left out.
+    """Count parameters by part, each once: peft's frozen copy of a trained head is left out.
 
-    A tied output matrix is the embedding, and a matrix held in 4 bits counts as many weights as before.
+    A tied output matrix counts as part of the embedding, and a matrix in 4 bits by its original number of weights.
     """
     base: Any = model.get_base_model() if isinstance(model, peft.PeftModel) else model
     pretrained = pretrained_prefixes(base)
@@ -234,7 +234,7 @@ def count(model: torch.nn.Module) -> ParameterCounts:
 
 
 def _is_adapter(model: torch.nn.Module, name: str) -> bool:
-    """Whether peft added a parameter: it hangs below a tuner layer, and not in the layer that this one wraps."""
+    """Whether peft added a parameter: it belongs to a tuner layer, and not to the layer that this one wraps."""
     parts = name.split(".")
     return any(
         isinstance(model.get_submodule(".".join(parts[:i])), peft.tuners.tuners_utils.BaseTunerLayer)
@@ -244,7 +244,7 @@ def _is_adapter(model: torch.nn.Module, name: str) -> bool:
 
 
 def untouched_backbone_warning(counts: ParameterCounts, method: MethodConfig) -> str | None:
-    """The sentence that must be said where a method trains nothing but the head without being called so."""
+    """A warning if a method trains only the head without being meant to; otherwise None."""
     if method.trainable == ["head"] or counts.adapter or counts.backbone:
         return None
     return (

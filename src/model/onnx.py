@@ -1,7 +1,7 @@
-"""A model as an ONNX file, and such a file as a model that answers as any other does.
+"""Exports a model to an ONNX file, and runs such a file like a model of transformers.
 
-The inputs and outputs have the names that other programs know (those of Hugging Face's optimum). An encoder maps tokens
-to start and end logits; a decoder maps tokens and the key-value cache to logits and the grown cache.
+Inputs and outputs have the names that Hugging Face's optimum uses, which other programs know. An encoder maps tokens to
+start and end logits; a decoder maps tokens and the key-value cache to logits and the extended cache.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from src.tasks.base import known_inputs
 FILE = "model.onnx"
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 INSTALL = "pip install -e '.[onnx]'"
-LARGEST = 2**30  # bytes of weights within the file (a protocol buffer ends at 2 GB); more go into a file of their own
+LARGEST = 2**30  # bytes of weights within the file (a protocol buffer is limited to 2 GB); more go to a second file
 OPSET = 18
 BATCH, TOKENS, PAST = (torch.export.Dim(name) for name in ("batch", "tokens", "past"))
 
 
 def check_installed() -> None:
-    """Look for the packages that write and read ONNX.
+    """Check that the packages that write and read ONNX are installed.
 
     Raises:
-        UserError: one is missing.
+        UserError: a package is missing.
     """
     if missing := [name for name in PACKAGES if importlib.util.find_spec(name) is None]:
         raise UserError(f"format=onnx needs {', '.join(missing)}, which is not installed; {INSTALL}.")
@@ -48,7 +48,7 @@ def write(model: Any, folder: Path) -> None:
         folder: to write to.
 
     Raises:
-        UserError: an architecture that torch's exporter does not take.
+        UserError: torch's exporter does not support the architecture.
     """
     model = model.eval().cpu().float()
     form: Any = _Decoder(model) if _is_decoder(model.config) else _Encoder(model)
@@ -81,7 +81,7 @@ def _is_decoder(config: PretrainedConfig) -> bool:
 
 
 def cache_names(config: PretrainedConfig, prefix: str) -> list[str]:
-    """The names of the keys and values of each layer: `past_key_values.0.key`, `past_key_values.0.value`, ..."""
+    """The names of each layer's keys and values: `past_key_values.0.key`, `past_key_values.0.value`, ..."""
     return [f"{prefix}.{layer}.{kind}" for layer in range(config.num_hidden_layers) for kind in ("key", "value")]
 
 
@@ -92,7 +92,7 @@ def _cache_shape(config: PretrainedConfig, rows: int, tokens: int) -> tuple[int,
 
 
 class _Encoder(torch.nn.Module):
-    """An encoder with a head for spans, with plain tensors in and out."""
+    """An encoder with a span head, whose inputs and outputs are plain tensors."""
 
     outputs = ("start_logits", "end_logits")
 
@@ -100,7 +100,7 @@ class _Encoder(torch.nn.Module):
         super().__init__()
         self.model = model
         names = ("input_ids", "attention_mask", "token_type_ids")
-        # A tensor each: what is one object in the example is one input in the file.
+        # One tensor for each, since inputs that are the same object become one input of the file.
         self.given = known_inputs(model, {name: torch.ones(2, 8, dtype=torch.int64) for name in names})
         self.inputs = list(self.given)
 
@@ -114,7 +114,7 @@ class _Encoder(torch.nn.Module):
 
 
 class _Decoder(torch.nn.Module):
-    """A decoder, with plain tensors in and out."""
+    """A decoder whose inputs and outputs are plain tensors."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -144,12 +144,12 @@ class _Decoder(torch.nn.Module):
 
 
 class OnnxModel(torch.nn.Module):
-    """An ONNX file that `write` has written, called as the model of transformers that it was.
+    """An ONNX file from `write`, which is called like the original model of transformers.
 
     Args:
         folder: of the file and of the model's `config.json`.
         config: of the model.
-        threads: of the CPU.
+        threads: the number of CPU threads.
     """
 
     def __init__(self, folder: Path, config: PretrainedConfig, threads: int) -> None:
@@ -200,7 +200,7 @@ class OnnxModel(torch.nn.Module):
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what torch's exporter says of packages that are not used, and of its own insides."""
+    """Suppress messages of torch's exporter about packages that are not used and about its internals."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

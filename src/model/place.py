@@ -1,4 +1,4 @@
-"""Where the files of a model lie on this machine, and whether they are the ones that are meant."""
+"""Locates the files of a model on this machine, and checks that they are the expected ones."""
 
 from __future__ import annotations
 
@@ -16,15 +16,17 @@ from src.config import UserError, one_line
 
 PACKAGE = "pkg://"
 HUB_NAME = r"[\w.-]+(/[\w.-]+)?"
-HUB_SECONDS = 5  # to answer; HF_HUB_ETAG_TIMEOUT sets another limit
+HUB_SECONDS = 5  # the timeout of the hub, unless HF_HUB_ETAG_TIMEOUT sets another
 
 
 def place_of(path: str, install: str | None = None) -> str:
-    """A hub name or a folder as it is; pkg://PACKAGE/FOLDER as the folder inside the installed package.
+    """Resolve `model.path`: pkg://PACKAGE/FOLDER becomes the folder inside the installed package.
+
+    Hub names and folders stay as they are.
 
     Args:
         path: as in the configuration.
-        install: the command that installs the package, where it takes more than its name.
+        install: the command that installs the package, if it needs more than its name.
 
     Raises:
         UserError: the package is not installed.
@@ -34,7 +36,7 @@ def place_of(path: str, install: str | None = None) -> str:
     package, _, folder = path.removeprefix(PACKAGE).partition("/")
     try:
         spec = importlib.util.find_spec(package)
-    except (ImportError, ValueError):  # what is no name of a package: empty, or with a dot before it
+    except (ImportError, ValueError):  # not a package name: empty, or with a leading dot
         spec = None
     if spec is None or not spec.submodule_search_locations:
         how = install or "pip install it"
@@ -43,10 +45,10 @@ def place_of(path: str, install: str | None = None) -> str:
 
 
 def hub_problem(place: str) -> str | None:
-    """Why a model that is named so cannot be asked for on the hub; None where it can, or where it is a local folder.
+    """The reason why the hub cannot be asked for a model; None if it can, or if the model is a local folder.
 
-    The hub is asked once in a process, for some seconds: its own client would try for three quarters of a minute with
-    every file, and not look into its cache before.
+    The hub is tried once in a process, for a few seconds. Its own client would try for three quarters of a minute for
+    each file before it uses its cache.
 
     Args:
         place: as `place_of` returns it.
@@ -58,34 +60,34 @@ def hub_problem(place: str) -> str | None:
 
 @functools.cache
 def _ask_hub() -> str | None:
-    """Why the hub does not answer; None where it does, whatever it says."""
+    """The reason why the hub does not answer; None if it answers, even with an error."""
     if is_offline_mode():
         return "HF_HUB_OFFLINE is set"
     seconds = constants.HF_HUB_ETAG_TIMEOUT if "HF_HUB_ETAG_TIMEOUT" in os.environ else HUB_SECONDS
     try:
         get_session().head(constants.ENDPOINT, timeout=seconds)
-    except Exception as error:  # of the HTTP library that huggingface_hub uses, which changes from version to version
+    except Exception as error:  # the types depend on the HTTP library of the installed huggingface_hub
         return f"{constants.ENDPOINT} does not answer ({type(error).__name__}: {one_line(error)})"
     return None
 
 
 def check_hash(file: Path, expected: str) -> None:
-    """Hold a file against the sha256 that the configuration names.
+    """Check that a file has the sha256 of the configuration.
 
     Raises:
-        UserError: it is not there, or has another one.
+        UserError: the file is missing, or has another hash.
     """
     if not file.exists():
         raise UserError(f"{file} does not exist, and model.sha256 asks to check it; set model.sha256=null to skip.")
     if (digest := sha256_of(file)) != expected:
         raise UserError(
-            f"{file} has sha256 {digest}, not model.sha256={expected}: these are other weights than the "
-            "configuration means."
+            f"{file} has sha256 {digest}, not model.sha256={expected}: these are not the weights that the "
+            "configuration names."
         )
 
 
 def sha256_of(file: Path) -> str:
-    """The sha256 of a file, in hexadecimal digits; read once in a process as long as size and time stay."""
+    """The sha256 of a file in hexadecimal digits; the file is read again only if its size or time has changed."""
     status = file.stat()
     return _sha256(str(file), status.st_size, status.st_mtime_ns)
 

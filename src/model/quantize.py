@@ -1,8 +1,8 @@
-"""A base held in 4 bits: NF4 with double quantisation by bitsandbytes, as in QLoRA (Dettmers et al. 2023).
+"""Quantises a base to 4 bits: NF4 with double quantisation by bitsandbytes, as in QLoRA (Dettmers et al. 2023).
 
-The weights are read in fp32 as for every other method and packed layer by layer, so that any folder, package or random
-model can be held so, its hash is checked as always, and no library has to support the architecture. The price: while it
-is loaded, a model takes its fp32 size of the host's memory. Only linear layers of the backbone are packed; embeddings,
+The weights are read in fp32, as for every other method, and packed layer by layer. Any folder, package or random model
+can therefore be quantised, its hash is checked as usual, and no library has to support the architecture. In return, a
+model takes its fp32 size in host memory while it is loaded. Only linear layers of the backbone are packed; embeddings,
 norms, the output matrix of a decoder and the question-answering head of an encoder stay as they are.
 """
 
@@ -19,7 +19,7 @@ from src.config import UserError
 
 
 def hold_in_4_bits(model: PreTrainedModel) -> None:
-    """Pack the linear layers of the backbone, in place; they are frozen from then on.
+    """Pack the linear layers of the backbone in place, which freezes them.
 
     Args:
         model: as it was loaded, on the CPU.
@@ -35,11 +35,11 @@ def hold_in_4_bits(model: PreTrainedModel) -> None:
         )
     for name, layer in layers.items():
         model.set_submodule(name, _packed(layer))
-    vars(model)["is_loaded_in_4bit"] = True  # by which peft chooses adapters for such layers
+    vars(model)["is_loaded_in_4bit"] = True  # tells peft to use adapters for such layers
 
 
 def packable(model: PreTrainedModel) -> dict[str, nn.Linear]:
-    """The layers that `hold_in_4_bits` packs, by name: the backbone's, without a decoder's output matrix."""
+    """The layers that `hold_in_4_bits` packs, by name: those of the backbone, without a decoder's output matrix."""
     prefix = f"{model.base_model_prefix}."
     output = model.get_output_embeddings()
     return {
@@ -59,29 +59,28 @@ def _packed(layer: nn.Linear) -> Any:
     ).to("cpu")
     if layer.bias is not None:
         packed.bias = nn.Parameter(layer.bias.data, requires_grad=False)
-    # On CPUs with AVX-512 bf16 the first prediction would repack the weights for good, into a form that no gradient
-    # goes through.
+    # On CPUs with AVX-512 bf16, the first prediction would repack the weights for good, without support for gradients.
     packed.support_avx512bf16_for_cpu = False
     packed.train(layer.training)
     return packed
 
 
 def compute_in(model: nn.Module, dtype: torch.dtype) -> None:
-    """Let packed layers compute in `dtype`, in place, whatever comes in; a model without them stays as it is."""
+    """Let packed layers compute in `dtype`, in place, whatever the type of their inputs."""
     for module in model.modules():
         if is_packed(getattr(module, "weight", None)):
             layer: Any = module
             layer.compute_dtype, layer.compute_type_is_set = dtype, True
-            layer.weight.quant_state.dtype = dtype  # in which the backward pass unpacks
+            layer.weight.quant_state.dtype = dtype  # the type into which the backward pass unpacks
 
 
 def is_packed(parameter: Any) -> bool:
-    """Whether a parameter holds two weights a byte."""
+    """Whether a parameter is packed, with two weights in each byte."""
     return getattr(parameter, "quant_state", None) is not None
 
 
 def numel(parameter: nn.Parameter) -> int:
-    """The number of weights in a parameter; of a packed one, those that were packed."""
+    """The number of weights in a parameter; for a packed one, before packing."""
     packed: Any = parameter
     return math.prod(packed.quant_state.shape) if is_packed(parameter) else parameter.numel()
 
