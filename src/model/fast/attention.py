@@ -1,9 +1,9 @@
 """Attention as batched matrix products, for CPUs: registered with transformers as the implementation `batched_matmul`.
 
-torch's own CPU attention works block by block and leaves most of the machine's matrix rate unused; in its backward
-most of all. Here each product runs over all heads at once. The rule: used on a CPU without attention dropout, for
-encoders whose attention is full (no relative-position variant), and for decoders in training, whose windows are padded
-behind their end; anything else goes to torch's `sdpa`.
+torch's CPU attention works block by block and does not use most of the machine's throughput for matrix products,
+especially in the backward pass. Here each product runs over all heads at once. This is used on a CPU without attention
+dropout, for encoders with full attention (no relative-position variant), and for decoders in training, whose windows
+are padded on the right. All other cases use torch's `sdpa`.
 """
 
 from __future__ import annotations
@@ -21,16 +21,17 @@ from transformers.masking_utils import AttentionMaskInterface, bidirectional_mas
 from src.model.fast.causal import CausalAttention
 
 BATCHED_MATMUL = "batched_matmul"
-# The attention weights of a batch this long are kept for the backward pass. Those of longer windows are recomputed,
-# since they would set the peak of memory: with heads of 32 or 64 they are more than all else that a layer keeps.
+# The attention weights of windows of up to this length are kept for the backward pass. Those of longer windows are
+# recomputed, since they would determine the peak memory: with heads of size 32 or 64 they are larger than everything
+# else that a layer keeps.
 KEPT_UP_TO = 256
-CHUNK = 1 << 22  # elements of the attention weights that are worked on at once; about what the caches hold
+CHUNK = 1 << 22  # elements of the attention weights that are processed at once; about the size of the caches
 
-Padding = Sequence[slice | Tensor]  # for each window the columns of its padding
+Padding = Sequence[slice | Tensor]  # for each window, the columns of its padding
 
 
 class _FullAttention(torch.autograd.Function):
-    """softmax(q k^T + mask) v, with q scaled already; q, k, v of shape (windows, heads, tokens, head size)."""
+    """softmax(q k^T + mask) v, where q is already scaled; q, k, v have shape (windows, heads, tokens, head size)."""
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, padding: Padding) -> Tensor:
@@ -64,7 +65,7 @@ class _FullAttention(torch.autograd.Function):
 
 
 def _padding(mask: Tensor) -> Padding:
-    """The columns of each window that the mask, (windows, tokens), hides: a slice where they stand at the end."""
+    """The columns of each window that the mask, (windows, tokens), hides; a slice if they are at the end."""
     hidden = mask == 0
     at_end = (hidden[:, 1:] | ~hidden[:, :-1]).all(1).tolist()
     return [
@@ -74,14 +75,14 @@ def _padding(mask: Tensor) -> Padding:
 
 
 def _chunks(q: Tensor) -> list[slice]:
-    """Of the windows; one at least."""
+    """Split the windows into chunks of at least one window."""
     windows, heads, tokens, _ = q.shape
     step = max(1, CHUNK // (heads * tokens * tokens))
     return [slice(i, i + step) for i in range(0, windows, step)]
 
 
 def _weights(q: Tensor, k: Tensor, padding: Padding) -> Tensor:
-    """Attention weights of some windows, (windows x heads, tokens, tokens)."""
+    """The attention weights of some windows, (windows x heads, tokens, tokens)."""
     scores = torch.bmm(q.flatten(0, 1), k.flatten(0, 1).transpose(1, 2))
     heads = q.shape[1]
     for window, columns in enumerate(padding):  # few columns, so this is cheap
@@ -105,7 +106,7 @@ def _attend(
     scaling: float | None = None,
     **more: Any,
 ) -> tuple[Tensor, None]:
-    """transformers' attention interface: (windows, heads, tokens, head size) in, (windows, tokens, heads, size) out."""
+    """The attention interface of transformers: (windows, heads, tokens, size) to (windows, tokens, heads, size)."""
     windows, _, tokens, size = query.shape
     scale = size**-0.5 if scaling is None else scaling
     if is_causal_training(module, query, key, value, attention_mask, dropout, more):
@@ -133,7 +134,7 @@ def is_causal_training(
     dropout: float,
     more: Mapping[str, Any],
 ) -> bool:
-    """Whether a decoder trains: each token attends to itself and all before it, and nothing is cached."""
+    """Whether this is plain causal attention of a decoder in training, without a cache."""
     given = more.get("is_causal")
     causal = getattr(module, "is_causal", True) if given is None else given
     special = any(more.get(name) is not None for name in ("softcap", "position_bias", "s_aux"))
@@ -158,7 +159,7 @@ def _mask(
     use_vmap: bool = False,
     **more: Any,
 ) -> Tensor | None:
-    """transformers' mask interface: the padding mask as it is, (windows, tokens), where that is the whole mask."""
+    """The mask interface of transformers: returns the padding mask, (windows, tokens), if it is the whole mask."""
     if mask_function is bidirectional_mask_function and q_length == kv_length and not use_vmap:
         return attention_mask if attention_mask is None or not attention_mask.all() else None
     return sdpa_mask(

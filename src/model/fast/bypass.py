@@ -1,4 +1,4 @@
-"""Hidden states that were computed beforehand (`src.tasks.extractive.cached`) bypass the encoder."""
+"""Lets hidden states that were computed in advance (`src.tasks.extractive.cached`) bypass the encoder."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from src.model.fast.forward import replace_forward
 
 
 def bypass_encoder(model: PreTrainedModel) -> None:
-    """Have the encoder return `inputs_embeds` as its output, in place; tokens are encoded as before."""
+    """Make the encoder return `inputs_embeds` as its output, in place; tokens are still encoded."""
     replace_forward(model.base_model, _forward)
 
 

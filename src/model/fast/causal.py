@@ -1,8 +1,8 @@
-"""Causal attention of training as batched matrix products, for CPUs.
+"""Causal attention in training as batched matrix products, for CPUs.
 
-The heads of a group share their keys and values, which are not copied for each of them. Queries are taken in blocks,
-and each block is multiplied only with the keys up to its end, so that most of the upper triangle is never computed.
-The backward pass recomputes the attention weights.
+The heads of a group share their keys and values, which are not copied. Queries are processed in blocks, and a block is
+only multiplied with the keys up to its end, so that most of the upper triangle is never computed. The backward pass
+recomputes the attention weights.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-BLOCK = 64  # tokens at least: smaller products leave the matrix units idle
-BLOCKS = 4  # at most: 4 blocks compute 5/8 of all pairs of tokens
+BLOCK = 64  # least number of tokens of a block: smaller products do not use the matrix units fully
+BLOCKS = 4  # greatest number of blocks; 4 blocks compute 5/8 of all pairs of tokens
 
 
 class CausalAttention(torch.autograd.Function):
-    """softmax(q k^T + mask) v, where a token attends to itself and those before it.
+    """softmax(q k^T + mask) v, where a token attends to itself and the tokens before it.
 
-    Shapes: q (windows, heads, tokens, head size), scaled already; k and v (windows, groups, tokens, head size), each
-    for heads / groups neighbouring heads. The result is (windows, tokens, heads, head size).
+    Shapes: q (windows, heads, tokens, head size), already scaled; k and v (windows, groups, tokens, head size), each
+    shared by heads / groups neighbouring heads. The result is (windows, tokens, heads, head size).
     """
 
     @staticmethod
@@ -56,20 +56,20 @@ class CausalAttention(torch.autograd.Function):
 
 
 def _by_token(q: Tensor, groups: int) -> Tensor:
-    """(windows x groups, tokens x heads of a group, head size): the heads of one token are neighbours."""
+    """Reshape q to (windows x groups, tokens x heads of a group, head size): the heads of a token are neighbours."""
     windows, heads, tokens, size = q.shape
     split = q.reshape(windows, groups, heads // groups, tokens, size)
     return split.transpose(2, 3).reshape(windows * groups, -1, size)
 
 
 def _by_window(x: Tensor, shape: tuple[int, int, int, int, int]) -> Tensor:
-    """`_by_token`, (windows, tokens, groups, heads of a group, head size)."""
+    """Reshape the result of `_by_token` to (windows, tokens, groups, heads of a group, head size)."""
     windows, groups, tokens, of_group, size = shape
     return x.view(windows, groups, tokens, of_group, size).permute(0, 2, 1, 3, 4)
 
 
 def _blocks(tokens: int, of_group: int) -> Iterator[tuple[slice, int]]:
-    """The rows of each block of queries in `_by_token`, and the tokens that its last one sees."""
+    """The rows of each block of queries in `_by_token`, and the number of tokens that its last query sees."""
     step = max(BLOCK, math.ceil(tokens / BLOCKS))
     for start in range(0, tokens, step):
         end = min(start + step, tokens)
@@ -77,7 +77,7 @@ def _blocks(tokens: int, of_group: int) -> Iterator[tuple[slice, int]]:
 
 
 def _weights(q: Tensor, k: Tensor, of_group: int) -> Tensor:
-    """Attention weights of the last tokens of k, (windows x groups, rows, tokens seen)."""
+    """The attention weights of the last tokens of k, (windows x groups, rows, tokens seen)."""
     scores = torch.bmm(q, k.transpose(1, 2))
     tokens = q.shape[1] // of_group
     later = torch.ones(tokens, tokens, dtype=torch.bool).triu_(1).repeat_interleave(of_group, 0)

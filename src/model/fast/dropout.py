@@ -1,7 +1,7 @@
-"""Dropout whose masks are drawn beforehand.
+"""Dropout with masks that are drawn in advance.
 
-torch draws a mask element by element, on one core, which takes longer than the matrix products around it. Here masks
-are read from a random place of a large buffer.
+torch draws a mask element by element on one core, which takes longer than the matrix products around it. Here a mask is
+a slice at a random position of a large buffer.
 """
 
 from __future__ import annotations
@@ -9,23 +9,23 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-BUFFER = 1 << 22  # elements that are drawn at least
+BUFFER = 1 << 22  # the least number of elements that are drawn
 
 
 class DropoutMasks:
-    """What dropout multiplies by: 0 with probability p, else 1 / (1 - p), drawn beforehand.
+    """The factors of dropout: 0 with probability p, else 1 / (1 - p), drawn in advance.
 
-    In bf16 1 / (1 - p) lies between two numbers; both are used, as often as makes the mean 1 exactly.
+    In bf16, 1 / (1 - p) lies between two representable numbers. Both are used, in proportions that make the mean 1.
     """
 
     def __init__(self) -> None:
         self.drawn: dict[tuple[float, torch.dtype], Tensor] = {}
 
     def mask_like(self, like: Tensor, p: float) -> Tensor:
-        """A mask in the shape and precision of `like`, from a place that torch's generator chooses."""
+        """A mask with the shape and precision of `like`, at a position that torch's generator chooses."""
         count = like.numel()
-        # The place depends on this size alone and not on what was taken before, which a resumed run does not know. A
-        # longer buffer begins with the shorter one.
+        # The position only depends on this size, and not on earlier masks, which a resumed run does not know. A longer
+        # buffer begins with the shorter one.
         length = buffer_length(count)
         buffer = self.drawn.get((p, like.dtype))
         if buffer is None or len(buffer) < length:
@@ -35,12 +35,12 @@ class DropoutMasks:
 
 
 def buffer_length(count: int) -> int:
-    """Elements that are drawn for a tensor of `count` elements."""
+    """The number of elements that are drawn for a tensor of `count` elements."""
     return max(BUFFER, 1 << (2 * count - 1).bit_length())
 
 
 def draw(count: int, p: float, dtype: torch.dtype) -> Tensor:
-    """`count` independent elements of a mask with probability p, always the same ones; see `DropoutMasks`."""
+    """Draw `count` independent elements of a mask with probability p, always the same ones; see `DropoutMasks`."""
     generator = torch.Generator().manual_seed(0x6C6F7261)
     uniform = torch.rand(count, generator=generator)
     exact = 1 / (1 - p)

@@ -1,4 +1,4 @@
-"""Another `forward` for a module, and the way back to its class's."""
+"""Replaces the `forward` of a module, and restores that of its class."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from torch import nn
 
 
 class _Replacement(partial[Any]):
-    """A `forward` that stands in for the class's."""
+    """A `forward` that replaces that of the class."""
 
 
 def replace_forward(module: nn.Module, new: Callable[..., Any], *first: Any) -> None:
     """Let `new(module, *first, ...)` compute `module`, in place of the `forward` of its class.
 
-    What an earlier call has put there goes. `new` reaches the class's with `type(module).forward(module, ...)`.
+    It replaces that of an earlier call. `new` can call the original as `type(module).forward(module, ...)`.
     """
     module.forward = _Replacement(new, module, *first)
 
 
 def restore_forward(module: nn.Module) -> None:
-    """Give `module` back the `forward` of its class; nothing happens where `replace_forward` did not change it."""
+    """Restore the `forward` of a module's class, if `replace_forward` has replaced it."""
     if isinstance(vars(module).get("forward"), _Replacement):
         del module.forward

@@ -1,10 +1,11 @@
 """Linear layers, LoRA layers, normalisation, GELU and the gated feed-forward of decoders.
 
-- Everything between the layers is in the precision of the run. Weights are cast to it once a step, not once a use;
-  those under a LoRA adapter are held in it alone.
+- All activations are in the precision of the run. Weights are cast to it once per step, not once per use; those under a
+  LoRA adapter are only held in it.
 - LoRA is one product with W + s B A, and thin products for the gradients of A and B. peft reads and writes every
   activation several times more.
-- What is cheap to recompute from what is kept anyway (GELU, SwiGLU, normalisation) is not kept for the backward pass.
+- Outputs that are cheap to recompute from tensors that are kept anyway (GELU, SwiGLU, normalisation) are not kept for
+  the backward pass.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ SILU = (nn.SiLU, type(ACT2FN["silu"]))
 
 
 class Cast:
-    """A parameter in another precision: a frozen one is cast once, a trained one each time.
+    """Casts a parameter to another precision: a frozen one once, a trained one at each call, which is once per step.
 
-    Each time is once a step. Whether it has changed since cannot be known: torch's fused optimizers do not raise the
-    version of what they change. A decoder that writes uses its weights again for every token, so a prediction says that
-    they will not change (`hold`).
+    Whether a trained parameter has changed cannot be determined, since torch's fused optimizers do not increase the
+    version of the tensors that they change. A decoder uses its weights for every token that it generates, so prediction
+    declares that they do not change (`hold`).
     """
 
     def __init__(self, dtype: torch.dtype) -> None:
@@ -39,26 +40,26 @@ class Cast:
         if parameter.dtype == self.dtype or (parameter.requires_grad and not self.held):
             return parameter.detach().to(self.dtype)
         if self.kept is None:
-            with torch.inference_mode(False):  # or what evaluation has cast could not be trained with
+            with torch.inference_mode(False):  # otherwise a tensor cast in evaluation could not be used in training
                 self.kept = parameter.detach().to(self.dtype)
         return self.kept
 
     def hold(self, parameter: Tensor, held: bool) -> None:
-        """Say that the parameter will not change, or that it may from now on."""
+        """Declare that the parameter will not change, or that it may change again."""
         self.held = held
         if parameter.requires_grad:
             self.kept = None
 
 
 def _input(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Recompute | None, Tensor]:
-    """A layer's input in the precision of the products; what recomputes it, if anything does; and from what."""
+    """A layer's input in the precision of the products, the object that recomputes it (or None), and its source."""
     recompute, source = marked(x)
-    x = x.to(dtype).contiguous()  # torch multiplies each row of a slice by a copy of the weights
+    x = x.to(dtype).contiguous()  # for a non-contiguous input, torch would copy the weights for each row
     return x, recompute, x if source is None else source
 
 
 def _layer_input(ctx: Any, source: Tensor) -> Tensor:
-    """The input of a layer in its backward pass, two-dimensional."""
+    """The input of a layer in its backward pass, as a matrix."""
     x = source if ctx.recompute is None else ctx.recompute.materialise(source)
     return x.reshape(-1, x.shape[-1])
 
@@ -100,14 +101,14 @@ class _Linear(torch.autograd.Function):
 
 
 def linear(module: nn.Linear, cast: Cast, x: Tensor) -> Tensor:
-    """`x`, (..., inputs), through a linear layer, in the precision of `cast`; (..., outputs)."""
+    """Apply a linear layer to `x`, (..., inputs), in the precision of `cast`; the result is (..., outputs)."""
     x, *how = _input(x, cast.dtype)
     out: Tensor = _Linear.apply(x, module.weight, module.bias, cast(module.weight), *how)
     return out
 
 
 def few_tokens(x: Tensor, weight: Tensor) -> bool:
-    """Whether thin products with A and B cost less for `x`, (..., inputs), than making W + s B A."""
+    """Whether thin products of `x`, (..., inputs), with A and B are cheaper than computing W + s B A."""
     outputs, inputs = weight.shape
     return 2 * (x.numel() // inputs) * (inputs + outputs) < inputs * outputs
 
@@ -134,7 +135,7 @@ class _Lora(torch.autograd.Function):
         ctx.save_for_backward(source, w, a, b)
         ctx.s = s
         ctx.bias = None if bias is None else bias.dtype
-        # W + s B A takes some percent of the product's time, with as few as 384 tokens; it is not kept.
+        # Computing W + s B A takes a few percent of the product's time, even with only 384 tokens; it is not kept.
         return functional.linear(x, torch.addmm(w, b, a, alpha=s), None if bias is None else bias.to(x.dtype))
 
     @staticmethod
@@ -151,7 +152,7 @@ class _Lora(torch.autograd.Function):
 
 
 def is_plain_lora(module: LoraLinear) -> bool:
-    """Whether peft would compute W x + s B A x and nothing else; DoRA, dropout on the adapter and such are peft's."""
+    """Whether peft would compute just W x + s B A x; peft itself computes DoRA, dropout on the adapter and the like."""
     names = list(module.lora_A)
     return (
         len(names) == 1
@@ -164,7 +165,7 @@ def is_plain_lora(module: LoraLinear) -> bool:
 
 
 def lora(module: Any, dtype: torch.dtype, x: Tensor, *arguments: Any, **more: Any) -> Tensor:
-    """`x`, (..., inputs), through a LoRA layer, in `dtype`; by peft where the adapter is off or merged."""
+    """Apply a LoRA layer to `x`, (..., inputs), in `dtype`; peft computes it if the adapter is disabled or merged."""
     [name] = module.lora_A
     base = module.base_layer
     if arguments or more or module.disable_adapters or module.merged or name not in module.active_adapters:
@@ -181,7 +182,7 @@ def lora(module: Any, dtype: torch.dtype, x: Tensor, *arguments: Any, **more: An
 
 
 def layer_norm(module: nn.LayerNorm, dtype: torch.dtype, mark: Mark, x: Tensor) -> Tensor:
-    """`x` normalised, in `dtype`; the layers that use it recompute it."""
+    """Normalise `x`, in `dtype`; the layers that use the result recompute it."""
 
     def normalise(x: Tensor) -> Tensor:
         return functional.layer_norm(x, module.normalized_shape, module.weight, module.bias, module.eps)
@@ -193,7 +194,7 @@ def layer_norm(module: nn.LayerNorm, dtype: torch.dtype, mark: Mark, x: Tensor) 
 class _RmsNorm(torch.autograd.Function):
     """x / sqrt(mean(x^2) + eps) * w in fp32, returned in another precision. Zhang & Sennrich 2019, equation 4.
 
-    x alone is kept for the backward pass; written in single operations it would be kept three times.
+    Only x is kept for the backward pass; as separate operations it would be kept three times.
     """
 
     @staticmethod
@@ -221,19 +222,19 @@ def _rms_normalised(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -
 
 
 def rms_norm(module: Any, dtype: torch.dtype, mark: Mark, x: Tensor) -> Tensor:
-    """`x` over its root mean square, in `dtype`; the layers that use it recompute it."""
+    """Divide `x` by its root mean square, in `dtype`; the layers that use the result recompute it."""
     weight, eps = module.weight, module.variance_epsilon
     out: Tensor = _RmsNorm.apply(x, weight, eps, dtype)
     return mark(out, lambda source: _rms_normalised(source, weight.detach(), eps, dtype), x)
 
 
 def is_rms_norm(module: nn.Module) -> bool:
-    """Whether `module` normalises as Llama does; Gemma's norm, which adds 1 to its weight, calls its epsilon `eps`."""
+    """Whether `module` normalises like Llama; Gemma's norm, which adds 1 to its weight, calls its epsilon `eps`."""
     return type(module).__name__.endswith("RMSNorm") and hasattr(module, "variance_epsilon")
 
 
 class _SwiGlu(torch.autograd.Function):
-    """silu(gate) * up. Shazeer 2020, equation 6, without its matrices."""
+    """silu(gate) * up: Shazeer 2020, equation 6, without the matrices."""
 
     @staticmethod
     def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
@@ -248,7 +249,7 @@ class _SwiGlu(torch.autograd.Function):
 
 
 def swiglu(module: Any, mark: Mark, x: Tensor) -> Tensor:
-    """`x` through a gated feed-forward layer, whose last linear layer recomputes its input."""
+    """Apply a gated feed-forward layer to `x`; its last linear layer recomputes its input."""
     gate, up = module.gate_proj(x), module.up_proj(x)
     out: Tensor = _SwiGlu.apply(gate, up)
     kept = up.detach()
@@ -268,7 +269,7 @@ def gelu(module: nn.Module, mark: Mark, x: Tensor) -> Tensor:
 
 
 def is_exact_gelu(module: nn.Module) -> bool:
-    """Whether `module` computes GELU by the error function, not by its approximation with tanh."""
+    """Whether `module` computes GELU with the error function, not with the tanh approximation."""
     if isinstance(module, nn.GELU):
         return module.approximate == "none"
     return isinstance(module, GELUActivation) and module.act is functional.gelu

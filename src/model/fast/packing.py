@@ -1,8 +1,8 @@
-"""Sequence packing: the windows of a batch in one row, so that no padding is computed. For GPUs.
+"""Sequence packing for GPUs: the windows of a batch form one row, so that no padding is computed.
 
-Attention, registered with transformers as the implementation `packed`, is block-diagonal: it gets the boundaries of the
-windows (with `position_ids` alone an encoder would attend across them). Logits come back padded, so that callers see no
-difference.
+Attention is block-diagonal and registered with transformers as the implementation `packed`. It gets the boundaries of
+the windows; with `position_ids` only, an encoder would attend across them. Logits are padded again, so that callers see
+no difference.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PACKED = "packed"
 
 
 def can_pack(model: PreTrainedModel) -> bool:
-    """Whether the architecture counts positions from each window's start and has no dropout inside attention."""
+    """Whether the architecture accepts the positions within each window and has no attention dropout."""
     dropout = getattr(model.config, "attention_probs_dropout_prob", getattr(model.config, "attention_dropout", 0.0))
     known = inspect.signature(type(model).forward).parameters
     return bool(model._supports_sdpa and "position_ids" in known and _positions(model) is not None and not dropout)
@@ -38,14 +38,14 @@ def has_kernel(dtype: torch.dtype) -> bool:
 
 
 def _positions(model: PreTrainedModel) -> Any:
-    """The table of absolute positions; None where positions are rotated or relative."""
+    """The table of absolute positions; None if positions are rotary or relative."""
     tables = [m for name, m in model.named_modules() if name.endswith("embeddings.position_embeddings")]
     return tables[0] if tables and not getattr(model.config, "is_decoder", False) else None
 
 
 def pack(model: PreTrainedModel) -> None:
-    """Give `model` a forward that packs, in place; it needs `lengths`, the number of tokens of each window, as well."""
-    # RoBERTa counts its positions from behind the padding token's.
+    """Make a model pack its windows, in place. It then also needs `lengths`, the number of tokens of each window."""
+    # RoBERTa's positions start after the index of the padding token.
     padding = getattr(_positions(model), "padding_idx", None)
     model.set_attn_implementation(PACKED)
     replace_forward(model, _forward, 0 if padding is None else padding + 1)
@@ -60,11 +60,11 @@ def _forward(
     **more: Tensor,
 ) -> QuestionAnsweringModelOutput:
     plain: Any = partial(type(model).forward, model)
-    if model.config._attn_implementation != PACKED:  # `plain_attention` was called since
+    if model.config._attn_implementation != PACKED:  # `plain_attention` was called meanwhile
         return plain(input_ids=input_ids, attention_mask=attention_mask, **more)
     assert lengths is not None, "a model that packs its windows needs their lengths"
     windows, width = input_ids.shape
-    # Made on the host, from what the host knows: asking the device would wait for it.
+    # Computed on the host from the lengths, since reading from the device would synchronise.
     within = np.concatenate([np.arange(n) for n in lengths])
     places = np.repeat(np.arange(windows) * width, lengths) + within
 
@@ -101,8 +101,8 @@ def _attend(
     max_length_q: int = 0,
     **more: Any,
 ) -> tuple[Tensor, None]:
-    """transformers' attention interface: (1, heads, tokens, head size) in, (1, tokens, heads, head size) out."""
-    assert cu_seq_lens_q is not None, "the architecture does not hand the windows' boundaries on to attention"
+    """The attention interface of transformers: maps (1, heads, tokens, size) to (1, tokens, heads, size)."""
+    assert cu_seq_lens_q is not None, "the architecture does not pass the windows' boundaries to attention"
     q, k, v = (part[0].transpose(0, 1) for part in (query, key, value))
     if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16):
         from torch.nn.attention.varlen import varlen_attn
@@ -110,7 +110,7 @@ def _attend(
         bounds, longest = cu_seq_lens_q, max_length_q
         out: Any = varlen_attn(q, k, v, bounds, bounds, longest, longest, scale=scaling)
         return out[None], None
-    # The same, window by window, where there is no kernel for it.
+    # Without a kernel, the same is computed window by window.
     parts = []
     for a, b in pairwise(cu_seq_lens_q.tolist()):
         window = [part[a:b].transpose(0, 1)[None] for part in (q, k, v)]

@@ -1,7 +1,7 @@
-"""Outputs that the backward pass recomputes, so that the forward pass does not keep them.
+"""Outputs that the backward pass recomputes, so that the forward pass need not keep them.
 
 A GELU or a layer normalisation marks its output with a function that recomputes it. The linear layers that use this
-output keep the function's input, which autograd keeps anyway, and not the output.
+output keep the input of the function, which autograd keeps anyway, instead of the output.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Recompute:
         self.value: Tensor | None = None
 
     def materialise(self, source: Tensor) -> Tensor:
-        """The tensor, computed from `source`; it is freed when its last consumer has it."""
+        """Compute the tensor from `source`; it is freed after its last consumer has used it."""
         value = self.function(source) if self.value is None else self.value
         self.consumers -= 1
         self.value = value if self.consumers else None
@@ -30,22 +30,22 @@ class Recompute:
 
 
 def mark(out: Tensor, function: Callable[[Tensor], Tensor], source: Tensor) -> Tensor:
-    """Mark `out` as a tensor that need not be kept: `function(source)` recomputes it.
+    """Mark `out` as a tensor that need not be kept, since `function(source)` recomputes it.
 
-    The mark is an attribute of the tensor, since transformers' modules stand between the layers and hand on tensors
-    alone. A table with tensors as weak keys would take more code, and a tensor may outlive its Python object.
+    The mark is an attribute of the tensor, because the modules of transformers between the layers only pass tensors. A
+    table with tensors as weak keys would need more code, and a tensor may outlive its Python object.
     """
-    if out.requires_grad:  # then autograd keeps the source anyway, for the function's own gradient
+    if out.requires_grad:  # autograd then keeps the source anyway, for the gradient of the function
         out.recompute = Recompute(function), source.detach()  # type: ignore[attr-defined]
     return out
 
 
 def no_mark(out: Tensor, function: Callable[[Tensor], Tensor], source: Tensor) -> Tensor:
-    """Leave `out` as it is; the arguments are those of `mark`."""
+    """Return `out` unmarked; the arguments are those of `mark`."""
     return out
 
 
 def marked(x: Tensor) -> tuple[Recompute | None, Tensor | None]:
-    """The mark of `x`: what recomputes it, and from what; None for both where it has no mark."""
+    """The mark of `x`: the object that recomputes it, and its source; both are None without a mark."""
     pair: tuple[Recompute | None, Tensor | None] = getattr(x, "recompute", (None, None))
     return pair

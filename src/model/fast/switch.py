@@ -1,4 +1,4 @@
-"""Which modules of a model are computed fast: `speed_up`, and `plain` for the way back."""
+"""Chooses the modules of a model that are computed fast: `speed_up`, and `plain` to undo it."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from src.model.quantize import is_packed
 
 @dataclass(frozen=True)
 class _Before:
-    """What `speed_up` changes besides `forward`: the attention implementation, and the precision of frozen weights."""
+    """The state that `speed_up` changes in addition to `forward`: attention, and the precision of frozen weights."""
 
     attention: str
     precisions: list[tuple[nn.Parameter, torch.dtype]]
 
 
 def speed_up(model: nn.Module, dtype: torch.dtype, device: str = "cpu") -> None:
-    """Give the modules of `model` their fast `forward`, in place; call it when the method has been applied.
+    """Give the modules of `model` their fast `forward`, in place; call it after the method has been applied.
 
-    On a GPU that is LoRA, and windows packed without padding where the architecture allows it: the rest is fast there.
-    It begins with `plain`, so that doing it twice is doing it once.
+    On a GPU only LoRA is replaced, and windows are packed if the architecture allows it, since the rest is fast there.
+    It begins with `plain`, so that a second call has no further effect.
 
     Args:
-        model: still on the CPU, and not yet prepared by accelerate; a `peft.PeftModel` or a plain one.
-        dtype: of the products, and on a CPU of everything between them; what trains, and its gradients, stay in fp32.
-        device: "cpu" or "cuda", where it will run.
+        model: on the CPU, and not yet prepared by accelerate; a `peft.PeftModel` or a plain model.
+        dtype: of the products, and on a CPU of all activations; trained parameters and their gradients stay in fp32.
+        device: "cpu" or "cuda", on which the model will run.
     """
     plain(model)
     base = _base(model)
@@ -46,9 +46,9 @@ def speed_up(model: nn.Module, dtype: torch.dtype, device: str = "cpu") -> None:
     elif on_cpu and base._supports_sdpa:
         base.set_attn_implementation(BATCHED_MATMUL)
     precisions = _shrink_frozen(base, dtype) if isinstance(model, PeftModel) else []
-    base.before_speed_up = _Before(attention, precisions)  # on the model, so that a copy of it has a way back too
+    base.before_speed_up = _Before(attention, precisions)  # stored on the model, so that it is part of copies
     masks = DropoutMasks()
-    # A checkpointed layer gets its input back without our mark on it, and keeps nothing between layers anyway.
+    # A layer under gradient checkpointing gets its input back without our mark, and keeps nothing anyway.
     remember = no_mark if base.is_gradient_checkpointing else mark
     for module in list(base.modules()):
         if on_cpu or isinstance(module, LoraLinear):
@@ -58,12 +58,12 @@ def speed_up(model: nn.Module, dtype: torch.dtype, device: str = "cpu") -> None:
 
 
 def plain(model: nn.Module) -> None:
-    """Undo `speed_up`, in place: modules get their class's `forward` back, the model the attention that it had before.
+    """Undo `speed_up`, in place: restore the `forward` of all modules and the attention of the model.
 
     `bypass_encoder` is undone as well. A model that was never sped up stays as it is.
 
-    The frozen weights under LoRA, which `speed_up` may have rounded to 16 bits, get their precision back, so that peft
-    computes with them as before. The bits that rounding took do not come back.
+    Frozen weights under LoRA, which `speed_up` may have rounded to 16 bits, are cast back, so that peft computes with
+    them as before. The bits that were lost in rounding are not restored.
     """
     for module in model.modules():
         restore_forward(module)
@@ -76,10 +76,10 @@ def plain(model: nn.Module) -> None:
 
 
 def plain_attention(model: nn.Module) -> None:
-    """Give `model` back the attention that it had before `speed_up`, in place; all else stays fast.
+    """Restore the attention that `model` had before `speed_up`, in place; everything else stays fast.
 
-    With it the model takes any batch: packed attention needs the windows' lengths, which only training and prediction
-    hand over.
+    The model then accepts any batch. Packed attention needs the windows' lengths, which only training and prediction
+    pass.
     """
     base = _base(model)
     before = vars(base).get("before_speed_up")
@@ -92,7 +92,7 @@ def _base(model: nn.Module) -> Any:
 
 
 def _fast_forward(module: Any, dtype: torch.dtype, masks: DropoutMasks, remember: Mark) -> tuple[Any, ...] | None:
-    """What `replace_forward` takes for this module, behind the module; None where its class's `forward` stays."""
+    """The arguments of `replace_forward` after the module; None if the module keeps the `forward` of its class."""
     if isinstance(module, LoraLinear):
         fused = layers.is_plain_lora(module) and module.base_layer.weight.dtype == dtype
         return (layers.lora, dtype) if fused else None
@@ -114,13 +114,13 @@ def _fast_forward(module: Any, dtype: torch.dtype, masks: DropoutMasks, remember
 
 
 def _shrink_frozen(model: Any, dtype: torch.dtype) -> list[tuple[nn.Parameter, torch.dtype]]:
-    """Hold in `dtype` alone the frozen weights that are only read in it: no peft checkpoint has them.
+    """Cast the frozen weights that are only used in `dtype`; no checkpoint of peft contains them.
 
-    These are the matrices under LoRA, the embeddings, and the output matrix of a decoder. Where it is tied it is the
-    embeddings' parameter and stays that. Weights in 4 bits stay as they are.
+    These are the matrices under LoRA, the embeddings, and the output matrix of a decoder. A tied output matrix stays
+    tied. Weights in 4 bits stay as they are.
 
     Returns:
-        The weights whose precision changed, each with the one that it had before.
+        The weights whose precision changed, each with its previous precision.
     """
     shrunk = []
     output = model.get_output_embeddings()
@@ -133,6 +133,6 @@ def _shrink_frozen(model: Any, dtype: torch.dtype) -> list[tuple[nn.Parameter, t
                 matrix = name == "weight" and (fused or module is output or isinstance(module, nn.Embedding))
                 if matrix and parameter.dtype != dtype:
                     shrunk.append((parameter, parameter.dtype))
-                # What stays as it is gets memory of its own, so that the file of the weights is not held in memory.
+                # Weights that stay as they are are copied too, so that the mapped file of the weights can be released.
                 parameter.data = parameter.data.to(dtype if matrix else parameter.dtype, copy=True)
     return shrunk
