@@ -404,7 +404,7 @@ def test_three_seeds_are_looked_at_even_if_the_budget_is_used_up():
     settled = study.settle(plan_with(budget="32s"))
     assert study.steps(0) == [0, -1, 1]  # no more rates, though the best lies at an edge
     assert study.looked == [([1], 3)] and settled.out_of_budget
-    assert "The time that is left is needed for the fresh seeds: no more rates are tried." in study.told
+    assert "The time left is needed for the fresh seeds: no more rates are tried." in study.told
 
 
 def test_no_second_choosing_seed_where_time_is_short():
@@ -412,7 +412,7 @@ def test_no_second_choosing_seed_where_time_is_short():
     study.seconds = slower(2.0)
     study.settle(plan_with(budget="32s", spread=1.0))
     assert study.steps(0, Phase.SECOND_SEED) == []
-    assert "The time that is left is needed for the fresh seeds: no second choosing seed." in study.told
+    assert "The time left is needed for the fresh seeds: no second choosing seed." in study.told
 
 
 def test_quick_runs_do_not_change_the_plan():

@@ -99,7 +99,7 @@ def test_a_command_that_has_ended_shows_its_decision_again(settled, command):
         (["budget=soon"], "budget=soon cannot be read; write 2h, 30m, '40 runs', or a sum of money with price=."),
         (["budget=12"], "a sum of money needs price="),
         (["budget=11 runs"], "2 variants take 12 runs at least"),
-        (["method=lora", "budget=20 runs"], "this is one alone"),
+        (["method=lora", "budget=20 runs"], "there is only one"),
         (["learning_rate=1e-3,1e-4", "budget=20 runs"], "train.learning_rate: src.settle tries learning rates"),
         (["seed=0,1", "budget=20 runs"], "src.settle takes one value of train.seed, and there are several"),
         (

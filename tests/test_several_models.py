@@ -255,7 +255,7 @@ def test_a_settle_command_plans_and_begins_with_each_model(tmp_path):
             time.sleep(0.1)
         shown = process.shown()[0]
     assert "3 learning rates for each of 4 variants" in shown
-    assert "Bracket: each variant at its own learning rate and half a decade to each side, on seed 0." in shown
+    assert "Bracket: each variant at its default learning rate and half a decade either side, seed 0." in shown
     assert "best mean F1: tiny full " in shown and "best mean F1: full" not in shown
     [parent], _ = parents_and_children(folder)
     plan = json.loads(parent.data.tags[PLAN])

@@ -1,8 +1,9 @@
-"""The protocol itself: bracket the rates, repeat the chosen ones on fresh seeds, look as often as planned.
+"""The protocol: bracket the learning rates, repeat the chosen ones on fresh seeds, and look at the test set as planned.
 
-It knows neither Hydra nor MLflow: what a run is, and how the test set is looked at, is given to it. So it decides the
-same way for real runs (`src.settling`) and for simulated ones (`benchmarks.settle_worlds`). After an interruption it
-begins anew, and is given the outcomes of the runs that are done. `docs/protocol.md` has the rules and their reasons.
+It uses neither Hydra nor MLflow: the functions that make runs and look at the test set are passed to it. It therefore
+decides in the same way for real runs (`src.settling`) and for simulated ones (`benchmarks.settle_worlds`). After an
+interruption it starts from the beginning with the outcomes of the runs that are done. `docs/protocol.md` has the rules
+and their reasons.
 """
 
 from __future__ import annotations
@@ -18,16 +19,16 @@ from src.report.planning import chance_to_decide
 from src.report.statistics import Difference
 
 STEP = 10**0.5  # between neighbouring rates: half a decade
-LEAST_CHANCE = 0.10  # of being decided at the last look, below which an arm stops
-# A rate is cut short after its first epoch where its F1 is below this share of the best that the arm has had there, and
-# so many points behind it.
+LEAST_CHANCE = 0.10  # an arm stops if the chance of being decided at the last look is lower
+# A run is cut short after its first epoch if its F1 there is below this share of the best F1 that the arm had, and so
+# many points behind it.
 CUT_BELOW, CUT_BEHIND = 0.5, 10.0
-FEWEST_LOOKED_AT = 3  # verdict seeds that are run even where the budget is used up before
-LATEST = 3  # runs of an arm, by whose mean time the next one is estimated
+FEWEST_LOOKED_AT = 3  # verdict seeds that are run even if the budget is used up before
+LATEST = 3  # the number of runs of an arm whose mean time is the estimate for the next run
 
 
 class Phase(Enum):
-    """Why a run is made."""
+    """The reason why a run is made."""
 
     BRACKET = "bracket"
     SECOND_SEED = "second choosing seed"
@@ -36,10 +37,10 @@ class Phase(Enum):
 
 @dataclass(frozen=True)
 class Job:
-    """A run that the protocol asks for."""
+    """A run that the protocol requests."""
 
     arm: int
-    step: int  # half decades from the rate of the arm's plan
+    step: int  # half decades from the arm's default rate
     seed: int
     phase: Phase
     cut_below: float | None = None  # validation F1 after the first epoch, below which the run is cut short
@@ -47,37 +48,37 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How it ended."""
+    """The outcome of a job."""
 
-    f1: float | None  # on the validation questions, in percent; None where it failed or was cut short
+    f1: float | None  # on the validation questions, in percent; None if it failed or was cut short
     first_f1: float | None = None  # after the first epoch
-    seconds: float = 0.0  # that it took, whichever way it ended
-    reused: bool = False  # made by another sweep, so that this one spends nothing on it
+    seconds: float = 0.0  # that it took, however it ended
+    reused: bool = False  # whether another sweep made it, so that this one spends nothing on it
 
 
 @dataclass(frozen=True)
 class Look:
-    """What a look at the test set has shown of an arm."""
+    """The result of a look at the test set for one arm."""
 
     seeds: int
-    difference: Difference | None  # None where there is none to be computed
+    difference: Difference | None  # None if it cannot be computed
     decision: Decision
-    chance: float | None  # of being decided at the last look; None at the last one, and where it is decided
+    chance: float | None  # of being decided at the last look; None at the last one, or if it is decided
     stops: bool
 
 
 @dataclass(frozen=True)
 class Settled:
-    """What has come out."""
+    """The result of the protocol."""
 
-    chosen: list[int | None]  # the step of each arm's rate; None where all its rates failed
-    tried: list[list[int]]  # steps of each arm
-    looks: dict[int, list[Look]]  # by arm that has a baseline
+    chosen: list[int | None]  # the step of each arm's chosen rate; None if all its rates failed
+    tried: list[list[int]]  # the steps of each arm
+    looks: dict[int, list[Look]]  # of each arm that has a baseline
     spent: float  # in the unit of the budget
-    out_of_budget: bool  # fewer seeds were run than planned, because the runs took longer than estimated
+    out_of_budget: bool  # whether fewer seeds than planned were run, because runs took longer than estimated
 
     def decision(self, arm: int) -> Decision:
-        """At its last look."""
+        """The decision on an arm at its last look."""
         return self.looks[arm][-1].decision if self.looks.get(arm) else Decision.UNDECIDED
 
 
@@ -88,26 +89,26 @@ Report = Callable[[str], None]
 
 
 def rate_at(rate: float, step: int) -> float:
-    """The learning rate a number of half decades from a method's own: 1e-3, then 3e-3, then 1e-2."""
+    """The learning rate that is a number of half decades from a default rate: 1e-3, then 3e-3, then 1e-2."""
     exact = rate * STEP**step
     return float(f"{exact:.6g}") if step % 2 == 0 else float(f"{exact:.1g}")
 
 
 def settle(plan: Plan, run: Run, look: LookAt, report: Report) -> Settled:
-    """Carry a plan out.
+    """Carry out a plan.
 
     Args:
-        plan: as it was stored.
-        run: makes runs, or knows how they ended; the outcomes in the order of the jobs.
+        plan: the stored plan.
+        run: makes runs or looks up their outcomes; returns them in the order of the jobs.
         look: computes differences on the test questions.
-        report: is called with what is tried next and why, and with what has come out.
+        report: called with sentences about the next step and its reason, and about results.
     """
     return _Protocol(plan, run, look, report).settle()
 
 
 @dataclass
 class _Protocol:
-    """The arguments of `settle`, and what is known so far."""
+    """The arguments of `settle`, and the state of the protocol."""
 
     plan: Plan
     run: Run
@@ -115,7 +116,7 @@ class _Protocol:
     report: Report
     outcomes: list[dict[int, dict[int, Outcome]]] = field(init=False)  # by arm, step and seed
     chosen: list[int | None] = field(init=False)
-    seconds: list[list[float]] = field(init=False)  # of the whole runs of each arm
+    seconds: list[list[float]] = field(init=False)  # of the complete runs of each arm
     looks: dict[int, list[Look]] = field(default_factory=dict)
     spent: float = 0.0
     out_of_budget: bool = False
@@ -137,9 +138,9 @@ class _Protocol:
     # Bracket
 
     def bracket(self) -> None:
-        """Rates half a decade apart round each method's own, and more of them while a best one lies at an edge."""
+        """Try rates half a decade apart around each default rate, and more of them while a best one is at an edge."""
         plan, first, arms = self.plan, self.plan.choosing_seeds[0], range(len(self.plan.arms))
-        self.report(f"Bracket: each variant at its own learning rate and half a decade to each side, on seed {first}.")
+        self.report(f"Bracket: each variant at its default learning rate and half a decade either side, seed {first}.")
         self._make([Job(arm, 0, first, Phase.BRACKET) for arm in arms])
         self._make([self._bracket_job(arm, step) for arm in arms for step in (-1, 1)])
         self._report_rates()
@@ -148,7 +149,7 @@ class _Protocol:
             if not waiting:
                 break
             if not self._affordable(1 + plan.looks[0]):
-                self.report("The time that is left is needed for the fresh seeds: no more rates are tried.")
+                self.report("The time left is needed for the fresh seeds: no more rates are tried.")
                 break
             names = ", ".join(plan.arms[arm].name for arm in waiting)
             self.report(f"The best rate of {names} lies at an edge: every variant gets one more rate on its open side.")
@@ -156,7 +157,7 @@ class _Protocol:
             self._report_rates()
 
     def _report_rates(self) -> None:
-        """What the rates of each arm have brought so far."""
+        """Report the F1 of all rates of each arm so far."""
         for arm, plan in enumerate(self.plan.arms):
             scores = [
                 f"{rate_at(plan.rate, step):g} {'none' if each.f1 is None else f'{each.f1:.1f}'}"
@@ -165,7 +166,7 @@ class _Protocol:
             self.report(f"  {plan.name}: F1 by rate {', '.join(scores)}")
 
     def _bracket_job(self, arm: int, step: int) -> Job:
-        """With the score below which it is cut short: clearly behind what the arm has had after its first epoch."""
+        """A job of the bracket, cut short if its first F1 is clearly behind the best first F1 of the arm."""
         seed = self.plan.choosing_seeds[0]
         firsts = [each.first_f1 for each in self._on(arm, seed).values() if each.first_f1 is not None]
         best = max(firsts, default=0.0)
@@ -177,7 +178,7 @@ class _Protocol:
         return {step: by_seed[seed] for step, by_seed in sorted(self.outcomes[arm].items()) if seed in by_seed}
 
     def _ranked(self, arm: int) -> list[int]:
-        """Steps that have a score on the first choosing seed, the best first."""
+        """The steps that have a score on the first choosing seed, the best first."""
         scores = {step: out.f1 for step, out in self._on(arm, self.plan.choosing_seeds[0]).items()}
         return sorted((step for step, f1 in scores.items() if f1 is not None), key=lambda step: -(scores[step] or 0.0))
 
@@ -186,7 +187,7 @@ class _Protocol:
         return not ranked or ranked[0] in (min(tried), max(tried))
 
     def _open_step(self, arm: int) -> int:
-        """The next step on the side where the arm may be better: at the edge, or beyond the better neighbour."""
+        """The next step on the side where the arm may be better: beyond the edge, or beyond the better neighbour."""
         ranked, tried = self._ranked(arm), self.outcomes[arm]
         if not ranked or ranked[0] == min(tried):
             return min(tried) - 1
@@ -197,7 +198,7 @@ class _Protocol:
         return max(tried) + 1 if upwards else min(tried) - 1
 
     def second_seed(self) -> None:
-        """Run the two best rates of an arm once more, where one seed does not tell them apart."""
+        """Repeat the two best rates of an arm with a second seed, if one seed cannot distinguish them."""
         plan = self.plan
         first, second = plan.choosing_seeds
         if not plan.second_seed:
@@ -211,14 +212,14 @@ class _Protocol:
         if not jobs:
             return
         if not self._affordable(2 + plan.looks[0]):
-            self.report("The time that is left is needed for the fresh seeds: no second choosing seed.")
+            self.report("The time left is needed for the fresh seeds: no second choosing seed.")
             return
         names = ", ".join(dict.fromkeys(plan.arms[job.arm].name for job in jobs))
         self.report(f"The two best rates of {names} lie within {plan.spread:.1f} F1: both get a second choosing seed.")
         self._make(jobs)
 
     def choose(self) -> None:
-        """Fix the rates: the best mean over the choosing seeds; of two that were run again, one that did not fail."""
+        """Choose the rate of each arm by its mean over the choosing seeds; of repeated rates, one that did not fail."""
         first, second = self.plan.choosing_seeds
         for arm, plan in enumerate(self.plan.arms):
             ranked, once = self._ranked(arm), self._on(arm, first)
@@ -238,7 +239,7 @@ class _Protocol:
     # Repeat and look
 
     def repeat(self) -> None:
-        """Fresh seeds at the chosen rates, arms taking turns, with the planned looks on the way."""
+        """Run fresh seeds at the chosen rates, with all arms in turn, and look at the test set as planned."""
         plan = self.plan
         active = [
             arm
@@ -271,12 +272,12 @@ class _Protocol:
         return step
 
     def _running(self, active: Sequence[int]) -> list[int]:
-        """The arms that are still compared, and the baselines that they need."""
+        """The arms that are still being compared, and their baselines."""
         bases = {self.plan.arms[arm].base for arm in active}
         return [arm for arm in range(len(self.plan.arms)) if arm in active or arm in bases]
 
     def _look(self, active: Sequence[int], seeds: int, last: bool) -> list[int]:
-        """Look at the test set; the arms that go on."""
+        """Look at the test set; returns the arms that continue."""
         going_on = []
         for arm, difference in self.look(active, seeds).items():
             decision = Decision.UNDECIDED if difference is None else decide(difference, self.plan.margin)
@@ -316,7 +317,7 @@ class _Protocol:
                 self.seconds[job.arm].append(outcome.seconds)
 
     def _affordable(self, rounds: int, active: Sequence[int] | None = None) -> bool:
-        """Whether the budget still holds some runs of each arm, by what its latest runs have taken."""
+        """Whether the budget allows `rounds` more runs of each arm, estimated from the time of its latest runs."""
         arms = range(len(self.plan.arms)) if active is None else self._running(active)
         if self.plan.budget.unit == RUNS:
             return self.spent + rounds * len(arms) <= self.plan.budget.limit

@@ -1,4 +1,4 @@
-"""The variants that a settle command compares, checked before anything is probed or stored."""
+"""The variants that a settle command compares; they are checked before anything is probed or stored."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from src.runs.tracking import digest_of, flatten, recorded
 
 # Keys that the protocol sets.
 RATE, SEED = "train.learning_rate", "train.seed"
-ONE_VALUE = (SEED, "method.learning_rate", "rerun", "sweep.", "tracking.")  # beginnings of keys that cannot vary
+ONE_VALUE = (SEED, "method.learning_rate", "rerun", "sweep.", "tracking.")  # prefixes of keys that cannot vary
 
 
 @dataclass(frozen=True)
@@ -27,28 +27,28 @@ class Arm:
     """One of the variants that a settle command compares."""
 
     name: str
-    overrides: Overrides  # that make its configuration
-    config: Config  # at its own rate: its method's, as its model scales it
-    hash: str  # of that run
-    by: tuple[str, ...] = ()  # parameters that tell variants of a method apart
-    test: str = ""  # digest of its test questions
+    overrides: Overrides  # that give its configuration
+    config: Config  # with its default rate: that of the method, scaled for the model
+    hash: str  # of the run with that configuration
+    by: tuple[str, ...] = ()  # parameters that distinguish variants of a method
+    test: str = ""  # the digest of its test questions
 
     def as_record(self, trainable: int = 0) -> Record:
-        """A run of it, as far as it is known beforehand: what a comparison tells arms and baselines by."""
+        """A record of a run before it is made, with all that determines the arms and baselines of a comparison."""
         params, metrics = flatten(recorded(self.config)), {TRAINABLE: float(trainable)}
         nowhere: Any = None
         return Record(self.hash, self.name, Status.FINISHED, 0, 0, params, metrics, {}, {}, nowhere)
 
 
 def find_arms(jobs: Sequence[tuple[Overrides, Config]], settings: Config) -> list[Arm]:
-    """The variants that a settle command compares.
+    """Make the variants that a settle command compares.
 
     Args:
-        jobs: the overrides and the configuration of each.
-        settings: the configuration without what varies.
+        jobs: the overrides and the configuration of each variant.
+        settings: the configuration without the keys that vary.
 
     Raises:
-        UserError: one variant alone, no budget, no test set, or a key that the protocol sets.
+        UserError: there is only one variant, no budget or no test set, or a key is given that the protocol sets.
     """
     _check_keys([overrides for overrides, _ in jobs])
     if settings.sweep.budget is None:
@@ -57,8 +57,8 @@ def find_arms(jobs: Sequence[tuple[Overrides, Config]], settings: Config) -> lis
     arms = [Arm("", overrides, config, hashes(config).present) for overrides, config in jobs]
     arms = list({arm.hash: arm for arm in arms}.values())
     if len(arms) < 2:
-        raise UserError("src.settle compares methods, and this is one alone; give two at least: method=full,lora.")
-    if budget.unit == RUNS:  # whatever a run takes
+        raise UserError("src.settle compares methods, and there is only one; give at least two: method=full,lora.")
+    if budget.unit == RUNS:  # this needs no probe
         make_plan([ArmPlan(arm.hash, [], 1.0) for arm in arms], budget, 1.0, 0)
     datasets = {str(arm.config.dataset): arm.config.dataset for arm in arms}
     tests = {name: _test_digest(dataset) for name, dataset in datasets.items()}
@@ -68,16 +68,17 @@ def find_arms(jobs: Sequence[tuple[Overrides, Config]], settings: Config) -> lis
 
 
 def _check_keys(jobs: Sequence[Overrides]) -> None:
-    """
+    """Check the keys that the user gave.
+
     Raises:
-        UserError: a key that the protocol sets, or several values where it takes one.
+        UserError: the protocol sets a key, or a key that cannot vary has several values.
     """
     values: dict[str, set[str]] = {}
     for overrides in jobs:
         for override in overrides:
             values.setdefault(key_of(override), set()).add(override)
     if RATE in values:
-        raise UserError(f"{RATE}: src.settle tries learning rates round each method's own; leave it out.")
+        raise UserError(f"{RATE}: src.settle tries learning rates around that of each method; leave it out.")
     for key, given in values.items():
         if len(given) > 1 and key.startswith(ONE_VALUE):
             listed = ", ".join(sorted(given))
@@ -85,7 +86,8 @@ def _check_keys(jobs: Sequence[Overrides]) -> None:
 
 
 def _test_digest(dataset: DatasetConfig) -> str:
-    """
+    """The digest of the test questions of a data set.
+
     Raises:
         UserError: there is no test set.
     """
@@ -99,7 +101,7 @@ def _test_digest(dataset: DatasetConfig) -> str:
 
 
 def named(arms: Sequence[Arm]) -> list[Arm]:
-    """The variants with the names that a comparison gives them, and the parameters that this takes."""
+    """Give the variants the names that they have in a comparison, and the parameters that distinguish them."""
     records = [arm.as_record() for arm in arms]
     by = _telling_apart(records, dict.fromkeys(key_of(override) for arm in arms for override in arm.overrides))
     each = [make_arms([record], arm_keys(records, by))[0][0] for record in records]
@@ -107,15 +109,16 @@ def named(arms: Sequence[Arm]) -> list[Arm]:
 
 
 def check_pairs(arms: Sequence[Arm]) -> None:
-    """
+    """Check that all variants can be compared.
+
     Raises:
-        UserError: variants that a comparison cannot tell apart, or one that would be compared with nothing.
+        UserError: variants cannot be distinguished, or a variant has nothing to be compared with.
     """
     names = [arm.name for arm in arms]
     if same := {name for name in names if names.count(name) > 1}:
         raise UserError(
-            f"Several variants would be called {', '.join(sorted(same))}: they differ in nothing that a comparison "
-            "tells methods apart by."
+            f"Several variants would be called {', '.join(sorted(same))}: they do not differ in anything that "
+            "distinguishes methods in a comparison."
         )
     pairs = pairs_of(arms, {})
     alone = [name for name in names if not any(name in pair for pair in pairs)]
@@ -131,14 +134,14 @@ def check_pairs(arms: Sequence[Arm]) -> None:
 
 
 def pairs_of(arms: Sequence[Arm], trainable: Mapping[str, int]) -> list[tuple[str, str]]:
-    """The name of each variant with that of its baseline; by the number of trained parameters where none is full."""
+    """The names of each variant and its baseline; without `full`, the most trained parameters make the baseline."""
     records = [arm.as_record(trainable.get(arm.name, 0)) for arm in arms]
     grouped, _ = make_arms(records, arm_keys(records, arms[0].by))
     return [(arm.name, base.name) for arm, base in pair_up(grouped, "full")]
 
 
 def _telling_apart(records: Sequence[Record], keys: Iterable[str]) -> tuple[str, ...]:
-    """As many of some parameters as it takes to tell all variants apart, in addition to the method, model and data."""
+    """The parameters that are needed to distinguish all variants, in addition to method, model and data."""
 
     def apart(by: Sequence[str]) -> int:
         return len(make_arms(records, arm_keys(records, by))[0])

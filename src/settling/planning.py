@@ -1,4 +1,4 @@
-"""The plan of a settle command: what its variants take, by probes, and what the budget holds."""
+"""Makes the plan of a settle command: it probes the variants and determines what the budget allows."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ from src.runs.plans import read_plan
 from src.runs.store import Store
 from src.settling.arms import Arm, check_pairs, named, pairs_of
 
-LONGEST_TAG = 8000  # characters that MLflow keeps of a tag
+LONGEST_TAG = 8000  # the number of characters that MLflow stores of a tag
 
 
 def stored(store: Store, sweep_hash: str) -> Plan | None:
-    """The plan that the same command has made before."""
+    """The plan that the same command stored before; None if there is none."""
     plans = (read_plan(parent) for parent in store.runs(f"tags.sweep_hash = '{sweep_hash}'"))
     return next((each.plan for each in plans if each is not None), None)
 
 
 def make(arms: Sequence[Arm], settings: Config, terminal: Terminal, remote: bool = False) -> Plan:
-    """Probe each variant, and fix what the budget holds.
+    """Probe each variant, and make the plan that the budget allows.
 
     Args:
         arms: the variants.
-        settings: the configuration without what varies.
-        terminal: that is told what the probes have measured.
-        remote: the runs are made on other machines, so a probe here does not tell what they take. A number of runs is
-            planned without one then.
+        settings: the configuration without the keys that vary.
+        terminal: shows what the probes measure.
+        remote: the runs are made on other machines, where a probe on this one is not valid. A budget that is a number
+            of runs is then planned without probes.
 
     Raises:
-        UserError: a budget below the least protocol, or fewer than two variants that can run here.
+        UserError: the budget is too small for the smallest protocol, or fewer than two variants can run here.
     """
     budget = read_budget(str(settings.sweep.budget), settings.hardware.price_per_hour)
     probes: dict[str, Probe | None] = {arm.hash: None for arm in arms}
@@ -82,20 +82,23 @@ def make(arms: Sequence[Arm], settings: Config, terminal: Terminal, remote: bool
 
 
 def seen_before(store: Store, plan: Plan) -> list[str]:
-    """The names of settle commands that have looked at the same test questions, or will."""
+    """The names of other settle commands with the same test questions."""
     others = [(parent, read_plan(parent)) for parent in store.sweeps()]
     return [parent.name for parent, other in others if other is not None and {*other.plan.tests} & {*plan.tests}]
 
 
 def _probe(arm: Arm, needed: bool) -> tuple[Probe | None, str | None]:
-    """What a variant's runs take; or None and why it takes no part; or neither, where it cannot be probed.
+    """Probe a variant.
 
     Args:
         arm: the variant.
-        needed: without a probe there is no plan.
+        needed: whether the plan needs a probe.
+
+    Returns:
+        The probe and None; None and the reason why the variant cannot take part; or None twice if it cannot be probed.
 
     Raises:
-        UserError: it cannot run, for another reason than memory.
+        UserError: it cannot run for another reason than memory.
     """
     outcome = probe_isolated(arm.config)
     if outcome.error == "KeyboardInterrupt":
@@ -120,7 +123,7 @@ def _of_probe(probe: Probe | None) -> str:
 
 
 def _planned(arms: Sequence[Arm], probes: Mapping[str, Probe | None]) -> list[ArmPlan]:
-    """The arms of a plan, each with the one that it is compared with."""
+    """The arms of a plan, each with the index of its baseline."""
     known = {arm.name: probe for arm in arms if (probe := probes[arm.hash]) is not None}
     index = {arm.name: number for number, arm in enumerate(arms)}
     pairs = pairs_of(arms, {name: probe.measured.trainable for name, probe in known.items()})
@@ -156,7 +159,7 @@ def _sizes(dataset: DatasetConfig) -> _Sizes:
 
 
 def plan_line(plan: Plan) -> str:
-    """What a plan holds, in a sentence."""
+    """The content of a plan in one sentence."""
     looks = " and ".join(str(number) for number in plan.looks)
     second = ", a second choosing seed where two are close" if plan.second_seed else ""
     return (

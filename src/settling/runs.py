@@ -1,6 +1,6 @@
-"""The runs of a settle command: made as the protocol asks for them, looked at, and remembered.
+"""Makes the runs of a settle command as the protocol requests them, and stores their outcomes.
 
-`src.protocol` knows the rules, and `docs/protocol.md` says why they are so.
+`src.protocol` has the rules, and `docs/protocol.md` explains them.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from src.runs.records import SPENT, Record
 from src.settling.arms import RATE, SEED, Arm
 from src.training.fit import Diverged
 
-OUTCOME = "outcome."  # with a run's hash the tag of the parent that keeps what the protocol has made of the run
+OUTCOME = "outcome."  # with the hash of a run: the tag of the parent that stores the outcome of the run
 EVAL_F1 = "eval/f1"
 
 
 class Runs:
-    """The runs of a settle command: makes them with Hydra's launcher, and knows those that are done."""
+    """The runs of a settle command: it makes them with Hydra's launcher, and reuses those that are done."""
 
     def __init__(
         self,
@@ -45,12 +45,12 @@ class Runs:
     ) -> None:
         """
         Args:
-            parent: of the runs.
-            plan: to be carried out.
-            arms: as they were composed now; those of the plan are among them.
+            parent: the parent run.
+            plan: to carry out.
+            arms: the variants of this command, which include those of the plan.
             shared: overrides of all runs.
-            launch: `launch` of Hydra's launcher.
-            compose: makes a configuration of overrides.
+            launch: the method `launch` of Hydra's launcher.
+            compose: makes a configuration from overrides.
         """
         self.parent, self.plan, self.shared = parent, plan, list(shared)
         self.launch, self.compose = launch, compose
@@ -65,13 +65,13 @@ class Runs:
         self.arm_of: dict[str, int] = {}  # by the hash of a run
 
     def __call__(self, jobs: Sequence[Job]) -> list[Outcome]:
-        """Make the runs that are not done yet, those that fail twice; how all of them ended.
+        """Make the runs that are not done yet, and repeat those that fail once; returns the outcomes of all.
 
-        What has come out of a run is kept with the parent, so that the command decides alike when it is typed again,
-        whatever has become of the run since.
+        The outcome of a run is stored with the parent, so that the same command makes the same decisions again, even if
+        the run has changed since.
 
         Raises:
-            UserError: a run that is neither done nor failed.
+            UserError: a run is neither done nor failed.
         """
         overrides = [self._overrides(job) for job in jobs]
         wanted = [hashes(self.compose(each)) for each in overrides]
@@ -109,11 +109,11 @@ class Runs:
         tracking = self.arms[job.arm].config.tracking
         asked = tracking.register is not None or any(key_of(o) == "tracking.keep_model" for o in given)
         if tracking.keep_model == "all" and not asked:
-            more.append("tracking.keep_model=best")  # of dozens of runs of a method
+            more.append("tracking.keep_model=best")  # a method may have dozens of runs
         return [*given, *self.shared, *more]
 
     def _records(self, wanted: Sequence[Hashes]) -> list[Record | None]:
-        """The run of each configuration, a finished one before others; also one that another sweep has made."""
+        """The run of each configuration, preferably a finished one, which may belong to another sweep."""
         latest: dict[str, Record] = {}
         for member in self.parent.members():
             key = member.tags.get("config_hash", "")
@@ -140,7 +140,15 @@ class Runs:
         )
 
     def look(self, arms: Sequence[int], seeds: int) -> dict[int, Difference | None]:
-        """The differences of some arms with their baselines in F1 on the test questions."""
+        """Compute the differences in F1 of some arms and their baselines on the test questions.
+
+        Args:
+            arms: the numbers of the arms.
+            seeds: the number of verdict seeds to use.
+
+        Returns:
+            The difference of each arm; None where it cannot be computed.
+        """
         looked_at = {str(seed) for seed in (*self.plan.choosing_seeds, *self.plan.verdict_seeds[:seeds])}
         members = [run for run in self.parent.members() if seed_of(run) in looked_at]
         schedule = schedule_of(Stored(self.plan, None if seeds in self.plan.looks else seeds))
@@ -154,17 +162,17 @@ class Runs:
 
 
 def _ended(record: Record) -> bool:
-    """Whether a run has brought a result: it is finished, or was cut short."""
+    """Whether a run has a result: it is finished, or was cut short."""
     return record.finished or record.pruned
 
 
 def _is_final(record: Record) -> bool:
-    """Whether another attempt at a run would end as it has ended."""
+    """Whether another attempt at a run would end in the same way."""
     return _ended(record) or (record.failed and record.tags.get("error", "").startswith(Diverged.__name__))
 
 
 def _is_own(record: Record, parent: str) -> bool:
-    """Whether a run was made by this command, and not by a sweep before it."""
+    """Whether a run was made by this command, and not by an earlier sweep."""
     return record.tags.get("mlflow.parentRunId") == parent
 
 
@@ -174,7 +182,7 @@ def _seconds(record: Record) -> float:
 
 
 def _without_gaps(numbers: Sequence[int]) -> list[list[int]]:
-    """Ascending numbers in stretches without a gap, since a launcher counts its jobs on."""
+    """Split ascending numbers into ranges without gaps, since a launcher numbers its jobs consecutively."""
     parts: list[list[int]] = []
     for number in numbers:
         if parts and number == parts[-1][-1] + 1:
@@ -185,11 +193,11 @@ def _without_gaps(numbers: Sequence[int]) -> list[list[int]]:
 
 
 def carry_out(runs: Runs, terminal: Terminal) -> Settled:
-    """Carry out the plan of some runs, and say what is tried and why."""
+    """Carry out the plan of some runs, and report each step with its reason."""
     plan = runs.plan
 
     def say(sentence: str) -> None:
-        if not sentence.startswith(" "):  # which belongs to the sentence before
+        if not sentence.startswith(" "):  # an indented sentence belongs to the one before
             terminal.line()
         terminal.line(sentence)
 
@@ -206,14 +214,14 @@ def carry_out(runs: Runs, terminal: Terminal) -> Settled:
 
 
 def spent_so_far(plan: Plan, parent: str, members: Sequence[Record]) -> str:
-    """What the runs of a parent have spent of the budget of its plan."""
+    """What the runs of a parent have spent of the plan's budget."""
     ended = [run for run in members if _is_own(run, parent) and (_ended(run) or run.failed)]
     spent = float(len(ended)) if plan.budget.unit == RUNS else sum(map(_seconds, ended))
     return spent_of(plan.budget, spent + plan.probing)
 
 
 def spent_of(budget: Budget, spent: float) -> str:
-    """`31 of 40 runs`, `1 h 05 min of 2h`, `2.71 of 5`."""
+    """The spent part of a budget: `31 of 40 runs`, `1 h 05 min of 2h`, `2.71 of 5`."""
     if budget.is_money:
         return f"{float(budget.given) * spent / budget.limit:.2f} of {budget.given}"
     return f"{spent:.0f} of {budget.given}" if budget.unit == RUNS else f"{duration(spent)} of {budget.given}"
