@@ -1,4 +1,4 @@
-"""Say what a run will take before it is trained: parameters, memory, disk, time and price.
+"""Estimate what a run will cost before it is trained: parameters, memory, disk, time and price.
 
   python -m src.plan method=full,lora                          # several values: a column for each combination
   python -m src.plan model=bert_base method=full,lora memory=24GB
@@ -6,9 +6,9 @@
   python -m src.plan method=full,lora largest_batch=true       # search for the largest batch that fits
   python -m src.plan method=full,lora format=json              # for programs; docs/plan.md has the keys
 
-Memory is reckoned by a formula from the shapes alone: no weights, no download. Where weights and questions are on this
-machine, a probe of a few steps measures what the formula cannot know. Other keys are those of src.train. Nothing is
-written to the store.
+A formula estimates the memory from the shapes alone, without weights or downloads. If weights and questions are on
+this machine, a probe of a few steps measures time and memory. Other keys are those of src.train. Nothing is written to
+the store.
 """
 
 from __future__ import annotations
@@ -51,21 +51,21 @@ if TYPE_CHECKING:
     from src.estimate.variants import Variant
 
 PARTS = {"adapter": "in adapters", "head": "in the head", "backbone": "in the backbone"}
-PLACES = {**{str(card): f"{card} GB card" for card in CARDS_GB}, "device": "the device at hand"}
+PLACES = {**{str(card): f"{card} GB card" for card in CARDS_GB}, "device": "this machine"}
 COLUMNS = 3  # variants side by side in 80 columns
-Row = tuple[str, Callable[[dict[str, Any]], str]]  # what stands at the left, and what is said of a variant
+Row = tuple[str, Callable[[dict[str, Any]], str]]  # the title of a row, and its cell for a variant
 
 
 class PlanArguments(BaseModel):
     """The keys of the command itself; all others are those of a run."""
 
-    probe: bool = Field(True, description="measure a few steps, where weights and questions are on this machine")
+    probe: bool = Field(True, description="measure a few steps, if weights and questions are on this machine")
     largest_batch: bool = Field(False, description="search for the largest batch that fits, by trying it here")
     format: Literal["table", "json"] = Field("table", description="table or json")
 
 
 def main() -> None:
-    """The command line: KEY=VALUE as for src.train, with several values where a comparison is planned."""
+    """The command line: KEY=VALUE as for src.train, with several values to plan a comparison."""
     try:
         begin()
         arguments = sys.argv[1:]
@@ -73,7 +73,7 @@ def main() -> None:
             sections = {"ARGUMENTS": argument_rows(PlanArguments), "SHORT FORMS": short_form_rows()}
             print(help_text(str(__doc__), sections))
             return
-        # Nothing is downloaded, and no network is waited for; both are read when the libraries are imported.
+        # So nothing is downloaded, and nothing waits for the network; the libraries read both when they are imported.
         os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         keys = keys_of(PlanArguments)
@@ -89,10 +89,10 @@ def main() -> None:
 
 
 def configure(arguments: Sequence[str]) -> tuple[list[Variant], list[str]]:
-    """The variants that the command line names, and notes on what was left out of them.
+    """The variants that the command line gives, and notes on the keys that were left out of them.
 
     Raises:
-        UserError: a value that no run could have.
+        UserError: a value is invalid for any run.
     """
     if options := [argument for argument in arguments if argument.startswith("-")]:
         raise UsageError(f"{' '.join(command('plan'))} takes no {options[0]}; leave it out.")
@@ -109,11 +109,11 @@ def configure(arguments: Sequence[str]) -> tuple[list[Variant], list[str]]:
         varied |= {key_of(override) for arm in listed for override in arm}
         jobs = [(list(job), from_hydra(compose("config", overrides=list(job)), job)) for job in runs.jobs]
     if len({str(config.hardware) for _, config in jobs}) > 1:
-        raise UserError("src.plan looks at one device at a time; give one value of each key of hardware.")
+        raise UserError("src.plan estimates for one device at a time; give one value of each key of hardware.")
     for _, config in jobs:
         if reasons := problems(config):
             raise UserError("\n".join(reasons))
-    from src.estimate.variants import Variant, distinct  # imports torch: not before all is well
+    from src.estimate.variants import Variant, distinct  # imports torch, so only after all checks
 
     variants = []
     for job, config in jobs:
@@ -123,10 +123,10 @@ def configure(arguments: Sequence[str]) -> tuple[list[Variant], list[str]]:
 
 
 def plan(variants: Sequence[Variant], notes: Sequence[str], given: PlanArguments) -> None:
-    """Look at each variant and print what is known of it.
+    """Estimate the cost of each variant and print it.
 
     Raises:
-        UserError: a shape that is not known, or a method that does not fit it.
+        UserError: an architecture is not known on this machine, or a method does not fit it.
     """
     from src.estimate.variants import as_json, look_at
 
@@ -152,7 +152,7 @@ def plan(variants: Sequence[Variant], notes: Sequence[str], given: PlanArguments
 
 
 def show(plain: dict[str, Any], terminal: Terminal) -> None:
-    """Print what `as_json` has put together: a column a variant, then what holds for all."""
+    """Print the result of `as_json`: a column for each variant, then the rows that hold for all."""
     device, variants = plain["device"], plain["variants"]
     terminal.line()
     for i in range(0, len(variants), COLUMNS):
@@ -173,7 +173,7 @@ def show(plain: dict[str, Any], terminal: Terminal) -> None:
 
 def _device(device: dict[str, Any] | None) -> str:
     if device is None:
-        return "the one that is asked for is not there"
+        return "the requested one is not available"
     return (
         f"{device['name']}, {device['precision']}, {device['memory_mb'] / 1e3:.1f} GB, of which a run may take "
         f"{device['limit_mb'] / 1e3:.1f} GB"
@@ -182,7 +182,7 @@ def _device(device: dict[str, Any] | None) -> str:
 
 def _least_protocol(least: dict[str, Any]) -> str:
     text = (
-        f"{least['runs']} runs at least, {least['runs_of_each']} of each method: {FIRST_RATES} learning rates on one "
+        f"at least {least['runs']} runs, {least['runs_of_each']} of each method: {FIRST_RATES} learning rates on one "
         f"seed, then {FEWEST_SEEDS} fresh seeds at the best one"
     )
     if least["seconds"] is not None:
@@ -193,7 +193,7 @@ def _least_protocol(least: dict[str, Any]) -> str:
 
 
 def _table(variants: Sequence[dict[str, Any]], device: dict[str, Any] | None) -> Table:
-    """One column a variant; rows that say nothing of any are left out."""
+    """The table, with one column for each variant; rows without a value are left out."""
     table = Table(show_edge=False, pad_edge=False)
     table.add_column("")
     for variant in variants:

@@ -68,9 +68,7 @@ def test_the_memory_that_is_given_is_the_limit(command):
     assert variant["fits"] == {"device": False, "8": True, "16": True, "24": True, "48": True, "80": True}
     assert variant["probe"] is None
     needed = f"{variant['memory_here']['total_mb']:,.0f}"
-    assert variant["note"] == (
-        f"No probe: {needed} MB, by the formula, are more than the 10 MB that a run may take here."
-    )
+    assert variant["note"] == (f"No probe: by the formula a run needs {needed} MB, and it may take 10 MB here.")
 
 
 @pytest.mark.parametrize(
@@ -118,7 +116,7 @@ def test_the_table(command):
     assert "memory by formula (CPU, fp32)" in rows
     assert "measured by a probe" not in rows
     assert max(len(line) for line in lines if "│" in line) <= 80
-    assert "src.settle  12 runs at least, 6 of each method" in shown.stdout
+    assert "src.settle  at least 12 runs, 6 of each method" in shown.stdout
 
 
 @pytest.mark.parametrize(
@@ -151,7 +149,7 @@ def test_a_gpu_that_is_not_here(command):
     assert plain["device"] is None
     assert variant["fits"]["device"] is None
     assert variant["fits"]["8"]
-    assert variant["note"] == "No probe: the device that is asked for is not there."
+    assert variant["note"] == "No probe: the requested device is not available."
     assert plain["notes"] == ["hardware=gpu needs a GPU and torch sees none here; use hardware=auto or hardware=cpu."]
 
 

@@ -1,4 +1,4 @@
-"""The probe of a run and what is reckoned from it: the arithmetic by hand, the probe on the tiny model."""
+"""The probe of a run, and the times computed from it: the arithmetic by hand, the probe on the tiny model."""
 
 from __future__ import annotations
 

@@ -128,7 +128,7 @@ def test_money_needs_a_price(price: float | None):
 @pytest.mark.parametrize("seconds", [2.5, 4.0, 33.4, 151.1, 700.0, 5000.0])
 def test_the_time_that_is_said_to_suffice_suffices_and_is_not_much_more(seconds: float):
     arms = [ArmPlan(name, [], 1e-3, base, seconds) for name, base in (("full", None), ("lora", 0), ("head", 0))]
-    with pytest.raises(UserError, match="3 variants take 18 runs at least") as refused:
+    with pytest.raises(UserError, match="3 variants need at least 18 runs") as refused:
         make_plan(arms, read_budget("1s", None), MARGIN, 0)
     enough = str(refused.value).partition("budget=")[2].partition("budget=")[2].partition(" suffices")[0]
     budget = read_budget(enough, None)

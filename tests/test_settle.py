@@ -98,7 +98,7 @@ def test_a_command_that_has_ended_shows_its_decision_again(settled, command):
         (["method=full,lora"], "budget= is missing"),
         (["budget=soon"], "budget=soon cannot be read; write 2h, 30m, '40 runs', or a sum of money with price=."),
         (["budget=12"], "a sum of money needs price="),
-        (["budget=11 runs"], "2 variants take 12 runs at least"),
+        (["budget=11 runs"], "2 variants need at least 12 runs"),
         (["method=lora", "budget=20 runs"], "there is only one"),
         (["learning_rate=1e-3,1e-4", "budget=20 runs"], "train.learning_rate: src.settle tries learning rates"),
         (["seed=0,1", "budget=20 runs"], "src.settle takes one value of train.seed, and there are several"),

@@ -1,4 +1,4 @@
-"""A model without weights: built from its configuration on torch's meta device, with a method applied."""
+"""Builds a model without weights, from its configuration on torch's meta device, and applies a method to it."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from src.model.method import ParameterCounts
 
 @dataclass(frozen=True)
 class Bare:
-    """A model on the meta device: every parameter has its shape and none has memory."""
+    """A model on the meta device: its parameters have shapes and take no memory."""
 
-    model: nn.Module  # `base`, or what peft has put around it
+    model: nn.Module  # `base`, or the peft model around it
     base: PreTrainedModel
     counts: ParameterCounts
-    generates: bool  # its answers, token by token
+    generates: bool  # whether it generates answers token by token
 
     @property
     def trained(self) -> list[nn.Parameter]:
@@ -29,10 +29,10 @@ class Bare:
 
 
 def build(config: Config) -> Bare:
-    """Build the model of a run and apply its method; nothing is read but a local `config.json`.
+    """Build the model of a run and apply its method; only a local `config.json` is read.
 
     Raises:
-        UserError: an architecture that is not known here, or that the method does not fit.
+        UserError: the architecture is not known on this machine, or the method does not fit it.
     """
     with torch.device("meta"):
         base = backbone.shape_only(config.model, config.train.hidden_dropout, config.train.attention_dropout)
@@ -43,9 +43,9 @@ def build(config: Config) -> Bare:
 
 
 def _without_weights(config: MethodConfig) -> MethodConfig:
-    """The method as far as it reads no weights: with plain initial ones, on a base that is not quantised.
+    """The method without the parts that read weights: its adapters get plain initial values, its base is not quantised.
 
-    Adapters that begin with the base's singular vectors read its weights, and packing into 4 bits does too.
+    Adapters that start from the singular vectors of the base read its weights, and so does quantisation to 4 bits.
     """
     config = replace(config, quantize=None)
     if config.peft is None or not method.changes_base(config.peft):
@@ -54,7 +54,7 @@ def _without_weights(config: MethodConfig) -> MethodConfig:
 
 
 def put_on_cpu(model: nn.Module) -> None:
-    """Give each parameter and buffer memory on the CPU, in place; inside `FakeTensorMode` that takes none.
+    """Move each parameter and buffer to the CPU, in place; inside `FakeTensorMode` this takes no memory.
 
     Shared parameters stay shared.
     """

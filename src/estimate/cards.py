@@ -1,4 +1,4 @@
-"""Memory that a run may use: on cards of the usual sizes, on the device at hand, and the largest batch that fits."""
+"""The memory that a run may use on the usual GPUs and on the local device, and the largest batch that fits."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ from dataclasses import dataclass, replace
 from src.config import HardwareConfig, UserError
 
 CARDS_GB = (8, 16, 24, 48, 80)
-MOST_WINDOWS = 4096  # the largest batch that is looked for
-# The rest of a GPU's memory holds the CUDA context (0.3 to 0.6 GB) and what torch's allocator holds without using it.
+MOST_WINDOWS = 4096  # the largest batch that is tried
+# The rest of a GPU's memory holds the CUDA context (0.3 to 0.6 GB) and memory that torch's allocator reserves unused.
 USABLE_SHARE = 0.9
-PROCESS_MB = 600  # of a CPU's memory that Python, torch and the data take; the formula and the meter leave it out
+PROCESS_MB = 600  # of RAM that Python, torch and the data take; the formula and the meter do not include it
 UNITS_MB = {"mb": 1.0, "mib": 2**20 / 1e6, "gb": 1e3, "gib": 2**30 / 1e6, "tb": 1e6, "tib": 2**40 / 1e6}
 
 
 @dataclass(frozen=True)
 class Device:
-    """What a run would be on here. An MB is 10^6 bytes."""
+    """The device that a run would use on this machine. An MB is 10^6 bytes."""
 
     name: str
     kind: str  # cpu | gpu
     precision: str  # of the matrix products: fp32 | bf16 | fp16
-    memory_mb: float  # that it has
-    limit_mb: float  # that weights, gradients, optimizer and activations may take
+    memory_mb: float  # its total memory
+    limit_mb: float  # the memory that weights, gradients, optimizer and activations may take
     micro_batch_tokens: int | None  # see src.training.hardware.Runtime
 
 
 def read_memory(text: str) -> float:
-    """An amount of memory as it is typed, in MB of 10^6 bytes: `24GB` (24 x 10^9 bytes), `24GiB`, `16000MB`.
+    """Read an amount of memory, in MB of 10^6 bytes: `24GB` (24 x 10^9 bytes), `24GiB`, `16000MB`.
 
     Raises:
-        UserError: none of these.
+        UserError: the text is none of these.
     """
     parts = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", str(text).strip().lower())
     if parts is None or (parts[2] and parts[2] not in UNITS_MB) or float(parts[1]) == 0:
@@ -43,25 +43,25 @@ def read_memory(text: str) -> float:
 
 
 def limit_mb(memory: float, kind: str) -> float:
-    """What a run may take of so much memory (MB), by what the meter and the formula count.
+    """The part of a memory that a run may take, in MB, as the meter and the formula count it.
 
     Args:
         memory: MB of 10^6 bytes.
-        kind: of the device, cpu or gpu.
+        kind: the kind of device, cpu or gpu.
     """
     return max(0.0, memory - PROCESS_MB) if kind == "cpu" else USABLE_SHARE * memory
 
 
 def card_limit_mb(size_gb: float) -> float:
-    """What a run may allocate on a card of so many GB (10^9 bytes)."""
+    """The MB that a run may allocate on a card of `size_gb` GB (10^9 bytes)."""
     return limit_mb(size_gb * 1e3, "gpu")
 
 
 def local_device(config: HardwareConfig) -> Device:
-    """The device that a run of this machine would be on.
+    """The device that a run on this machine would use.
 
     Raises:
-        UserError: hardware.memory that cannot be read, or a GPU that is not there.
+        UserError: hardware.memory cannot be read, or there is no GPU.
     """
     import psutil
     import torch
@@ -88,15 +88,15 @@ def local_device(config: HardwareConfig) -> Device:
 
 
 def largest(fits: Callable[[int], bool], most: int, start: int = 1) -> int:
-    """The largest number up to `most` that fits; 0 where not even 1 does.
+    """The largest number up to `most` that fits; 0 if not even 1 fits.
 
-    What fits is taken to fit at every smaller number too. From `start` the number is doubled until it does not fit, or
-    halved until it does; then the interval between the two is halved.
+    If a number fits, every smaller number is assumed to fit. The number is doubled from `start` until it does not fit,
+    or halved until it fits; then follows a binary search.
 
     Args:
-        fits: asked about one number at a time, each once.
-        most: no larger number is asked about.
-        start: where the search begins.
+        fits: called at most once for each number.
+        most: the largest number that is tried.
+        start: the first number that is tried.
     """
     good, bad, number = 0, most + 1, min(start, most)
     while bad - good > 1:
@@ -114,13 +114,13 @@ def largest(fits: Callable[[int], bool], most: int, start: int = 1) -> int:
 
 
 def largest_by_size(size: Callable[[int], float], limit: float, most: int) -> int:
-    """The largest number up to `most` whose size is within the limit; 0 where not even that of 1 is.
+    """The largest number up to `most` whose size is within the limit; 0 if not even the size of 1 is.
 
-    For sizes that grow nearly in proportion, as memory does with a batch: the number is interpolated, and every third
-    time the interval is halved, so that few sizes are asked for.
+    The search interpolates linearly, and halves the interval in every third step. It therefore needs few sizes if they
+    grow almost in proportion to the number, as memory does with the batch size.
 
     Args:
-        size: never falls from one number to the next.
+        size: a function that never decreases.
     """
     if size(1) > limit:
         return 0

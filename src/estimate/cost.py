@@ -1,4 +1,4 @@
-"""What a whole run takes, reckoned from what a probe has measured: arithmetic alone, without torch."""
+"""Computes the time of a whole run from the measurements of a probe; this needs arithmetic only, and no torch."""
 
 from __future__ import annotations
 
@@ -7,35 +7,35 @@ from dataclasses import dataclass
 
 from src.config import TrainConfig
 
-# What a run of a sweep takes in addition to all that the probe does: claiming the run, its parameters, inputs, tables
-# and pictures in MLflow's SQLite store, and the end of the process. `python -m benchmarks.probe` measures both.
+# The time of a run in a sweep for work that the probe does not do: claiming the run, writing its parameters, inputs,
+# tables and plots to MLflow's SQLite store, and ending the process. `python -m benchmarks.probe` measures both.
 TRACKING_SECONDS = 1.5
 TRACKING_SECONDS_A_STEP = 0.003
 
 
 @dataclass(frozen=True)
 class Work:
-    """How much a whole run has to do."""
+    """The amount of work in a whole run."""
 
     steps: int  # optimizer steps
     train_tokens: int  # of all epochs, padding not counted
     evaluations: int  # of the validation set
     validation_windows: int
     extra_windows: int  # of the extra validation sets, which are scored once
-    test_windows: int  # scored once as well
-    checkpoints: int  # that are certain: one at the end of each epoch
-    checkpoint_minutes: float  # another one is written each time so much has passed
+    test_windows: int  # scored once too
+    checkpoints: int  # at the ends of the epochs
+    checkpoint_minutes: float  # the interval at which further checkpoints are written
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What a probe has measured. Seconds are wall time, unless something else is said."""
+    """The measurements of a probe. Seconds are wall time, unless stated otherwise."""
 
     start_seconds: float  # from the start of the process to the beginning of the probe
     load_seconds: float  # questions, windows (from the cache), weights, method
     train_seconds_per_token: float  # after the warm-up, on the meter's clock
-    other_seconds_per_step: float  # of a step, outside the meter's clock
-    warm_up_seconds: float  # that the first steps took longer than later ones
+    other_seconds_per_step: float  # the time of a step outside the meter's clock
+    warm_up_seconds: float  # the time that the first steps took in addition to that of later steps
     eval_windows_per_second: float
     checkpoint_seconds: float  # to write one
     forgetting_seconds: float
@@ -48,17 +48,17 @@ class Measured:
 
 @dataclass(frozen=True)
 class Probe:
-    """What a run takes in time and memory. An MB is 10^6 bytes."""
+    """The time and memory that a run needs. An MB is 10^6 bytes."""
 
-    seconds_per_step: float  # of mean length, after the warm-up
+    seconds_per_step: float  # for a step of mean length, after the warm-up
     steps: int  # optimizer steps of a whole run
     eval_windows_per_second: float
-    fixed_seconds: float  # what does not grow with the steps: starting, loading, checkpoints, storing
+    fixed_seconds: float  # the time that does not grow with the steps: starting, loading, checkpoints, storing
     train_seconds: float  # of a whole run
     eval_seconds: float  # of all evaluations of a run, the untrained model's and those of extra sets included
     test_seconds: float
     run_seconds: float  # wall time of a whole run in a sweep, from the start of its process to its end
-    peak_train_mb: float  # measured, over the resident size before the model was loaded; on a GPU, allocated
+    peak_train_mb: float  # measured: on a CPU above the resident size before the model was loaded; on a GPU, allocated
     peak_eval_mb: float
     measured: Measured
     work: Work
@@ -67,12 +67,12 @@ class Probe:
 def work_of(
     train: TrainConfig, steps_per_epoch: int, epoch_tokens: int, validation: int, extra: int, test: int
 ) -> Work:
-    """The work of a run that nothing stops early.
+    """The work of a run that is not stopped early.
 
     Args:
-        train: of the run.
+        train: the training configuration of the run.
         steps_per_epoch: optimizer steps.
-        epoch_tokens: of the training windows.
+        epoch_tokens: tokens of all training windows.
         validation, extra, test: numbers of windows.
     """
     return Work(
@@ -88,7 +88,7 @@ def work_of(
 
 
 def whole_run(measured: Measured, work: Work) -> Probe:
-    """The seconds of a whole run."""
+    """Extrapolate the measurements of a probe to a whole run."""
     train_seconds = measured.train_seconds_per_token * work.train_tokens + measured.warm_up_seconds
     speed = measured.eval_windows_per_second
     eval_seconds = (work.evaluations * work.validation_windows + work.extra_windows) / speed
@@ -121,5 +121,5 @@ def whole_run(measured: Measured, work: Work) -> Probe:
 
 
 def price(seconds: float, price_per_hour: float | None) -> float | None:
-    """What the machine costs for so long; None where no price is known."""
+    """The price of the machine for some seconds; None if the price of an hour is unknown."""
     return None if price_per_hour is None else price_per_hour * seconds / 3600

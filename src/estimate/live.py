@@ -1,7 +1,7 @@
-"""Bytes of the tensors that live at a moment, and the most there were: what a computation without data would hold.
+"""Counts the bytes of all live tensors and their peak, for a computation without data.
 
-Under torch's `FakeTensorMode` tensors have shapes and no memory, and every operation, those of autograd and of the
-optimizer included, hands out tensors as it would with data. `Live` counts their storages from birth to death.
+Under torch's `FakeTensorMode` tensors have shapes and no memory, and every operation, including those of autograd and
+of the optimizer, returns tensors as it would with data. `Live` counts their storages from creation to release.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from torch.utils._pytree import tree_leaves
 
 
 class Live(TorchDispatchMode):
-    """Counts the storages that live; enter it inside `FakeTensorMode`."""
+    """Counts the storages that are alive; enter it inside `FakeTensorMode`."""
 
     def __init__(self) -> None:
         super().__init__()
         self.bytes = 0  # now
-        self.gradients = 0  # of them, the gradients that `watch_gradients` was asked for
-        self.peak = 0  # the most so far
+        self.gradients = 0  # the part of them that the gradients given to `watch_gradients` take
+        self.peak = 0
         self.gradients_at_peak = 0
-        self.peak_without_gradients = 0  # the most so far of all but these gradients
+        self.peak_without_gradients = 0  # the peak of all bytes but those of these gradients
         self._known: dict[int, weakref.ref[Any]] = {}
 
     def __torch_dispatch__(self, function: Any, types: Any, arguments: Any = (), more: Any = None) -> Any:

@@ -1,6 +1,6 @@
-"""The memory of a run before it begins, from its configuration alone: no weights, no download, no GPU.
+"""Estimates the peak memory of a run from its configuration alone, without weights, downloads or a GPU.
 
-docs/memory.md derives the figures, and holds them against measured peaks and published tables.
+docs/memory.md derives the numbers, and compares them with measured peaks and published tables.
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ from src.tasks import task_of
 from src.training.hardware import DTYPES
 
 MB = 1e6
-FP32 = 4  # bytes; what trains, its gradients and Adam's moments are in fp32
+FP32 = 4  # bytes; trained parameters, their gradients and Adam's moments are in fp32
 # Dettmers et al. 2023: 4 bits a weight, and with double quantisation 0.127 bits for the constants.
 NF4 = (4 + 0.127) / 8  # bytes
-# What cuBLAS asks of torch's allocator as its workspace on GPUs from Hopper on; 8 MB on older ones.
+# The workspace that cuBLAS takes from torch's allocator on Hopper GPUs and newer ones; on older ones it is 8 MB.
 CUBLAS_WORKSPACE = 32 * 1024**2
-# Of the resident size on a CPU: what a process has besides tensors, and the holes in the C allocator's heap for each
-# byte of activations and temporary tensors. Fitted to measured runs (docs/memory.md).
+# Two parts of the resident size on a CPU: the memory of a process other than tensors, and the unused bytes in the heap
+# of the C allocator for each byte of activations and temporary tensors. Fitted to measured runs (docs/memory.md).
 CPU_PROCESS = 50e6  # bytes
-CPU_HOLES, CPU_HOLES_OF_SEVERAL = 0.85, 1.15  # with one micro-batch a step; with several, of different lengths
+CPU_HOLES, CPU_HOLES_OF_SEVERAL = 0.85, 1.15  # with one micro-batch in a step; with several of different lengths
 
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Sizes in MB of 10^6 bytes, each as it is at the moment when memory peaks; of one process."""
+    """The memory of one process when it peaks. Sizes are in MB of 10^6 bytes."""
 
     counts: ParameterCounts
     weights_mb: float
     gradients_mb: float
     optimizer_mb: float  # Adam's two moments
     activations_mb: float  # kept for the backward pass
-    working_mb: float  # temporary buffers, dropout's factors, exchange between processes, the allocator's holes
-    disk_mb: float  # what is stored of the model in the end: the adapter and the head, or all that trains
+    working_mb: float  # temporary buffers, dropout masks, exchange between processes, fragmentation of the heap
+    disk_mb: float  # the size of the stored model: the adapter and the head, or all trained parameters
 
     @property
     def total_mb(self) -> float:
@@ -58,18 +58,18 @@ def estimate(
     batch_windows: int | None = None,
     length: int | None = None,
 ) -> MemoryEstimate:
-    """Predict the peak of memory while training.
+    """Predict the peak memory of training.
 
     Args:
-        config: of the run.
+        config: the configuration of the run.
         device: "cpu" or "gpu".
         precision: of the matrix products: "fp32", "bf16" or "fp16".
-        processes: that share the batch; each holds the whole model.
+        processes: the number of processes that share the batch; each holds the whole model.
         batch_windows: windows of a batch over all processes; None: `train.batch_size`.
-        length: tokens of a window, padding counted; None: `model.max_length`.
+        length: tokens of a window, including padding; None: `model.max_length`.
 
     Raises:
-        UserError: an architecture that is not known here, or that the method does not fit.
+        UserError: the architecture is not known on this machine, or the method does not fit it.
     """
     bare = build(config)
     trained = FP32 * bare.counts.trainable
@@ -79,7 +79,7 @@ def estimate(
     gradients, activations, working = step.gradients, step.activations, float(step.temporary)
     if work.on_cpu:
         working += (CPU_HOLES_OF_SEVERAL if work.accumulates else CPU_HOLES) * (activations + working)
-    if trained > gradients + activations + working:  # the update needs all gradients, and nothing else
+    if trained > gradients + activations + working:  # the peak is at the update, which needs all gradients only
         gradients, activations, working = trained, 0, 0.0
     working += CPU_PROCESS if work.on_cpu else CUBLAS_WORKSPACE
     if processes > 1:
@@ -91,7 +91,7 @@ def estimate(
         gradients_mb=gradients / MB,
         optimizer_mb=2 * trained / MB,
         activations_mb=activations / MB,
-        working_mb=(working + width * max(quantised, default=0)) / MB,  # one layer at a time is made whole again
+        working_mb=(working + width * max(quantised, default=0)) / MB,  # one layer at a time is dequantised
         disk_mb=_stored(config, bare.counts) / MB,
     )
 
@@ -99,7 +99,7 @@ def estimate(
 def _work(
     config: Config, device: str, precision: str, processes: int, batch_windows: int | None, length: int | None
 ) -> Work:
-    """The micro-batch that goes through the model at once, as `src.training.step` cuts it."""
+    """The micro-batch of one forward pass, as `src.training.step` divides a batch."""
     length = length or config.model.max_length
     windows = math.ceil((batch_windows or config.train.batch_size) / processes)
     tokens = config.hardware.tokens_per_pass or (task_of(config.model).cpu_tokens if device == "cpu" else None)
@@ -115,7 +115,7 @@ def _work(
 
 
 def _quantised_layers(bare: Bare) -> list[int]:
-    """Sizes of the matrices that bitsandbytes would hold in 4 bits: of all linear layers but head and output matrix."""
+    """Sizes of the matrices that bitsandbytes would quantise: all linear layers but the head and the output matrix."""
     output = bare.base.get_output_embeddings()
     head = method.head_parameters(bare.base)
     sizes = []
@@ -131,6 +131,6 @@ def _quantised_layers(bare: Bare) -> list[int]:
 
 
 def _stored(config: Config, counts: ParameterCounts) -> int:
-    """Bytes on disk; an adapter that changes its base is stored as one of twice the rank (`src.model.stored.save`)."""
+    """Bytes on disk; an adapter that changes its base is stored with twice its rank (`src.model.stored.save`)."""
     twice = config.method.peft is not None and method.changes_base(config.method.peft)
     return FP32 * (counts.trainable + (counts.adapter if twice else 0))

@@ -1,10 +1,10 @@
-"""A few steps of a run, measured: what the whole of it will take.
+"""Measures a few steps of a run, to predict the time and memory of the whole run.
 
 The probe loads data and model as a run does, scores a part of the validation questions, trains a few optimizer steps,
 writes a checkpoint and the model into a temporary folder, and measures the forgetting of the model; each of these is
-timed. Batches hold windows of like length, and the lengths of batches differ much, so the steps are drawn evenly from
-the short to the long ones, and an epoch is reckoned from its tokens. Nothing is logged, and no file stays but the
-cached windows, which the run itself will use.
+timed. A batch holds windows of similar length, and the lengths of batches differ much. The steps are therefore drawn
+evenly from the shortest to the longest, and the time of an epoch is computed from its number of tokens. The probe logs
+nothing, and leaves no file but the cached windows, which the run itself will use.
 """
 
 from __future__ import annotations
@@ -45,49 +45,49 @@ __all__ = ["DoesNotFit", "Probe", "does_not_fit", "peak_isolated", "probe", "pro
 
 WARM_UP_STEPS = 2
 STEPS_A_ROUND = 6  # from the shortest batches to the longest
-SHIFTS = (0.5, 0.25, 0.75, 0.125, 0.625, 0.375, 0.875)  # where in its sixth of the batches a round takes its step
-SCORED_QUESTIONS = (32, 128, 384)  # of the validation set, one number after the other
-# After so long no further round of steps, or larger evaluation, is begun.
+SHIFTS = (0.5, 0.25, 0.75, 0.125, 0.625, 0.375, 0.875)  # the position of each round's step in its sixth of the batches
+SCORED_QUESTIONS = (32, 128, 384)  # of the validation set, in increasing evaluations
+# After this time, no further round of steps or larger evaluation is started.
 ENOUGH_TRAINING_SECONDS, ENOUGH_EVAL_SECONDS = 4.0, 1.0
-# Other work on the machine may hold up one step or one file. A step that takes so many times its share is left out;
-# what takes longer than so many seconds is done twice, and the shorter time counts.
+# Other work on the machine may delay one step or one file. A step that takes STALL times the usual time is left out;
+# work that takes longer than DONE_TWICE_SECONDS is repeated, and the shorter time counts.
 STALL, DONE_TWICE_SECONDS = 2.0, 2.0
 Value = TypeVar("Value")
 
 
 class NoProbe(UserError):
-    """A run that can be made, and that a probe cannot measure."""
+    """Raised for a valid run that a probe cannot measure."""
 
 
 class DoesNotFit(UserError):
-    """The memory is full."""
+    """Raised if the memory is full."""
 
 
 def probe(config: Config) -> Probe:
-    """Measure a run in this process, which should have run nothing else.
+    """Measure a run in this process, which should not have run anything before.
 
     Raises:
-        DoesNotFit: the memory of the device, or of the machine, is full.
-        UserError: data or a model that cannot be loaded, or a configuration that a probe cannot measure.
+        DoesNotFit: the memory of the device or of the machine is full.
+        UserError: data or model cannot be loaded, or a probe cannot measure the configuration.
     """
     return _measure(config, start_seconds=0.0)
 
 
 def probe_isolated(config: Config) -> Outcome:
-    """`probe` in a new process, as a sweep makes its runs; its `Probe`, or the reason why there is none.
+    """Call `probe` in a new process, as a sweep does for its runs; the outcome has the `Probe` or the error.
 
-    `does_not_fit` says of the outcome whether memory was the reason.
+    `does_not_fit` tells whether a full memory was the reason of the error.
     """
     return _isolated(_probe_here, config)
 
 
 def peak_isolated(config: Config, batch_windows: int) -> Outcome:
-    """Train two steps on the longest windows in a new process; the peak memory in MB, or why there is none."""
+    """Train two steps on the longest windows in a new process; the outcome has the peak memory in MB, or the error."""
     return _isolated(_peak_here, (config, batch_windows))
 
 
 def does_not_fit(outcome: Outcome) -> bool:
-    """Whether a process has ended because memory was full: a GPU's, or the machine's (it was killed)."""
+    """Whether a process has ended because the memory of a GPU, or of the machine (it was killed), was full."""
     killed = outcome.error == "Death" and "SIGKILL" in str(outcome.reason)
     return killed or outcome.error in (DoesNotFit.__name__, "MemoryError")
 
@@ -109,13 +109,13 @@ def _peak_here(argument: tuple[Config, int]) -> float:
 
 
 def _first_to_be_killed() -> None:
-    """Where the machine's memory runs out, Linux is to kill this process and no other."""
+    """Make Linux kill this process rather than another one if the machine runs out of memory."""
     with suppress(OSError):  # another system
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
 
 
 def _explained(work: Callable[[], Value]) -> Value:
-    """Do the work; a memory that is full is a DoesNotFit."""
+    """Call `work`, and raise DoesNotFit if the memory is full."""
     try:
         with hardware.full_memory_explained():
             return work()
@@ -130,9 +130,10 @@ def _explained(work: Callable[[], Value]) -> Value:
 
 
 def _check(config: Config) -> None:
-    """
+    """Check that a probe can measure a configuration.
+
     Raises:
-        UserError: values that no run could have, or that a probe cannot measure.
+        UserError: a value is invalid for any run, or a probe cannot measure it.
     """
     validate(config)
     reasons = {
@@ -147,13 +148,13 @@ def _check(config: Config) -> None:
 class Timed(NamedTuple):
     """An optimizer step."""
 
-    tokens: int  # padding not counted
+    tokens: int  # without padding
     seconds: float  # on the meter's clock
-    wall_seconds: float  # with what the meter itself takes
+    wall_seconds: float  # including the time that the meter itself takes
 
 
 class _Job(NamedTuple):
-    """A run that is ready to be measured."""
+    """A run with all that is needed to measure it."""
 
     config: Config
     runtime: Runtime
@@ -211,7 +212,7 @@ def _whole(config: Config, start_seconds: float) -> Probe:
 
 
 def _load(config: Config) -> tuple[_Job, float]:
-    """Load what a run loads; the seconds for it, where the windows are in the cache already."""
+    """Load what a run loads; the job, and the seconds that loading takes if the windows are already cached."""
     runtime = hardware.start(config.hardware, config.train.cache_encoder, task_of(config.model).cpu_tokens)
     tokenizer = backbone.load_tokenizer(config.model)
     data = load(config, tokenizer)
@@ -226,7 +227,7 @@ def _load(config: Config) -> tuple[_Job, float]:
 
 
 def _seconds(work: Callable[[], object]) -> float:
-    """Of some work that can be done more than once."""
+    """The seconds of some work that can be repeated."""
     taken: list[float] = []
     while not taken or (len(taken) < 2 and taken[0] > DONE_TWICE_SECONDS):
         began = time.perf_counter()
@@ -239,12 +240,12 @@ def _seconds(work: Callable[[], object]) -> float:
 
 
 def _evaluate(job: _Job) -> float:
-    """Windows a second of an evaluation, and its peak memory in the meter."""
+    """Measure an evaluation: its windows per second, and its peak memory in the meter."""
     config, data, runtime = job.config.evaluation, job.data, job.runtime
     [longest, *_] = data.validation.evaluation(config.batch_size)
     rows = np.sort(longest)
     few = data.validation.select(rows, data.validation.questions[rows])
-    with job.meter.phase(Usage()):  # the kernels are chosen
+    with job.meter.phase(Usage()):  # a warm-up, in which kernels are chosen
         predict(runtime, job.model, few, config)
     evaluator = Evaluator(runtime, job.model, config, data.sets.unanswerable)
     usage = job.meter.evaluation
@@ -255,7 +256,7 @@ def _evaluate(job: _Job) -> float:
             evaluator.score(questions, part)
         seconds = usage.seconds - before
         if seconds > ENOUGH_EVAL_SECONDS or wanted >= len(data.sets.validation):
-            break  # the next one would take too long, or have no more questions
+            break  # the next evaluation would take too long, or would not have more questions
     speed = len(part.lengths) / seconds
     with job.meter.phase(usage):  # the largest batch may not be among the questions above
         predict(runtime, job.model, few, config)
@@ -263,7 +264,7 @@ def _evaluate(job: _Job) -> float:
 
 
 def part_of(questions: Dataset, batches: Batches, wanted: int) -> tuple[list[dict[str, Any]], Batches]:
-    """Some questions with all their examples, drawn evenly from those with the longest windows to the shortest."""
+    """A sample of questions with all their examples, drawn evenly from the longest windows to the shortest."""
     rows = batches.questions
     longest = np.zeros(len(questions), dtype=int)
     np.maximum.at(longest, rows, batches.lengths)
@@ -290,12 +291,12 @@ def _tokens(batches: Batches, group: Sequence[Sequence[int]]) -> int:
 
 
 def chosen_steps(steps: int, shift: float) -> list[int]:
-    """The places of a round's steps among those of an epoch, in order of their length: one of each sixth."""
+    """The indices of a round's steps among those of an epoch, which are sorted by length: one of each sixth."""
     return [int((i + shift) * steps / STEPS_A_ROUND) for i in range(STEPS_A_ROUND)]
 
 
 def without_stalls(steps: Sequence[Timed]) -> list[Timed]:
-    """The steps but those that took STALL times as long for a token as half of them do, or longer."""
+    """The steps without those whose time per token is STALL times the median or more."""
     usual = median(step.seconds / step.tokens for step in steps)
     return [step for step in steps if step.seconds / step.tokens < STALL * usual]
 
@@ -303,9 +304,9 @@ def without_stalls(steps: Sequence[Timed]) -> list[Timed]:
 def _train(
     job: _Job, optimizer: torch.optim.Optimizer, groups: list[list[list[int]]]
 ) -> tuple[list[Timed], list[Timed]]:
-    """Train the warm-up steps, then rounds of steps of all lengths until they have taken long enough."""
+    """Train the warm-up steps, then rounds of steps of all lengths until ENOUGH_TRAINING_SECONDS have passed."""
     job.model.train()
-    # The longest comes first: its peak is the run's.
+    # The longest comes first: its peak memory is that of the run.
     first = [groups[int(place * (len(groups) - 1))] for place in np.linspace(1, 0, WARM_UP_STEPS)]
     warm_up = [_step(job, optimizer, group) for group in first]
     measured: list[Timed] = []
@@ -343,6 +344,6 @@ def _peak(config: Config, batch_windows: int) -> float:
     rows = np.resize(np.argsort(-lengths, kind="stable"), batch_windows).tolist()
     optimizer = job.runtime.accelerator.prepare_optimizer(make_optimizer(job.model, config.train))
     job.model.train()
-    for _ in range(2):  # the optimizer's moments are there from the second on
+    for _ in range(2):  # the optimizer's moments exist from the second step on
         _step(job, optimizer, [rows])
     return job.meter.train.peak_mb

@@ -1,8 +1,8 @@
-"""One optimizer step without data: what it would hold in memory, tensor by tensor.
+"""Counts the memory of one optimizer step without data, tensor by tensor.
 
 The model runs forward and backward under torch's `FakeTensorMode`, in which tensors have shapes and no memory, through
-the same kernels, casts and checkpoints as in training. So what is kept for the backward pass is not estimated layer by
-layer but counted, for any architecture and method.
+the same kernels, casts and checkpoints as in training. The activations that are kept for the backward pass are
+therefore counted, for any architecture and method, and not estimated layer by layer.
 """
 
 from __future__ import annotations
@@ -21,33 +21,33 @@ from src.model.fast.dropout import DropoutMasks, buffer_length, dropout
 from src.model.fast.forward import replace_forward
 from src.tasks.generative.batches import logits_at
 
-ANSWER_TOKENS = 8  # of a window that a decoder learns from, the end token among them; SQuAD's answers have 5 to 6
+ANSWER_TOKENS = 8  # of a window that a decoder learns from, including the end token; SQuAD's answers have 5 to 6
 
 
 @dataclass(frozen=True)
 class Work:
-    """What goes through the model in a step, on what."""
+    """The input of a step, and the device and the kernels that compute it."""
 
     on_cpu: bool
     dtype: torch.dtype  # of the matrix products
     fast_kernels: bool
     windows: int  # of a micro-batch
-    length: int  # tokens of a window, padding counted
-    accumulates: bool  # whether a step has more than one micro-batch, so that gradients wait for the next
+    length: int  # tokens of a window, including padding
+    accumulates: bool  # whether a step has several micro-batches, so that gradients exist during the forward pass
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """Bytes at the moment of a step when they are the most."""
+    """The bytes of a step at its peak."""
 
-    weights: int  # with the copies of frozen weights that are kept in another precision
+    weights: int  # including the copies of frozen weights that are kept in another precision
     gradients: int
     activations: int  # kept for the backward pass
-    temporary: int  # all else
+    temporary: int  # all other tensors
 
 
 def footprint(bare: Bare, work: Work) -> Footprint:
-    """Count what a forward and a backward pass hold; the model of `bare` is used up by it."""
+    """Count the memory of a forward and a backward pass; the model of `bare` cannot be used afterwards."""
     with FakeTensorMode():
         put_on_cpu(bare.model)
         _prepare(bare, work)
@@ -60,9 +60,9 @@ def _prepare(bare: Bare, work: Work) -> None:
     masks = _NotDrawn()
     if work.fast_kernels:
         fast.speed_up(bare.model, work.dtype, "cpu" if work.on_cpu else "cuda")
-        if not work.on_cpu:  # packing leaves out padding, of which there is none here
+        if not work.on_cpu:  # packing would leave out padding, and there is none here
             fast.plain_attention(bare.model)
-    if bare.generates and bare.model is not bare.base:  # a large model under adapters is held in 16 bits, all of it
+    if bare.generates and bare.model is not bare.base:  # the frozen weights of a decoder under adapters are in 16 bits
         for parameter in bare.model.parameters():
             if not parameter.requires_grad:
                 parameter.data = parameter.data.to(work.dtype)
@@ -76,7 +76,7 @@ def _prepare(bare: Bare, work: Work) -> None:
 
 
 class _NotDrawn(DropoutMasks):
-    """Masks of dropout without their values."""
+    """Dropout masks that have a shape only."""
 
     def mask_like(self, like: Tensor, p: float) -> Tensor:
         key, length = (p, like.dtype), buffer_length(like.numel())
@@ -86,7 +86,7 @@ class _NotDrawn(DropoutMasks):
 
 
 def _gpu_dropout(module: nn.Dropout, x: Tensor) -> Tensor:
-    """Dropout as a GPU computes it: a byte an element is kept, where a CPU keeps a factor."""
+    """Dropout as a GPU computes it: it keeps a byte for each element, while a CPU keeps a factor."""
     out: Tensor = torch.native_dropout(x, module.p, True)[0]
     return out
 
@@ -106,9 +106,9 @@ def _counted(bare: Bare, work: Work, live: Live) -> Footprint:
     kept = live.bytes - before
     loss.backward()
     del loss
-    # Casts of frozen weights, and masks of dropout: they stay from step to step.
+    # Casts of frozen weights, and dropout masks, are kept from step to step.
     copies = live.bytes - weights - live.gradients
-    # A CPU's allocator keeps what activations have freed, and gradients that follow them move in there.
+    # The allocator of a CPU keeps the memory that activations have released, and the gradients then reuse it.
     besides = live.peak_without_gradients if work.on_cpu else live.peak - live.gradients_at_peak
     gradients = waiting if work.on_cpu else live.gradients_at_peak
     activations = min(kept, besides - weights) - copies

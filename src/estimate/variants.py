@@ -1,4 +1,4 @@
-"""What is known of a run before it is trained: parameters, memory by formula, what a probe measures, what fits."""
+"""Estimates the cost of a run before it is trained: parameters, memory, time, and the devices that it fits on."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from src.estimate.memory import MemoryEstimate, estimate
 from src.problems import cannot_be_trained
 from src.protocol.plan import LEAST_ROUNDS
 
-GPU_PRECISION = "bf16"  # that the cards are reckoned with
-FORMULA_ERROR = 1.15  # a probe is not tried where the formula says more than this times what there is
+GPU_PRECISION = "bf16"  # the precision that is assumed for the cards
+FORMULA_ERROR = 1.15  # no probe is tried if the formula predicts more than this factor times the available memory
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One of the configurations that are planned."""
+    """A configuration whose cost is estimated."""
 
     name: str
     overrides: list[str]
@@ -30,28 +30,28 @@ class Variant:
 
 @dataclass(frozen=True)
 class Outlook:
-    """All that is known of a variant. Memory is in MB of 10^6 bytes."""
+    """The estimates for a variant. Memory is in MB of 10^6 bytes."""
 
     variant: Variant
-    here: MemoryEstimate | None  # on the device at hand
+    here: MemoryEstimate | None  # on the local device
     on_gpu: MemoryEstimate  # in bf16
     probe: Probe | None
-    note: str | None  # why there is no probe
-    out_of_memory: bool  # the probe has shown that it does not fit
-    largest: dict[str, int] | None  # windows, by card and for the device at hand
+    note: str | None  # the reason if there is no probe
+    out_of_memory: bool  # whether the probe ran out of memory
+    largest: dict[str, int] | None  # the windows of the largest batch, by card and for the local device
 
 
 def look_at(variant: Variant, device: Device | None, with_probe: bool, largest_batch: bool) -> Outlook:
-    """Reckon a variant, and probe it where that is asked for and possible.
+    """Estimate the cost of a variant, and probe it if this is requested and possible.
 
     Args:
         variant: the configuration.
-        device: at hand; None where the one that is asked for is not there.
-        with_probe: measure a few steps.
-        largest_batch: search for the largest batch that fits.
+        device: the local device; None if the requested one does not exist.
+        with_probe: whether to measure a few steps.
+        largest_batch: whether to search for the largest batch that fits.
 
     Raises:
-        UserError: a shape that is not known, or a method that does not fit it.
+        UserError: the architecture is not known on this machine, or the method does not fit it.
     """
     config = variant.config
     processes = config.hardware.processes or 1
@@ -68,20 +68,20 @@ def look_at(variant: Variant, device: Device | None, with_probe: bool, largest_b
 
 
 def no_probe(config: Config, device: Device | None, here: MemoryEstimate | None) -> str | None:
-    """Why a run cannot be probed on this machine, in one sentence; None where it can be tried."""
+    """The reason why a run cannot be probed on this machine, in one sentence; None if a probe can be tried."""
     if device is None or here is None:
-        return "No probe: the device that is asked for is not there."
+        return "No probe: the requested device is not available."
     if reasons := cannot_be_trained(config):
         return f"No probe: {reasons[0]}"
     if not weights_at_hand(config.model):
         return (
-            f"No probe: {config.model.path} is not in the hub's cache on this machine, and nothing is downloaded to "
-            "plan; model.path=FOLDER names weights that are here."
+            f"No probe: {config.model.path} is not in the hub's cache on this machine, and a plan downloads nothing; "
+            "model.path=FOLDER uses local weights."
         )
     if here.total_mb > FORMULA_ERROR * device.limit_mb:
         return (
-            f"No probe: {here.total_mb:,.0f} MB, by the formula, are more than the {device.limit_mb:,.0f} MB that a "
-            "run may take here."
+            f"No probe: by the formula a run needs {here.total_mb:,.0f} MB, and it may take {device.limit_mb:,.0f} MB "
+            "here."
         )
     return None
 
@@ -99,7 +99,7 @@ def weights_at_hand(model: ModelConfig) -> bool:
         except UserError:  # a package that is not installed
             return False
         if not Path(place).is_dir():
-            if place.count("/") > 1 or place.startswith((".", "/", "~")):  # a folder, and it is not there
+            if place.count("/") > 1 or place.startswith((".", "/", "~")):  # a folder that does not exist
                 return False
             if not isinstance(try_to_load_from_cache(place, "config.json", revision=model.revision), str):
                 return False
@@ -107,7 +107,7 @@ def weights_at_hand(model: ModelConfig) -> bool:
 
 
 def _probed(config: Config) -> tuple[Probe | None, str | None, bool]:
-    """The probe; or why there is none, and whether memory was the reason."""
+    """The probe; or the reason why there is none, and whether a full memory was the reason."""
     from src.estimate.probe import does_not_fit, probe_isolated
 
     outcome = probe_isolated(config)
@@ -124,10 +124,10 @@ def _probed(config: Config) -> tuple[Probe | None, str | None, bool]:
 
 
 def largest_batches(config: Config, device: Device | None, try_here: bool) -> dict[str, int]:
-    """The largest batch (windows in one forward pass) that fits: by formula on cards, by trying on the device at hand.
+    """The largest batch (windows in one forward pass) that fits: by formula on cards, by trial on the local device.
 
-    A CPU takes a batch in micro-batches of `hardware.tokens_per_pass` tokens; where the largest of these fits, every
-    batch does, and the answer is MOST_WINDOWS.
+    A CPU divides a batch into micro-batches of `hardware.tokens_per_pass` tokens. If the largest of these fits, every
+    batch fits, and the result is MOST_WINDOWS.
     """
     processes = config.hardware.processes or 1
 
@@ -144,11 +144,11 @@ def largest_batches(config: Config, device: Device | None, try_here: bool) -> di
 
 
 def _largest_here(config: Config, device: Device) -> int:
-    """By steps with each size, each in a new process."""
+    """The largest batch for which training steps succeed, each size in a new process."""
     from src.estimate.probe import does_not_fit, peak_isolated
 
     def fits(windows: int) -> bool:
-        if device.kind == "cpu":  # other programs want their memory too
+        if device.kind == "cpu":  # a trial must not take the memory of other programs
             needed = estimate(config, device="cpu", precision=device.precision, batch_windows=windows).total_mb
             if needed > FORMULA_ERROR * device.limit_mb:
                 return False
@@ -161,7 +161,7 @@ def _largest_here(config: Config, device: Device) -> int:
 
     if device.micro_batch_tokens is None:
         return cards.largest(fits, MOST_WINDOWS, config.train.batch_size)
-    # More windows than fill a micro-batch take no more memory than these.
+    # Further windows beyond a full micro-batch take no more memory.
     filled = max(1, device.micro_batch_tokens // config.model.max_length)
     return MOST_WINDOWS if fits(2 * filled) else cards.largest(fits, filled)
 
@@ -187,7 +187,7 @@ def as_json(outlooks: list[Outlook], device: Device | None, notes: list[str]) ->
 
 
 def _of_all(of_a_run: list[float | None]) -> float | None:
-    """The sum over the least protocol; None where it is not known of every variant."""
+    """The sum over the shortest protocol; None if a value is missing for a variant."""
     known = [value for value in of_a_run if value is not None]
     return LEAST_ROUNDS * sum(known) if len(known) == len(of_a_run) else None
 
@@ -228,7 +228,7 @@ def _memory(each: MemoryEstimate) -> dict[str, float]:
 
 
 def fits(outlook: Outlook, device: Device | None) -> dict[str, bool | None]:
-    """Whether a variant fits on the device at hand (by its probe, else by formula), and by formula on each card."""
+    """Whether a variant fits on the local device (by its probe, else by formula), and by formula on each card."""
     here: bool | None = None
     if outlook.out_of_memory:
         here = False
@@ -241,7 +241,7 @@ def fits(outlook: Outlook, device: Device | None) -> dict[str, bool | None]:
 
 
 def distinct(variants: list[Variant]) -> list[Variant]:
-    """Variants that differ in more than the learning rate and the seed, which change no cost; the first of each."""
+    """Remove variants that differ from an earlier one in learning rate and seed only, which do not change the cost."""
     kept: dict[str, Variant] = {}
     for variant in variants:
         config = variant.config

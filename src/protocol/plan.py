@@ -1,6 +1,6 @@
-"""What a settle command will do: its arms, and how many rates, seeds and looks its budget holds.
+"""The plan of a settle command: its arms, and how many rates, seeds and looks its budget allows.
 
-Made once, before the first run, and stored with the parent run. `docs/protocol.md` has the rules.
+A plan is made once, before the first run, and is stored with the parent run. `docs/protocol.md` has the rules.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from pydantic import TypeAdapter
 from src.config import UserError
 from src.report.planning import METHOD_STD, NOISE_STD, SEED_STD
 
-FIRST_RATES = 3  # of an arm: its own, and half a decade to each side
+FIRST_RATES = 3  # of an arm: its default rate, and half a decade to each side
 FEWEST_SEEDS = 3  # for the verdict
 SECOND_SEED_RUNS = 2  # of an arm: its two best rates once more
 LEAST_ROUNDS = FIRST_RATES + FEWEST_SEEDS
-# The numbers of verdict seeds at which the test set is looked at, by how many are planned. A further look makes every
-# interval wider, so that fewer seeds and one look decide more, unless many seeds can be saved by it.
+# The numbers of verdict seeds at which the test set is looked at, by how many are planned. A further look makes all
+# intervals wider: one look at fewer seeds decides more comparisons, unless the early look can save many seeds.
 LOOKS = {3: (3,), 4: (4,), 5: (5,), 6: (6,), 7: (7,), 8: (5, 8)}
 UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
 RUNS, SECONDS = "runs", "seconds"
-SLACK = 0.05  # of a budget of time, by which it may be overrun: no run takes exactly as long as a probe has said
+SLACK = 0.05  # the share by which a budget of time may be exceeded: a probe cannot predict the time of a run exactly
 
 
 class Budget(NamedTuple):
@@ -34,7 +34,7 @@ class Budget(NamedTuple):
 
     limit: float
     unit: str  # RUNS | SECONDS
-    given: str  # as it was typed
+    given: str  # as the user typed it
 
     @property
     def is_money(self) -> bool:
@@ -43,15 +43,15 @@ class Budget(NamedTuple):
 
 
 class Rounds(NamedTuple):
-    """How a budget is shared out. A round is one run of every arm."""
+    """How a budget is divided. A round is one run of every arm."""
 
     extra_rates: int
     second_seed: bool
     verdict_seeds: int
 
 
-# By the number of rounds. One more rate comes first, since a bracket that cannot move compares a method at a rate that
-# may be wrong; then what `python -m benchmarks.settle_worlds --parts shares` has shown to decide most: seeds.
+# By the number of rounds. An extra rate comes first, since a bracket that cannot move may compare a method at a wrong
+# rate. Seeds come next: in `python -m benchmarks.settle_worlds --parts shares` they decided the most comparisons.
 SHARES = {
     LEAST_ROUNDS: Rounds(0, False, 3),
     7: Rounds(1, False, 3),
@@ -72,45 +72,45 @@ class ArmPlan:
     """One of the variants that are compared."""
 
     name: str
-    overrides: list[str]  # that make its configuration, without those that all share
-    rate: float  # its own, which the bracket starts from: its method's, as its model scales it
+    overrides: list[str]  # that give its configuration, without those that all arms share
+    rate: float  # its default rate, where the bracket starts: that of the method, scaled for the model
     base: int | None = None  # the index of the arm that it is compared with; None for a baseline
-    seconds: float = 0.0  # of one of its runs, as the probe estimates
-    hash: str = ""  # of its run at that rate, by which it is known when the same command is typed again
+    seconds: float = 0.0  # of one run, estimated by a probe
+    hash: str = ""  # of its run at that rate; it identifies the arm when the same command is given again
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that is settled before the first run."""
+    """All decisions that are made before the first run."""
 
     arms: list[ArmPlan]
     budget: Budget
     margin: float  # points of F1
-    extra_rates: int  # that the bracket of an arm may take beyond FIRST_RATES
-    second_seed: bool  # whether two rates that lie close are run with another choosing seed
+    extra_rates: int  # that the bracket of an arm may try in addition to FIRST_RATES
+    second_seed: bool  # whether two rates with similar scores are repeated with a second choosing seed
     choosing_seeds: list[int]
     verdict_seeds: list[int]
     looks: list[int]  # numbers of verdict seeds at which the test set is looked at
-    by: list[str] = field(default_factory=list)  # parameters that tell arms apart in addition to the method
-    out: dict[str, str] = field(default_factory=dict)  # arms that cannot take part, and why
-    spread: float = 1.0  # points of F1: two rates closer than that on one seed are not told apart
-    reachable: float | None = None  # the margin that test set and seeds can show
+    by: list[str] = field(default_factory=list)  # parameters that distinguish the arms, in addition to the method
+    out: dict[str, str] = field(default_factory=dict)  # arms that cannot take part, and the reasons
+    spread: float = 1.0  # points of F1: one seed does not distinguish two rates that differ by less
+    reachable: float | None = None  # the margin that the test set and the seeds can show
     tests: list[str] = field(default_factory=list)  # digests of the test questions
-    probing: float = 0.0  # seconds that the probes took, which a budget of time pays for
+    probing: float = 0.0  # seconds that the probes took; they are part of a budget of time
 
     @property
     def comparisons(self) -> int:
-        """Differences that are tested at a look."""
+        """The number of differences that are tested at a look."""
         return sum(arm.base is not None for arm in self.arms)
 
     @property
     def most_runs(self) -> int:
-        """If every part of the plan is used."""
+        """The number of runs if every part of the plan is used."""
         second = SECOND_SEED_RUNS * self.second_seed
         return len(self.arms) * (FIRST_RATES + self.extra_rates + second + len(self.verdict_seeds))
 
     def cost(self, arm: int) -> float:
-        """Of a run of an arm, in the unit of the budget."""
+        """The cost of a run of an arm, in the unit of the budget."""
         return 1.0 if self.budget.unit == RUNS else self.arms[arm].seconds
 
     def as_json(self) -> str:
@@ -118,18 +118,19 @@ class Plan:
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
-        """
+        """Read a plan that `as_json` has written.
+
         Raises:
-            ValueError: it is not a plan.
+            ValueError: the text is not a plan.
         """
         return TypeAdapter(cls).validate_json(text)
 
 
 def read_budget(text: str, price_per_hour: float | None) -> Budget:
-    """A budget as it is typed: `2h`, `30m`, `1h30m`, `90 s`, `40 runs`, or money where there is a price.
+    """Read a budget: `2h`, `30m`, `1h30m`, `90 s`, `40 runs`, or a sum of money if the price is known.
 
     Raises:
-        UserError: none of these.
+        UserError: the text is none of these.
     """
     words = str(text).strip().lower()
     if runs := re.fullmatch(r"(\d+)\s*runs?", words):
@@ -140,29 +141,31 @@ def read_budget(text: str, price_per_hour: float | None) -> Budget:
     if re.fullmatch(r"\d+(\.\d+)?", words):
         if not price_per_hour:
             raise UserError(
-                f"budget={text} has no unit: write 2h, 30m or '40 runs'; a sum of money needs price=, of an hour."
+                f"budget={text} has no unit: write 2h, 30m or '40 runs'; a sum of money needs price=, the price of "
+                "an hour."
             )
         return Budget(float(words) / price_per_hour * 3600, SECONDS, text)
     raise UserError(f"budget={text} cannot be read; write 2h, 30m, '40 runs', or a sum of money with price=.")
 
 
 def spread_of(questions: int) -> float:
-    """Points of F1 within which one seed does not tell two rates apart: the standard deviation of their difference.
+    """The points of F1 within which one seed does not distinguish two rates.
 
-    That of two runs at equally good rates, from the typical deviations of `src.report.planning`.
+    This is the standard deviation of the difference between two runs at equally good rates, computed from the typical
+    standard deviations of `src.report.planning`.
 
     Args:
-        questions: for validation, by which rates are chosen.
+        questions: the number of validation questions, by which rates are chosen.
     """
     by_question = METHOD_STD**2 + 2 * NOISE_STD**2
     return math.sqrt(2 * SEED_STD**2 + by_question / questions)
 
 
 def share_out(rounds: int) -> Rounds:
-    """Share out what a budget holds between rates, a second choosing seed and verdict seeds; see SHARES.
+    """Divide a budget between rates, a second choosing seed and verdict seeds; see SHARES.
 
     Args:
-        rounds: runs of every arm, LEAST_ROUNDS at least.
+        rounds: runs of every arm, at least LEAST_ROUNDS.
     """
     return SHARES[min(rounds, max(SHARES))]
 
@@ -177,13 +180,13 @@ def make_plan(
     spread: float = 1.0,
     probing: float = 0.0,
 ) -> Plan:
-    """Fix the numbers of rates, seeds and looks that a budget holds.
+    """Determine how many rates, seeds and looks a budget allows.
 
-    A budget of time may be overrun by SLACK, so that one that was said to suffice is not refused because the next probe
-    says a little more.
+    A budget of time may be exceeded by SLACK, so that a budget that an error message has suggested is not refused
+    because the next probe measures a slightly longer time.
 
     Raises:
-        UserError: it does not hold the least protocol.
+        UserError: the budget is too small for the shortest protocol.
     """
     if budget.unit == RUNS:
         a_round, limit, probing = float(len(arms)), budget.limit, 0.0
@@ -211,7 +214,7 @@ def make_plan(
 
 
 def too_small(arms: Sequence[ArmPlan], budget: Budget, needed: float) -> str:
-    """What to say of a budget that does not hold the least protocol."""
+    """The error message for a budget that is too small for the shortest protocol."""
     runs = LEAST_ROUNDS * len(arms)
     if budget.unit == RUNS:
         enough = f"budget='{runs} runs'"
@@ -223,13 +226,13 @@ def too_small(arms: Sequence[ArmPlan], budget: Budget, needed: float) -> str:
             enough = f"budget={math.ceil(100 * float(budget.given) * needed / budget.limit) / 100:g}"
         smaller = "A smaller dataset.train_size or train.epochs, fewer variants or a smaller model need less"
     return (
-        f"budget={budget.given} is too small: {len(arms)} variants take {runs} runs at least ({FIRST_RATES} learning "
+        f"budget={budget.given} is too small: {len(arms)} variants need at least {runs} runs ({FIRST_RATES} learning "
         f"rates on one seed, then {FEWEST_SEEDS} fresh seeds each). {enough} suffices. {smaller}."
     )
 
 
 def _typed(seconds: float) -> str:
-    """A budget of a time that is not shorter, as it can be typed."""
+    """A budget that covers a time, rounded up, as the user can type it."""
     if seconds < 2 * UNITS["m"]:
         return f"budget={math.ceil(seconds)}s"
     if seconds < 2 * UNITS["h"]:
