@@ -1,6 +1,6 @@
-"""The runs of a grid: every combination of what varies, each once, without the keys that its method does not know.
+"""The runs of a grid: every combination of the varied values once, without the keys that its method does not know.
 
-`hydra_plugins.tuneoff.grid_sweeper` hands them to Hydra's launchers; `src.sweep` plans with them.
+`hydra_plugins.tuneoff.grid_sweeper` passes them to Hydra's launchers, and `src.sweep` uses them to plan.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ Compose = Callable[[Sequence[str]], DictConfig]
 
 @dataclass(frozen=True)
 class Grid:
-    """The jobs of a sweep, and a sentence on what was left out of them."""
+    """The jobs of a sweep, and notes on the keys that were left out of them."""
 
     jobs: list[Job]
     notes: list[str] = field(default_factory=list)
 
 
 def grid(sweeps: Iterable[Sequence[Override]], compose: Compose) -> Grid:
-    """Every combination of what the overrides of a sweep vary; those of several sweeps one after the other.
+    """Every combination of the values that the overrides of a sweep vary; several sweeps are concatenated.
 
     Args:
-        sweeps: the overrides of each, as Hydra has parsed them.
-        compose: the configuration that some overrides give.
+        sweeps: the overrides of each sweep, parsed by Hydra.
+        compose: a function that composes the configuration for some overrides.
 
     Raises:
-        UserError: a key of `method.peft` that no method of the sweep knows.
+        UserError: no method of the sweep knows a key of `method.peft`.
     """
     jobs: list[Job] = []
     for overrides in sweeps:
@@ -65,12 +65,12 @@ def grid(sweeps: Iterable[Sequence[Override]], compose: Compose) -> Grid:
 def arms(overrides: Iterable[Override], loader: ConfigLoader) -> list[Job]:
     """The arms of a search, as overrides: every combination of the methods, models and data sets that it varies.
 
-    These are the groups of the configuration, and choices of what draws the questions (`dataset.*`) or of `model.path`:
-    scores on other questions do not compare. One arm without overrides where none of these varies.
+    An arm has one choice for each varied group of the configuration, each varied key of `dataset`, and `model.path`,
+    since scores on different questions cannot be compared. If none of these varies, there is one arm without overrides.
 
     Args:
-        overrides: as Hydra has parsed them.
-        loader: Hydra's, which knows the groups.
+        overrides: the overrides, parsed by Hydra.
+        loader: Hydra's loader, which knows the groups.
     """
 
     def apart(override: Override) -> bool:
@@ -86,17 +86,17 @@ def arms(overrides: Iterable[Override], loader: ConfigLoader) -> list[Job]:
 
 
 class MethodKeys:
-    """Which keys of its block `method.peft` a job's method knows."""
+    """Determines which keys of `method.peft` the method of a job knows."""
 
     def __init__(self, compose: Compose) -> None:
         self.compose = compose
         self.composed: dict[tuple[str, ...], DictConfig] = {}
 
     def check(self, jobs: Iterable[Job]) -> None:
-        """Make sure that each key is known to the method of one job at least.
+        """Check that each key is known to the method of at least one job.
 
         Raises:
-            UserError: one is not.
+            UserError: no method knows a key.
         """
         jobs = list(jobs)
         given = {override: None for job in jobs for override in job if key_of(override).startswith(BLOCK)}
@@ -114,14 +114,14 @@ class MethodKeys:
         return [o for o in chosen if block is None or not (o.startswith("+") or _first_key(o) in block)]
 
     def block(self, job: Job) -> Any:
-        """The method's own block `peft`; None where it has none."""
+        """The block `peft` of the method; None if it has none."""
         return self._method(job).peft
 
     def name(self, job: Job) -> str:
         return str(self._method(job).name)
 
     def _method(self, job: Job) -> Any:
-        # What does not decide about the method is left out, since each composition takes a tenth of a second.
+        # Only overrides that can affect the method are composed, since each composition takes a tenth of a second.
         relevant = [o for o in job if key_of(o) in ("method", "experiments") or key_of(o).startswith("method.")]
         chosen = tuple(override for override in relevant if not key_of(override).startswith(BLOCK))
         if chosen not in self.composed:
@@ -139,7 +139,7 @@ def _first_key(override: str) -> str:
 
 
 def unknown_key(key: str, methods: Sequence[str], known: Sequence[str]) -> str:
-    """What to say of a key of `method.peft` that its methods do not know."""
+    """The error message for a key of `method.peft` that its methods do not know."""
     named = f"method={', '.join(methods)}"
     if not known:
         return (

@@ -1,4 +1,4 @@
-"""Hydra started from a command line: one run, or many of them. `src.train` and `src.settle` are such commands."""
+"""Starts Hydra for the commands that make runs, `src.train` and `src.settle`."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from src.problems import validate
 
 
 def command_line(text: str, translate: Callable[[Sequence[str]], list[str]] = list) -> None:
-    """Run what the command line asks for: a mistake is one sentence, an interruption exit status 130.
+    """Run the command line of this process; an error prints one sentence, an interruption gives exit status 130.
 
     Args:
-        text: what --help begins with, the docstring of the command's module.
-        translate: turns what was typed into the arguments of Hydra.
+        text: the beginning of --help, the docstring of the command's module.
+        translate: a function that turns the user's arguments into Hydra's.
     """
     try:
         begin()
@@ -45,7 +45,7 @@ def command_line(text: str, translate: Callable[[Sequence[str]], list[str]] = li
         sweeps = bool({"-m", "--multirun"} & set(sys.argv))
         shows = any(argument == "-c" or argument.startswith("--cfg") for argument in sys.argv)
         if sweeps and shows:
-            raise UserError("--cfg shows the configuration of one run; leave out -m and what varies.")
+            raise UserError("--cfg shows the configuration of one run; leave out -m and give single values.")
         with tempfile.TemporaryDirectory(prefix="tuneoff-config-") as temporary:
             primary = Primary()
             if any(argument.startswith("from_run=") for argument in sys.argv):
@@ -63,7 +63,7 @@ def command_line(text: str, translate: Callable[[Sequence[str]], list[str]] = li
 
 
 def job(composed: DictConfig) -> float | None:
-    """What Hydra calls for each run; the F1 is what a sweeper maximises."""
+    """The function that Hydra calls for each run; returns the F1, which a sweeper maximises."""
     tolerate_any_encoding()  # a launcher may have started this process
     hydra_config = HydraConfig.get()
     try:
@@ -82,7 +82,7 @@ def job(composed: DictConfig) -> float | None:
             from src.run import run
 
             result = run(config)
-            # A process that ends with its exchange under way may abort, and the launcher would end the others with it.
+            # A process that ends during communication may abort, and the launcher would then end the others.
             PartialState().destroy_process_group()
             return None if result is None else result.metrics[F1]
         return sweep.run_alone(config)
@@ -91,16 +91,16 @@ def job(composed: DictConfig) -> float | None:
 
 
 def resume_hint() -> str:
-    """What to type after an interruption."""
+    """The command that continues after an interruption."""
     if "rerun=true" in sys.argv:
-        return "with rerun=true the same command begins anew."
-    if "WORLD_SIZE" in os.environ:  # how the launcher was started is not known here
-        return "the same command goes on where this one stopped."
-    return f"this goes on where it stopped:\n  {sweep.as_typed()}"
+        return "with rerun=true the same command starts from the beginning."
+    if "WORLD_SIZE" in os.environ:  # the command of the launcher is unknown here
+        return "the same command continues where this one stopped."
+    return f"continue with:\n  {sweep.as_typed()}"
 
 
 def _help(text: str) -> str:
-    """The text of --help: what the module says, the options of every group, and the short forms of keys."""
+    """The text of --help: the docstring of the module, the options of every group, and the short forms of keys."""
     shared = yaml.safe_load((SETTINGS / "conf" / "config.yaml").read_text(encoding="utf-8"))
     defaults = [pair for entry in shared["defaults"] if isinstance(entry, dict) for pair in entry.items()]
     rows = [
@@ -111,7 +111,7 @@ def _help(text: str) -> str:
 
 
 def _show(primary: Primary) -> None:
-    """Print what --cfg asks for, without the passwords that stand in a file."""
+    """Print the configuration that --cfg requests, without the passwords in it."""
     with redirect_stdout(io.StringIO()) as shown:
         _hydra(primary)
     print(without_secrets_in_yaml(shown.getvalue()), end="")

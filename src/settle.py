@@ -5,16 +5,16 @@
   python -m src.settle method=full,lora method.peft.r=4,16 budget='60 runs'
   python -m src.settle method=full,lora budget=5 price=2.5     # a sum of money, and what an hour costs
 
-The same command goes on after an interruption, with the plan that it has stored, to the same decision.
-docs/protocol.md has the protocol.
+After an interruption, the same command continues with its stored plan and reaches the same decision. docs/protocol.md
+describes the protocol.
 
 KEYS (KEY=VALUE; others as for src.train)
   budget=2h                    seconds of runs (90s, 30m, 1h30m), '40 runs', or money where price= is given
   margin=1.0                   points of F1 that a cheaper method may lose and still be preferred
-  price=2.5                    of the machine an hour, in any currency
-  memory=24GB                  that a run may take; a method that needs more takes no part
+  price=2.5                    price of an hour of the machine, in any currency
+  memory=24GB                  memory that a run may take; a method that needs more is left out
   train.seed=0                 the first choosing seed; the others follow it
-  method.learning_rate=1e-3    where the rates of every method begin, instead of its own
+  method.learning_rate=1e-3    the first learning rate of every method, instead of its default
   hydra/launcher=joblib        several runs at once; ray, submitit_slurm, submitit_local
 """
 
@@ -38,7 +38,7 @@ def main() -> None:
 
 
 def hydra_arguments(arguments: Sequence[str]) -> list[str]:
-    """The arguments of Hydra for what was typed: a file is `dataset.path`, full and LoRA are the methods."""
+    """Translate the user's arguments for Hydra: a file becomes `dataset.path`, and the default methods are added."""
     words = [
         assignment("dataset.path", word) if "=" not in word and Path(word).is_file() else word for word in arguments
     ]

@@ -1,9 +1,9 @@
-"""A sweep: many runs, each in a process of its own, under one parent run.
+"""A sweep makes many runs, each in a separate process, under one parent run.
 
     python -m src.train -m method=full,lora train.learning_rate=1e-4,1e-3
 
-Hydra's sweepers choose the runs and its launchers say where they run. Around them this module plans (which runs are
-done already), isolates, and reports. The same command again does what is left.
+Hydra's sweepers choose the runs, and its launchers determine where they run. This module plans the sweep (which runs
+are done already), isolates its runs, and reports. The same command, given again, makes the runs that are left.
 """
 
 from __future__ import annotations
@@ -51,19 +51,19 @@ if TYPE_CHECKING:
     from src.settling.arms import Arm
 
 PRELOADED = ["hydra.main", "src.warm"]
-_sweep: Sweep | None = None  # the one that this command runs
+_sweep: Sweep | None = None  # the sweep of this process
 
 
 class SweepCallback(Callback):
-    """Hydra calls it before the first run of a multirun."""
+    """Hydra calls this before the first run of a multirun."""
 
     def on_multirun_start(self, config: DictConfig, **more: Any) -> None:
         global _sweep
         try:
             if int(os.environ.get("WORLD_SIZE", "1")) > 1:
                 raise UserError(
-                    "A sweep (-m) cannot be started by torchrun or accelerate launch; start it without, or one run "
-                    "at a time with them."
+                    "A sweep (-m) cannot be started by torchrun or accelerate launch; start it without them, or start "
+                    "single runs with them."
                 )
             _sweep = Sweep(config)
         except MISTAKES as error:
@@ -71,7 +71,7 @@ class SweepCallback(Callback):
         except Exception:  # Hydra would go on without the callback
             traceback.print_exc()
             sys.exit(1)
-        with read_write(config.hydra):  # so every run knows its parent, under every launcher
+        with read_write(config.hydra):  # every run gets the id of its parent, under every launcher
             varied = f"sweep.varied=[{','.join(_sweep.varied)}]"
             config.hydra.overrides.task.extend([f"sweep.parent={_sweep.parent.run_id}", varied])
             if config.hydra.sweeper.get("storage"):
@@ -82,29 +82,30 @@ class SweepCallback(Callback):
 
 @dataclass
 class Work:
-    """What a sweep is about, before it has a parent run."""
+    """The work of a sweep, before it has a parent run."""
 
     configs: list[Config]  # of its runs, as far as they are known beforehand
     identity: list[str]  # equal for the same work
     notes: list[str] = field(default_factory=list)
-    hashes: list[Hashes] = field(default_factory=list)  # of the runs, where all of them are known
+    hashes: list[Hashes] = field(default_factory=list)  # of its runs, if all of them are known
     trials: int = 0  # of a search
     arms: list[Arm] = field(default_factory=list)  # of a settle command
     plan: Plan | None = None  # of a settle command
 
     @property
     def planned(self) -> int:
-        """The number of runs, at most."""
+        """The largest number of runs."""
         return self.trials or (self.plan.most_runs if self.plan is not None else len(self.hashes))
 
 
 class Sweep:
-    """The plan of a sweep, and its parent run."""
+    """A sweep with its parent run."""
 
     def __init__(self, composed: DictConfig) -> None:
-        """
+        """Plan the sweep, and begin or continue its parent run.
+
         Raises:
-            UserError: a run that cannot be; the same sweep is running already; a budget that is too small.
+            UserError: a run is impossible, the same sweep is already running, or the budget is too small.
         """
         given = [o for o in composed.hydra.overrides.task if not o.startswith(OF_PARENT)]
         settings = from_hydra(without_hydra(composed), given)
@@ -146,7 +147,7 @@ class Sweep:
         self._show(varied, len(done), settings)
 
     def _plan(self, settings: Config, digest: str, remote: bool) -> Plan:
-        """The plan of a settle command: the one that was stored, or a new one."""
+        """The plan of a settle command: the stored one, or a new one."""
         from src.runs.store import connect, store_errors_explained
         from src.settling.planning import make, seen_before, stored
 
@@ -164,7 +165,7 @@ class Sweep:
         return plan
 
     def _show(self, varied: str, done: int, settings: Config) -> None:
-        """What is about to run."""
+        """Print what is about to run."""
         planned, plan = self.work.planned, self.work.plan
         at_most = "" if plan is None else "at most "
         rows = {
@@ -189,7 +190,7 @@ class Sweep:
 
     @property
     def hashes(self) -> list[str]:
-        """Of the runs that must be finished at the end, where they are known beforehand."""
+        """The hashes of the runs that must be finished at the end, if they are known beforehand."""
         return [each.present for each in self.work.hashes]
 
     def settle(self, launcher: Launcher, composed: DictConfig, arguments: Sequence[str]) -> None:
@@ -207,7 +208,7 @@ class Sweep:
         self.settled = carry_out(runs, self.terminal)
 
     def end(self, interrupted: bool = False) -> int:
-        """End the parent run and show the table; the exit status."""
+        """End the parent run and print the table; returns the exit status."""
         from src.reporting import report
         from src.runs.commands import next_commands, ui_command
         from src.runs.keep import drop_worse_models
@@ -220,7 +221,7 @@ class Sweep:
         failed = [run for run in members if run.failed]
         finished = {run.tags["config_hash"] for run in members if run.finished}
         missing = len(set(self.hashes) - finished)
-        # A rate that fails is a result of a settle command; what counts is whether it has come to its end.
+        # A learning rate that fails is a result of a settle command. The command fails only if it made no comparison.
         decided = self.settled is not None and any(
             look.difference is not None for looks in self.settled.looks.values() for look in looks
         )
@@ -232,7 +233,7 @@ class Sweep:
             tags = run.tags
             self.terminal.warning(f"{run.name} failed: {tags.get('error')} See {tags.get('output')}")
         if missing > len(failed):
-            self.terminal.warning(f"{missing - len(failed)} runs are not finished; the same command goes on with them.")
+            self.terminal.warning(f"{missing - len(failed)} runs are not finished; the same command makes them.")
         try:
             if members and not interrupted and not (settles and self.settled is None):
                 report(self.tracking, sweeps=[self.parent.run_id])
@@ -249,18 +250,18 @@ class Sweep:
 
 OF_PARENT = ("sweep.parent=", "sweep.varied=")  # overrides that a sweep gives to all its runs
 REMOTE = ("ray", "submitit_slurm")  # launchers that start runs on other machines
-SETTLE = ("-m", "hydra/sweeper=settle")  # what `src.settle` adds to what was typed
+SETTLE = ("-m", "hydra/sweeper=settle")  # the arguments that `src.settle` adds
 
 
 def as_typed() -> str:
-    """The command of this process, quoted for the shell, without secrets."""
+    """The command that the user typed, quoted for the shell, without secrets."""
     if SETTLE[1] in sys.argv:
         return hidden(shlex.join([*command("settle"), *(word for word in sys.argv[1:] if word not in SETTLE)]))
     return hidden(shlex.join([*command("train"), *sys.argv[1:]]))
 
 
 def settle(launcher: Launcher, composed: DictConfig, arguments: Sequence[str]) -> None:
-    """Make the runs of the settle command that this process is."""
+    """Make the runs of the settle command of this process."""
     from src.runs.store import store_errors_explained
 
     assert _sweep is not None
@@ -269,7 +270,7 @@ def settle(launcher: Launcher, composed: DictConfig, arguments: Sequence[str]) -
 
 
 def end(interrupted: bool = False) -> int:
-    """End the sweep that this command runs, if it runs one; the exit status.
+    """End the sweep of this process, if it has one; returns the exit status.
 
     Raises:
         UserError: the tracking store fails.
@@ -283,7 +284,7 @@ def end(interrupted: bool = False) -> int:
 
 
 def without_hydra(composed: DictConfig) -> DictConfig:
-    """The composed configuration without Hydra's own."""
+    """The composed configuration without Hydra's section."""
     job = composed.copy()
     with open_dict(job):
         del job["hydra"]
@@ -293,22 +294,22 @@ def without_hydra(composed: DictConfig) -> DictConfig:
 def _varies(override: str) -> bool:
     try:
         return bool(OverridesParser.create().parse_override(override).is_sweep_override())
-    except Exception:  # what cannot be read, the sweeper will say
+    except Exception:  # the sweeper will report the error
         return False
 
 
 def _parsed(composed: DictConfig, given: Sequence[str]) -> list[Override]:
-    """The overrides of the sweeper's configuration and those that were given."""
+    """The overrides of the sweeper's configuration, and those that the user gave."""
     loader = GlobalHydra.instance().config_loader()
     params = [f"{key}={value}" for key, value in (composed.hydra.sweeper.get("params") or {}).items()]
     return list(OverridesParser.create(config_loader=loader).parse_overrides([*params, *given]))
 
 
 def find_work(composed: DictConfig, given: Sequence[str], settings: Config) -> Work:
-    """What a sweep is about, by the sweeper that was chosen; its data are read, and the imports of its runs begun.
+    """The work of a sweep with the chosen sweeper; this also reads its data and starts the imports of its runs.
 
     Raises:
-        UserError: a run that cannot be.
+        UserError: a run is impossible.
     """
     sweeper = composed.hydra.sweeper
     searches, settles = "n_trials" in sweeper, "arms" in sweeper  # sweepers that decide as they go
@@ -316,10 +317,10 @@ def find_work(composed: DictConfig, given: Sequence[str], settings: Config) -> W
     configs = [config for _, config in jobs] or [settings]
     read_data(configs)
     if searches:
-        import src.runs.search  # noqa: F401  # says what is not installed before anything is begun
+        import src.runs.search  # noqa: F401  # reports a missing package before anything is begun
     from src.runs.isolation import start_server
 
-    start_server(PRELOADED)  # while the rest is imported here
+    start_server(PRELOADED)  # in parallel with the imports here
     from src.runs.identity import hashes
 
     if searches:  # so many trials of each method
@@ -336,9 +337,9 @@ def find_work(composed: DictConfig, given: Sequence[str], settings: Config) -> W
 
 
 def plan(composed: DictConfig, given: Sequence[str]) -> tuple[list[tuple[Job, Config]], list[str]]:
-    """All runs with their overrides, checked before the first begins, and notes on what was left out of them."""
+    """All runs with their overrides, checked before the first begins, and notes on keys that were left out of them."""
     loader = GlobalHydra.instance().config_loader()
-    listed = [shlex.split(arm) for arm in composed.hydra.sweeper.get("arms") or []] or [[]]  # each a sweep by itself
+    listed = [shlex.split(arm) for arm in composed.hydra.sweeper.get("arms") or []] or [[]]  # each gives a sweep
     sweeps = [_parsed(composed, [*given, *arm]) for arm in listed]
     runs = grid(sweeps, lambda chosen: loader.load_sweep_config(composed, list(chosen)))
     jobs = []
@@ -351,19 +352,19 @@ def plan(composed: DictConfig, given: Sequence[str]) -> tuple[list[tuple[Job, Co
 
 
 def read_data(configs: Sequence[Config]) -> None:
-    """Read every file of questions that some runs need, once, so that one of no use is refused before a run begins.
+    """Read once every file of questions that the runs need, so that errors are reported before a run begins.
 
     Raises:
-        UserError: a file that cannot be read, or holds no question that can be used.
+        UserError: a file cannot be read, or holds no usable question.
     """
     for path in dict.fromkeys(file for config in configs for file in config.dataset.files().values()):
         read_file(path)
 
 
 def margin_line(margin: float | None, configs: Sequence[Config], plan: Plan | None = None) -> str:
-    """The margin of a sweep, and the one that its questions and seeds can be expected to show.
+    """The margin of a sweep, and the margin that its questions and seeds can be expected to show.
 
-    Nothing is said of what can be shown where that is not known: one method, a search, or data that cannot be loaded.
+    The latter is left out if it is unknown: for one method, for a search, or if the data cannot be loaded.
     """
     named = "none was named" if margin is None else f"{margin:g} F1 (sweep.margin)"
     if plan is not None:
@@ -380,7 +381,7 @@ def margin_line(margin: float | None, configs: Sequence[Config], plan: Plan | No
     dataset = configs[0].dataset
     try:
         sets = load(dataset)
-    except UserError:  # the runs will say what is wrong
+    except UserError:  # the runs will report it
         return named
     split = "validation" if sets.test is None else "test"
     questions = getattr(sets, split)
@@ -397,25 +398,27 @@ def margin_line(margin: float | None, configs: Sequence[Config], plan: Plan | No
 
 
 def _kept_margin(kept: float | None, given: float) -> list[str]:
-    """A note where a sweep that goes on keeps another margin than it was given now."""
+    """A note if a sweep that continues keeps a margin other than the one that is given now."""
     if kept is None:
-        return [f"The sweep was begun without a margin; sweep.margin={given:g} would be named after its runs"]
+        return [
+            f"The sweep was begun without a margin; sweep.margin={given:g} is ignored: it comes after the first run"
+        ]
     if kept != given:
-        return [f"The sweep keeps the margin that it began with, {kept:g} F1; sweep.margin={given:g} is not taken"]
+        return [f"The sweep keeps the margin that it began with, {kept:g} F1; sweep.margin={given:g} is ignored"]
     return []
 
 
 def output_folder(config: Config) -> Path:
-    """Where the output of a sweep's runs goes."""
+    """The folder for the output of a sweep's runs."""
     return Path(config.tracking.folder) / "output"
 
 
 def run_alone(config: Config) -> float:
-    """A single run, in a process like those of a sweep: so that it is measured as they are.
+    """Make a single run in a process like those of a sweep, so that it is measured in the same way.
 
     Raises:
-        UserError: it failed.
-        KeyboardInterrupt: it was interrupted.
+        UserError: the run failed.
+        KeyboardInterrupt: the run was interrupted.
     """
     from src.runs.isolation import call, start_server
 
@@ -433,12 +436,12 @@ def run_alone(config: Config) -> float:
 
 
 def run_isolated(config: Config, number: int, launcher: str) -> float | None:
-    """One run of a sweep, unless it is done; its F1, or None where there is none.
+    """Make one run of a sweep unless it is done already; returns its F1, or None if it has no F1.
 
     Args:
-        config: of the run.
-        number: of the run in the sweep, from 0.
-        launcher: Hydra's, as it is chosen.
+        config: the configuration of the run.
+        number: the number of the run in the sweep, from 0.
+        launcher: the name of the chosen launcher.
 
     Raises:
         UserError: the tracking store fails.
@@ -465,7 +468,7 @@ def _run_isolated(config: Config, number: int, launcher: str) -> float | None:
     log = RunLog(config)
     done = log.finished()
     if done is not None:
-        parent.include(done)  # another sweep may have done it since this one was planned
+        parent.include(done)  # another sweep may have made it since this one was planned
         terminal.line(f"{title}  done already  {run_line(done.metrics)}")
         return done.metrics[F1]
     if config.sweep.fail_fast and any(run.failed for run in parent.members()):
@@ -478,7 +481,7 @@ def _run_isolated(config: Config, number: int, launcher: str) -> float | None:
     begun = time.time()
 
     def members_and_this() -> tuple[list[Record], Record]:
-        """All runs, after what this one has spent so far was noted."""
+        """Record the time that this run has spent; returns all runs of the sweep, and this one."""
         members = parent.members()
         [*_, this] = [run for run in members if run.tags["config_hash"] == log.hashes.present]
         spent = float(this.tags.get(SPENT, 0)) + time.time() - begun
@@ -491,7 +494,7 @@ def _run_isolated(config: Config, number: int, launcher: str) -> float | None:
         try:
             outcome = call(work, config, output, look)
         except KeyboardInterrupt:
-            with suppress(ValueError):  # it had not begun
+            with suppress(ValueError):  # the run had not begun
                 members_and_this()
             raise
     if outcome.error == "AlreadyRunning":
@@ -508,7 +511,7 @@ def _run_isolated(config: Config, number: int, launcher: str) -> float | None:
 
 
 def _progress(parent: ParentRun, members: Sequence[Record], varied: Sequence[str] = ()) -> str:
-    """Where the sweep stands, whoever runs its runs; `varied` are the keys that it varies."""
+    """The progress of the sweep, whichever process makes its runs; `varied` are the keys that it varies."""
     from src.report.comparison import arm_keys, make_arms
     from src.report.terminal import progress_line
     from src.runs.naming import MODELS
@@ -536,7 +539,7 @@ def _progress(parent: ParentRun, members: Sequence[Record], varied: Sequence[str
 
 
 def train_on_a_free_gpu(config: Config) -> float:
-    """`train`, for a launcher that starts several runs at once and gives them no GPU each, as joblib does."""
+    """`train` on a free GPU, for a launcher such as joblib that starts several runs at once without assigning GPUs."""
     from src.training.gpus import free_gpu, visible_gpus
 
     with free_gpu(Path(config.tracking.folder), [] if config.hardware.device == "cpu" else visible_gpus()):
@@ -544,7 +547,7 @@ def train_on_a_free_gpu(config: Config) -> float:
 
 
 def train(config: Config, progress_file: Path | None = None) -> float:
-    """What happens in a process of its own: the F1 of a run, whose progress is left in a file on the way."""
+    """Train in a separate process, and write the progress to a file; returns the F1 of the run."""
     from src.run import run
 
     on_score = None
@@ -560,10 +563,10 @@ def train(config: Config, progress_file: Path | None = None) -> float:
 
 
 def cut_short(config: Config, epoch: int, f1: float) -> None:
-    """End a run whose F1 after its first epoch is clearly behind that of another rate of its method.
+    """Stop a run if its F1 after the first epoch is clearly behind that of another rate of its method.
 
     Raises:
-        Stopped: it is.
+        Stopped: the run must stop.
     """
     from src.runs.tracking import Stopped
 

@@ -1,6 +1,6 @@
-"""Imported once by the server that the processes of a sweep are forked from: what every run needs, paid for once.
+"""Imports what every run needs, once, in the server from which the processes of a sweep are forked.
 
-Nothing here starts threads or touches a GPU; neither would survive the fork.
+Nothing here starts threads or uses a GPU; neither would survive the fork.
 """
 
 import matplotlib.backends.backend_svg

@@ -629,10 +629,10 @@ def test_an_interruption_names_the_command_that_goes_on(monkeypatch):
     typed = ["-m", "method=full,lora", "dataset.path=my file.json", "train.learning_rate=tag(log,interval(1e-5,1e-2))"]
     monkeypatch.setattr(sys, "argv", ["/somewhere/src/train.py", *typed])
     sentence, command = resume_hint().splitlines()
-    assert sentence == "this goes on where it stopped:"
+    assert sentence == "continue with:"
     assert shlex.split(command) == ["python", "-m", "src.train", *typed]
     monkeypatch.setattr(sys, "argv", ["train.py", *typed, "rerun=true"])
-    assert resume_hint() == "with rerun=true the same command begins anew."
+    assert resume_hint() == "with rerun=true the same command starts from the beginning."
     monkeypatch.setattr(sys, "argv", ["train.py"])
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert resume_hint() == "the same command goes on where this one stopped."
+    assert resume_hint() == "the same command continues where this one stopped."

@@ -42,14 +42,14 @@ def test_a_killed_run_and_an_interrupted_sweep_go_on(command, tmp_path):
         shown, errors = process.communicate()
     assert process.returncode == 130, shown + errors
     assert errors.splitlines()[-2:] == [
-        "Interrupted; this goes on where it stopped:",
+        "Interrupted; continue with:",
         f"  python -m src.train -m {' '.join(longer)}",
     ]
     [parent], [first, second] = parents_and_children(tmp_path)
     assert [run.info.status for run in (parent, first, second)] == ["KILLED", "FAILED", "KILLED"]
     assert first.data.tags["error"].startswith("The process was killed by SIGKILL; most often because memory ran out")
     assert f"failed: {first.data.tags['error']} See {tmp_path}/output/" in shown
-    assert "1 runs are not finished; the same command goes on with them." in shown
+    assert "1 runs are not finished; the same command makes them." in shown
 
     again = command("src.train", "-m", *longer)
     assert again.returncode == 0, again.stderr
@@ -146,7 +146,7 @@ def test_a_live_run_is_not_run_twice(configure, server, tmp_path):
         process.send_signal(signal.SIGTERM)
         _, errors = process.communicate()
     assert process.returncode == 130
-    assert errors.strip().startswith("Interrupted; this goes on where it stopped:\n  python -m src.train model=tiny ")
+    assert errors.strip().startswith("Interrupted; continue with:\n  python -m src.train model=tiny ")
     tags = running.data.tags
     assert second.error == "AlreadyRunning"
     assert f"is running already (process {tags['process_id']} on {tags['host']}, " in str(second.reason)

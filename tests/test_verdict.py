@@ -638,7 +638,7 @@ def test_a_sweep_that_goes_on_keeps_its_margin(store):
     again = begun(store, "command", 1.0)
     assert (again.run_id, again.margin, again.tags[MARGIN]) == (first.run_id, 2.0, "2.0")
     assert _kept_margin(again.margin, 1.0) == [
-        "The sweep keeps the margin that it began with, 2 F1; sweep.margin=1 is not taken"
+        "The sweep keeps the margin that it began with, 2 F1; sweep.margin=1 is ignored"
     ]
     assert _kept_margin(again.margin, 2.0) == []
 

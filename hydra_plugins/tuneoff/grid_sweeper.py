@@ -1,6 +1,6 @@
-"""Hydra's sweeper over a grid, for methods that know different keys: `hydra/sweeper=grid`, the default.
+"""A grid sweeper for methods that know different keys: `hydra/sweeper=grid`, the default.
 
-Hydra looks for plug-ins in packages of this name and nowhere else.
+Hydra looks for plug-ins only in packages of this name.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from src.grid import grid
 
 
 class GridSweeper(BasicSweeper):
-    """Hydra's own, but each run is made once and without the keys that its method does not know."""
+    """Hydra's basic sweeper, but each run is made once and without the keys that its method does not know."""
 
     def split_arguments(  # type: ignore[override]  # Hydra's is static, and called on the instance
         self, overrides: list[Override], max_batch_size: int | None

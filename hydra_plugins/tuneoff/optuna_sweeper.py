@@ -1,6 +1,6 @@
-"""Hydra's way to Optuna: `hydra/sweeper=optuna`. Hydra looks for plug-ins in packages of this name and nowhere else.
+"""A sweeper that searches with Optuna: `hydra/sweeper=optuna`. Hydra looks for plug-ins only in packages of this name.
 
-Built on Optuna's own library, because Hydra's released plug-in needs an Optuna below 3 and knows no pruning.
+It uses the library of Optuna, because Hydra's released plug-in needs an Optuna below 3 and does not support pruning.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class OptunaSweeper(Sweeper):
-    """Asks Optuna for the next values, has them run, and tells it their F1: each arm by itself, in turns."""
+    """Asks Optuna for the next values, makes the runs, and tells it their F1; each arm has a separate study."""
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class OptunaSweeper(Sweeper):
             self._run([searched[index] for index in turns], sum(arm.begun for arm in searched))
 
     def _begin(self, fixed: list[str], arm: list[str], space: dict[str, Any]) -> search.Searched:
-        """Begin the study of an arm, or go on with it, without the keys that its method does not know."""
+        """Begin or continue the study of an arm, without the keys that its method does not know."""
         from src.runs import search
 
         [parent] = [value for key, _, value in (line.partition("=") for line in fixed) if key == "sweep.parent"]
@@ -75,7 +75,7 @@ class OptunaSweeper(Sweeper):
         return search.Searched([o for o in [*fixed, *arm] if o not in unknown], known, settings, study)
 
     def _run(self, turns: list[search.Searched], number: int) -> None:
-        """Run a trial of each of some arms, the first of them being the sweep's run of that number."""
+        """Run a trial of each of the arms; the first of them is run `number` of the sweep."""
         from src.runs import search
 
         trials = [arm.study.ask(arm.space) for arm in turns]
@@ -93,12 +93,12 @@ class OptunaSweeper(Sweeper):
 
 
 def next_turns(begun: Sequence[int], n_trials: int, n_jobs: int) -> list[int]:
-    """The arms that get the next trials, up to `n_jobs`: those first that have had the fewest.
+    """The arms that get the next trials, up to `n_jobs` of them; arms with the fewest trials come first.
 
     Args:
-        begun: trials that each arm has had.
-        n_trials: that each arm gets.
-        n_jobs: trials that are run at a time.
+        begun: the number of trials that each arm has had.
+        n_trials: the number of trials that each arm gets.
+        n_jobs: the number of trials that run at the same time.
     """
     had = list(begun)
     turns: list[int] = []
@@ -109,10 +109,10 @@ def next_turns(begun: Sequence[int], n_trials: int, n_jobs: int) -> list[int]:
 
 
 def distribution(override: Override) -> Any:
-    """What a Hydra sweep ranges over, in Optuna's terms.
+    """The Optuna distribution for the values of a Hydra sweep.
 
-    `interval(a,b)` is continuous (whole numbers where both are), `range(a,b,step)` leaves b out as in Hydra, anything
-    else is a choice. `tag(log, ...)` makes an interval logarithmic.
+    `interval(a,b)` is continuous (integers if a and b are integers), `range(a,b,step)` excludes b as in Hydra, and all
+    else is categorical. `tag(log, ...)` makes an interval logarithmic.
     """
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 

@@ -1,6 +1,6 @@
-"""Hydra's sweeper that carries out the protocol of docs/protocol.md: `hydra/sweeper=settle`.
+"""A sweeper that carries out the protocol of docs/protocol.md: `hydra/sweeper=settle`.
 
-Hydra looks for plug-ins in packages of this name and nowhere else.
+Hydra looks for plug-ins only in packages of this name.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 
 
 class SettleSweeper(Sweeper):
-    """Makes the runs that the protocol asks for, each after what the ones before it have shown."""
+    """Makes the runs that the protocol requests, which depend on the results of earlier runs."""
 
     def __init__(self, arms: list[str] | None, params: DictConfig) -> None:
         pass  # `src.settling` reads them from the configuration, before the first run
