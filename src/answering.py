@@ -1,7 +1,7 @@
-"""A stored model, ready to answer: it is loaded as it was trained and scored.
+"""Loads the stored model of a run, as it was trained and scored, and answers questions with it.
 
-`src.predict` is the command, `src.serving` the model that MLflow loads. `together` combines what several runs answer to
-a question.
+`src.predict` is the command, `src.serving` the model that MLflow loads. `together` combines the answers of several runs
+to a question.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from omegaconf import OmegaConf
 from src.config import Config, TrackingConfig, UserError
 from src.tasks import task_of
 
-STANDARD = "-"  # in the place of a file: standard input or output
+STANDARD = "-"  # standard input or output, in place of a file
 SHOWN = 5  # candidates of a question
-AT_ONCE = 1000  # questions: those of like length share a batch, and memory does not grow with their number
+AT_ONCE = 1000  # questions of a chunk: those of similar length share a batch, and memory stays bounded
 
 
 @dataclass
 class ReadyModel:
-    """A stored model, ready to answer."""
+    """A stored model that is loaded and can answer."""
 
     config: Config  # of its run
     tokenizer: Any
@@ -33,9 +33,9 @@ class ReadyModel:
     runtime: Any
 
     def answer(self, questions: Sequence[Mapping[str, Any]]) -> list[Any]:
-        """Answers (`src.tasks.base.Answer`), one each, to records with `id`, `question` and `context`.
+        """Answer records with `id`, `question` and `context`; returns an `src.tasks.base.Answer` for each.
 
-        Nothing is left in the cache.
+        The cache keeps no windows of them.
         """
         answers = []
         for start in range(0, len(questions), AT_ONCE):
@@ -57,27 +57,27 @@ class ReadyModel:
 
 @dataclass
 class StoredRun(ReadyModel):
-    """A finished run with its model, ready to answer."""
+    """A finished run with its loaded model."""
 
     id: str
     name: str
     tracking: TrackingConfig  # the store, and the experiment of the run
-    base_path: str | None  # of the model that an adapter belongs on, where the run's configuration does not say
+    base_path: str | None  # the base of an adapter, if it is not the one in the run's configuration
 
 
 def load_run(
     run: str, tracking: TrackingConfig, trust_remote_code: bool = False, base_path: str | None = None
 ) -> StoredRun:
-    """Load the model that a run stored, on the hardware that its configuration names.
+    """Load the stored model of a run, on the hardware that its configuration names.
 
     Args:
-        run: its name or the beginning of its id, or `best`; see `src.runs.results.resolve_run`.
+        run: the name of the run, the beginning of its id, or `best`; see `src.runs.results.resolve_run`.
         tracking: the store.
-        trust_remote_code: run Python code that the model brings along; what the run itself says does not count.
-        base_path: of the model that an adapter belongs on; None: what the run was trained from.
+        trust_remote_code: whether to run Python code of the model; the run's configuration does not permit it.
+        base_path: the base model of an adapter; None: the model that the run was trained from.
 
     Raises:
-        UserError: no such run, one that stored no model, a model that needs code or another base.
+        UserError: there is no such run, it stored no model, or the model needs Python code or another base.
     """
     from src.runs.results import resolve_run
     from src.runs.store import connect
@@ -90,8 +90,8 @@ def load_run(
         config, folder = _stored(store, chosen, run, Path(temporary))
         if config.model.trust_remote_code and not trust_remote_code:
             raise UserError(
-                f"run={run} was trained with model.trust_remote_code=true: its model brings Python code along, which "
-                "is not run unless you trust it and say so (trust_remote_code=true)."
+                f"run={run} was trained with model.trust_remote_code=true: its model contains Python code, which is "
+                "only run if you trust it and give trust_remote_code=true."
             )
         config.model.trust_remote_code = trust_remote_code
         ready = read_folder(config, folder, run, base_path)
@@ -100,16 +100,16 @@ def load_run(
 
 
 def read_folder(config: Config, folder: Path, run: str, base_path: str | None) -> ReadyModel:
-    """The model in a folder that `src.model.stored.save` has written, with its tokenizer.
+    """Load the model from a folder that `src.model.stored.save` has written, with its tokenizer.
 
     Args:
-        config: of the run.
-        folder: of the stored model; an adapter is put on its base.
-        run: as it was asked for, for messages.
+        config: the configuration of the run.
+        folder: the folder of the stored model; an adapter is put on its base.
+        run: the run as the user named it, for messages.
         base_path: as for `load_run`.
 
     Raises:
-        UserError: a model that cannot be read, or another base.
+        UserError: the model cannot be read, or its base is a different model.
     """
     from src.model import backbone, base, load_errors, quantize, stored
     from src.training import hardware
@@ -126,13 +126,13 @@ def read_folder(config: Config, folder: Path, run: str, base_path: str | None) -
     try:
         tokenizer = backbone.load_tokenizer(itself)
         model: Any = backbone.load_model(start, hidden_dropout=0.0, attention_dropout=0.0, seed=config.train.seed)
-    except UserError as error:  # the folder is a copy of what the store keeps, under a name that says nothing
+    except UserError as error:  # the folder is a temporary copy, whose name means nothing to the user
         named = str(error).replace(str(folder), f"run={run}")
         raise UserError(
             named.replace(load_errors.COPY, "choose another run, or train this one again (rerun=true)")
         ) from error
     if config.method.quantize is not None:
-        quantize.hold_in_4_bits(model)  # it is scored, and answers, on the base that it was trained on
+        quantize.hold_in_4_bits(model)  # the base on which it was trained and scored
     if not whole:
         model = stored.put_on_base(model, folder)
     runtime = hardware.start(replace(config.hardware, processes=None), cpu_tokens=task_of(config.model).cpu_tokens)
@@ -141,10 +141,10 @@ def read_folder(config: Config, folder: Path, run: str, base_path: str | None) -
 
 
 def _stored(store: Any, chosen: Any, run: str, folder: Path) -> tuple[Config, Path]:
-    """The configuration of a run, and its model copied into a folder.
+    """The configuration of a run, and its model, copied into a folder.
 
     Raises:
-        UserError: the run kept none.
+        UserError: the run kept no model.
     """
     from src.runs.keep import KEPT
     from src.runs.origin import read_config
@@ -163,20 +163,20 @@ def _stored(store: Any, chosen: Any, run: str, folder: Path) -> tuple[Config, Pa
 
 
 def config_of(stored: Mapping[str, Any]) -> Config:
-    """A stored configuration as the schema has it now: keys that it does not know yet have their defaults."""
+    """Convert a stored configuration to the present schema; keys that it does not have get their defaults."""
     config: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), stored))
     return config
 
 
 def together(answers: Sequence[Any]) -> list[Any]:
-    """What several runs answer to one question, as an ensemble: candidates by their mean probability, the best first.
+    """Combine the answers of several runs to one question: candidates by their mean probability, the best first.
 
     Args:
-        answers: an `src.tasks.base.Answer` a run.
+        answers: an `src.tasks.base.Answer` of each run.
 
     Returns:
-        Spans. Texts that SQuAD's rules of scoring hold to be equal are one candidate; a run that does not list it
-        gives it the probability 0. The place is that of the run that finds it most probable.
+        Spans. Texts that are equal after SQuAD's normalisation are one candidate; its probability is 0 for a run that
+        does not list it. Its place is that of the run with the highest probability for it.
     """
     from src.evaluation.squad_metric import normalize
 
@@ -200,9 +200,9 @@ def together(answers: Sequence[Any]) -> list[Any]:
 
 
 def place_of(span: Any, context: str) -> tuple[int, int] | None:
-    """Where an answer stands in the passage, as characters from and to.
+    """The place of an answer in the passage, as its first and its end character; None if it has none.
 
-    A decoder writes its answer: it has a place where the passage holds its text exactly once. None without one.
+    The answer of a decoder has a place if the passage contains its text exactly once.
     """
     if span.start >= 0:
         return span.start, span.end

@@ -1,4 +1,4 @@
-"""The arguments KEY=VALUE of every command: short forms of keys, values of the right type, and the text of --help."""
+"""Reads the arguments KEY=VALUE of all commands: short forms of keys, values of the right type, the text of --help."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 
 from src.config import SETTINGS, Config, TrackingConfig, UserError, nearest
 
-# What may be written for a key, in every command that has the key.
+# Short forms of keys, in every command that has the key.
 SHORT_FORMS = {
     "data": "dataset.path",
     "train_size": "dataset.train_size",
@@ -41,14 +41,14 @@ WIDTH = 110  # columns of --help
 
 
 class UsageError(UserError):
-    """A command line that cannot be read; exit status 2."""
+    """Raised for a command line that cannot be read; exit status 2."""
 
 
 def written_out(arguments: Iterable[str]) -> list[str]:
     """The arguments with each short form replaced by its key: `+train.seed=1` for `+seed=1`.
 
     Raises:
-        UsageError: `experiment=NAME`, where NAME is a comparison of experiments/.
+        UsageError: an argument is `experiment=NAME`, and NAME is a comparison in experiments/.
     """
     return [_written_out(argument) for argument in arguments]
 
@@ -67,7 +67,7 @@ def _written_out(argument: str) -> str:
 
 
 def command(name: str) -> list[str]:
-    """The words that start a command: `tuneoff NAME` where this process was started so, else `python -m src.NAME`."""
+    """The words that start a command: `tuneoff NAME` if this process was started so, else `python -m src.NAME`."""
     installed = Path(sys.argv[0]).name.partition(" ")[0].removesuffix(".exe") == "tuneoff"
     return ["tuneoff", name] if installed else ["python", "-m", f"src.{name}"]
 
@@ -101,11 +101,9 @@ class ModelArguments(StoreArguments):
     """The store that a command reads, and how it loads a model from there."""
 
     base: str | None = Field(
-        None, alias="model.path", description="the base model of an adapter, where it is not where the run found it"
+        None, alias="model.path", description="the base model of an adapter, if the run had it in another place"
     )
-    trust_remote_code: bool = Field(
-        False, description="true: run the Python code that the model brings along, where it needs to"
-    )
+    trust_remote_code: bool = Field(False, description="true: run the Python code of the model, if it needs it")
 
 
 class ExperimentArguments(StoreArguments):
@@ -120,11 +118,11 @@ class ExperimentArguments(StoreArguments):
 
 
 def _listed(text: Any) -> Any:
-    """`[A,B]` as a list; without brackets it is one, commas and all, as names of sweeps have them."""
+    """Read `[A,B]` as a list; a text without brackets is one item, since names of sweeps contain commas."""
     if not isinstance(text, str):
         return text
     if text.startswith("[") and not text.endswith("]"):
-        raise ValueError("has no closing bracket; write [A,B], in quotes where a name has spaces")
+        raise ValueError("has no closing bracket; write [A,B], in quotes if a name has spaces")
     parts = text[1:-1].split(",") if text.startswith("[") else [text]
     named = [part.strip() for part in parts if part.strip()]
     if not named:
@@ -137,7 +135,7 @@ Listed = Annotated[list[Item], BeforeValidator(_listed)]
 
 
 class RunsArguments(ExperimentArguments):
-    """The store that a command reads, and which of its runs."""
+    """The store that a command reads, and the choice of runs."""
 
     sweep: Listed[str] = Field([], description="sweeps, by name or the beginning of an id; the newest by default")
     runs: Listed[str] = Field([], description="runs, by the beginning of an id, by name, or best")
@@ -148,18 +146,18 @@ Arguments = TypeVar("Arguments", bound=BaseModel)
 
 
 def read(schema: type[Arguments], arguments: Sequence[str], text: str) -> Arguments:
-    """Read the arguments KEY=VALUE of a command; a value that is a text may hold any character.
+    """Read the arguments KEY=VALUE of a command; a text value may contain any character.
 
     `--help` prints the help and exits.
 
     Args:
         schema: the keys (a field's alias, else its name), their types, defaults and descriptions.
-        arguments: of the command line.
-        text: what the help begins with, the docstring of the command's module.
+        arguments: the arguments of the command line.
+        text: the beginning of the help, the docstring of the command's module.
 
     Raises:
-        UsageError: an argument that is not KEY=VALUE, a value that is empty, a key that must be given.
-        UserError: an unknown key, or a value of another type.
+        UsageError: an argument is not KEY=VALUE, a value is empty, or a required key is missing.
+        UserError: a key is unknown, or a value has the wrong type.
     """
     if HELP_WORDS & set(arguments):
         print(help_of(schema, text))
@@ -191,7 +189,7 @@ def keys_of(schema: type[BaseModel]) -> dict[str, FieldInfo]:
 
 
 def _problem(detail: Mapping[str, Any], given: Mapping[str, str]) -> str:
-    """One sentence for a value that pydantic refuses."""
+    """An error message, in one sentence, for a value that pydantic refuses."""
     key, *inside = detail["loc"]
     value = detail["input"] if inside else given[str(key)]
     sentence = str(detail["msg"]).removeprefix("Value error, ").partition(", unable to")[0]
@@ -228,7 +226,7 @@ def _default(field: FieldInfo) -> str:
 
 
 def help_text(text: str, sections: Mapping[str, Iterable[tuple[str, str]]]) -> str:
-    """The look that the help of all commands has: a text, then sections of rows with a name and a description."""
+    """Format the help of a command: a text, then sections of rows with a name and a description."""
     lines = [text.strip().replace("python -m src.", " ".join(command("")))]
     for title, rows in sections.items():
         rows = list(rows)

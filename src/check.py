@@ -1,11 +1,11 @@
-"""Say everything about a file of questions before anything is trained on it.
+"""Check a file of questions before a model is trained on it.
 
     python -m src.check questions.csv
     python -m src.check questions.csv train_size=200 model=distilbert
 
-How many rows can be used and which cannot, how long the texts are in tokens, how the questions will be split, and what
-else should be known; at the end the command that trains on the file. More keys are those of src.train. Nothing is
-written to the store. The exit status is 0 where the file can be trained on, and 1, with a sentence, where it cannot.
+It prints how many rows can be used and which cannot, the lengths of the texts in tokens, the split of the questions,
+warnings, and the command that trains on the file. Further keys are those of src.train. Nothing is written to the store.
+The exit status is 0 if the file can be used for training, and 1, with a sentence, if it cannot.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from src.data.records import Checked
     from src.data.sources import QuestionSets
 
-FEW_GROUPS = 10  # validation scores that rest on fewer articles or passages come with a warning
-UNKNOWN_SHARE = 0.01  # so many unknown tokens in the passages come with a warning
+FEW_GROUPS = 10  # there is a warning if a score is based on fewer articles or passages
+UNKNOWN_SHARE = 0.01  # there is a warning if this share of the passages' tokens is unknown
 
 
 def main() -> None:
@@ -50,7 +50,7 @@ def main() -> None:
         from src.report.terminal import Terminal
 
         check(config, Terminal().console)
-        print("\nThe file can be trained on:")
+        print("\nThe file can be used for training:")
         for line in next_commands(str(config.dataset.path), overrides):
             print(f"  {line}")
     except MISTAKES as error:
@@ -58,10 +58,10 @@ def main() -> None:
 
 
 def configure(arguments: Sequence[str]) -> tuple[Config, list[str]]:
-    """The configuration of a run on the file that is named, and the overrides that were given.
+    """The configuration of a run on the given file, and the given overrides.
 
     Raises:
-        UserError: no file or several, or values that no run could have.
+        UserError: there is no file or more than one, or a value is invalid for any run.
     """
     prefix = "dataset.path="
     files = [a for a in arguments if Path(a).is_file() or ("=" not in a and not a.startswith(("-", "~")))]
@@ -75,14 +75,14 @@ def configure(arguments: Sequence[str]) -> tuple[Config, list[str]]:
         raise UsageError(f"{' '.join(command('check'))} takes one file, not {len(files)}.")
     with initialize_config_dir(config_dir=Primary().folder, version_base="1.3"):
         config = from_hydra(compose("config", overrides=["dataset=file", *overrides]), overrides)
-    # Set here and not as an override, so that it may hold any character.
+    # Set here and not by an override, so that the path may contain any character.
     config.dataset.path, config.dataset.name = files[0], Path(files[0]).stem
     validate(config)
     return config, overrides
 
 
 def next_commands(file: str, overrides: Sequence[str]) -> list[str]:
-    """The commands that train on the file, ready to be pasted into a shell: with one method, then with two."""
+    """The commands that train on the file, quoted for a shell: with one method, then with two."""
     given = [assignment("dataset.path", file), *overrides]
     if any(override.startswith("method=") for override in overrides):
         return [shlex.join([*command("train"), *given])]
@@ -91,10 +91,10 @@ def next_commands(file: str, overrides: Sequence[str]) -> list[str]:
 
 
 def check(config: Config, console: Console) -> None:
-    """Print everything about the file of a configuration.
+    """Check the file of a configuration, and print the result.
 
     Raises:
-        UserError: it cannot be trained on.
+        UserError: the file cannot be used for training.
     """
     from src.data import sources
     from src.data.records import read_file
@@ -107,7 +107,7 @@ def check(config: Config, console: Console) -> None:
     _show(console, _counts(path, checked, len(contexts), len(titles)))
 
     sets = sources.load(config.dataset)
-    from src.model.backbone import load_tokenizer  # imports torch: not before the file is known to be of use
+    from src.model.backbone import load_tokenizer  # imports torch, so only after the file was read
 
     tokenizer = load_tokenizer(config.model)
     table, unknown = _length_table(config.model.name, tokenizer, checked.records, contexts)
@@ -127,7 +127,7 @@ def check(config: Config, console: Console) -> None:
 
 
 def _counts(path: Path, checked: Checked, contexts: int, titles: int) -> list[tuple[str, str]]:
-    """How many records there are of each kind, as name and text of the rows to show."""
+    """The numbers of records of each kind, as name and text of the rows to print."""
     from src.data.notes import counted, listed
 
     records = checked.records
@@ -156,7 +156,7 @@ def _counts(path: Path, checked: Checked, contexts: int, titles: int) -> list[tu
 
 
 def _warnings(config: Config, contexts: Sequence[str], unknown: float, groups: Mapping[str, int], of: str) -> list[str]:
-    """What is likely to spoil the scores, or what they mean."""
+    """Warnings about properties of the file that make its scores low or unreliable."""
     from src.data import language
 
     warnings = []
@@ -164,22 +164,22 @@ def _warnings(config: Config, contexts: Sequence[str], unknown: float, groups: M
     if scored:
         few = " and the ".join(f"{name} questions are about {number} {of} alone" for name, number in scored)
         warnings.append(
-            f"The {few}, and the scores may be quite different on others. "
-            f"More {of} with fewer questions each make them surer."
+            f"The {few}, and the scores may differ much on others. "
+            f"More {of} with fewer questions each make them more reliable."
         )
     if unknown >= UNKNOWN_SHARE:
         warnings.append(
             f"{unknown:.0%} of the passages' tokens are unknown to the tokenizer of {config.model.name}; choose a "
-            "model that was made for such text with model.path=."
+            "model for such text with model.path=."
         )
     if sentence := language.remark(contexts):
-        default = " The default model, minilm, learnt from English text." if config.model.name == "minilm" else ""
+        default = " The default model, minilm, was trained on English text." if config.model.name == "minilm" else ""
         warnings.append(f"{sentence}{default} Choose a model of that language with model.path=.")
     return warnings
 
 
 def _show(console: Console, rows: Sequence[tuple[str, str]]) -> None:
-    """Name and text of each row; a long text stays in its column."""
+    """Print the name and the text of each row; a long text is wrapped within its column."""
     styles = {"note": "dim", "WARNING": "bold yellow"}
     for name, text in rows:
         lines = textwrap.wrap(text, max(40, console.width - 10), break_long_words=False, break_on_hyphens=False)
@@ -189,7 +189,7 @@ def _show(console: Console, rows: Sequence[tuple[str, str]]) -> None:
 def _length_table(
     name: str, tokenizer: Any, records: Sequence[dict[str, Any]], contexts: Sequence[str]
 ) -> tuple[Table, float]:
-    """The lengths of the texts in tokens, and the share of the passages' tokens that the tokenizer does not know."""
+    """A table of the lengths of the texts in tokens, and the share of unknown tokens in the passages."""
     texts = {
         "question": [record["question"] for record in records],
         "passage": contexts,
@@ -210,7 +210,7 @@ def _length_table(
 
 
 def _windows(config: Config, tokenizer: Any, sets: QuestionSets) -> str:
-    """How many windows the questions take; adds the notes about labels to those of `sets`."""
+    """The number of windows of the questions, as a sentence; this adds the notes about labels to those of `sets`."""
     from src.data.notes import counted
     from src.tasks import task_of
 

@@ -10,32 +10,32 @@ from src.config import nearest
 from src.console import tolerate_any_encoding
 
 COMMANDS = {
-    "plan": "say what a run will take before it is trained: memory, time, price",
+    "plan": "estimate memory, time and price of a run before it is trained",
     "settle": "decide between methods within a budget",
     "train": "fine-tune a model with one method, or many of them (-m)",
-    "compare": "put finished runs side by side and say which method wins",
+    "compare": "compare finished runs and report which method wins",
     "predict": "answer questions with the model of a finished run",
-    "export": "write the model of a finished run as a folder that transformers reads by itself",
+    "export": "write the model of a finished run as a folder that transformers can read",
     "serve": "answer questions over HTTP with the model of a finished run",
-    "errors": "say where a run errs, and what one run gains on another",
+    "errors": "show the errors of a run, and the questions that a second run gains or loses",
     "ui": "open the MLflow UI",
-    "runs": "take runs out of a store into a file, and into another store",
+    "runs": "export runs from a store to a file, and import them into another store",
     "check": "check the questions of a data set before training on them",
 }
-PACKAGES = ("runs",)  # commands that are a folder of src/
+PACKAGES = ("runs",)  # commands that are packages of src/
 HELP = "\n".join(
     [
         "Full fine-tuning or LoRA, here, at my budget?",
         "",
         *(f"    tuneoff {name:9} {what}" for name, what in COMMANDS.items()),
         "",
-        "tuneoff COMMAND --help says more; tuneoff --version prints the version.",
+        "tuneoff COMMAND --help describes a command; tuneoff --version prints the version.",
     ]
 )
 
 
 def main() -> None:
-    """The command line; each command is imported only when it is asked for."""
+    """The command line; only the module of the given command is imported."""
     name, *arguments = sys.argv[1:] or ["--help"]
     if name in HELP_WORDS:
         print(HELP)
@@ -44,7 +44,7 @@ def main() -> None:
 
         print(f"tuneoff {package_version()}")
     elif name in COMMANDS:
-        sys.argv = [f"tuneoff {name}", *arguments]  # the commands read their arguments there, as Hydra does
+        sys.argv = [f"tuneoff {name}", *arguments]  # the commands, and Hydra, read their arguments from there
         module = f"src.{name}.__main__" if name in PACKAGES else f"src.{name}"
         importlib.import_module(module).main()
     else:

@@ -1,4 +1,4 @@
-"""Turn finished runs into an answer: which method, how sure, at what cost.
+"""Compare finished runs: which method wins, how certain this is, and what it costs.
 
     python -m src.compare                                    # the newest sweep
     python -m src.compare sweep=NAME                         # or 'sweep=[NAME,NAME]': several sweeps as one
@@ -6,7 +6,7 @@
     python -m src.compare where="params.model.name = 'minilm'"
     python -m src.compare from=FILE                          # exported runs (python -m src.runs), without a store
 
-The answer is shown, and written under mlruns/reports/ and to the sweep's parent run in MLflow: a page of figures
+The result is printed, and written under mlruns/reports/ and to the sweep's parent run in MLflow: a page with figures
 (report.html), Markdown, CSV, and verdict.json for programs (docs/verdict.md).
 """
 
@@ -26,13 +26,14 @@ Format = Literal["html", "md", "csv", "tex", "png", "svg", "pdf"]
 
 
 class Compare(RunsArguments):
-    """What src.compare takes."""
+    """The keys of src.compare."""
 
     source: Path | None = Field(
         None, alias="from", description="a file of exported runs, instead of the store (python -m src.runs export)"
     )
     by: Listed[str] = Field(
-        [], description="parameters that tell arms apart, in addition to the method; a settled sweep's own by default"
+        [],
+        description="parameters that distinguish arms, in addition to the method; by default those of a settled sweep",
     )
     baseline: str = Field(
         "full", description="the method that the others are compared with, each within its model and data set"
@@ -42,14 +43,14 @@ class Compare(RunsArguments):
         alias="sweep.margin",
         gt=0,
         allow_inf_nan=False,
-        description="points of F1 that a cheaper method may lose and still be preferred, instead of the sweep's own",
+        description="points of F1 that a cheaper method may lose and still be preferred, instead of the sweep's margin",
     )
     formats: Listed[Format] = Field(
         ["html", "md", "csv"],
-        description="also tex, and png, svg, pdf: a file a figure, for a column (pip install kaleido; needs Chrome)",
+        description="also tex, and png, svg, pdf: a file for each figure (pip install kaleido; needs Chrome)",
     )
     examples: int = Field(
-        12, ge=0, description="questions that the page shows for each method; with 0 it holds no text of the data set"
+        12, ge=0, description="questions that the page shows for each method; with 0 it has no text of the data set"
     )
     output: Path | None = Field(None, description="the folder to write to, instead of mlruns/reports/...")
 
@@ -80,7 +81,7 @@ def main() -> None:
         if given.source is not None:
             return
         question = ("question=Who wrote it?", "context=It was written by Ada.")
-        newest = not (given.sweep or given.runs or given.where)  # it is the sweep that `best` is looked for in
+        newest = not (given.sweep or given.runs or given.where)  # then `best` is a run of the compared sweep
         ask = {"ask the best": command_line("predict", tracking, "run=best", *question)} if newest else {}
         terminal = Terminal()
         terminal.line()

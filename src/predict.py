@@ -7,8 +7,8 @@
     python -m src.predict 'runs=[RUN,RUN]' ensemble=true question="..." context="..."
 
 A RUN is the beginning of a run's id, a run's name, or `best`: the finished run with the highest F1 of the newest
-sweep that has one, or of all runs where there is no sweep. A file of questions has a JSON object with `question` and
-`context`, and perhaps an `id`, in each line.
+sweep that has one, or of all runs if there is no sweep. Each line of a file of questions is a JSON object with
+`question`, `context` and, optionally, `id`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ EXCERPT = 300  # characters of a passage that are shown on each side of an answe
 
 
 class Predict(ModelArguments):
-    """What src.predict takes."""
+    """The keys of src.predict."""
 
     run: str | None = Field(None, description="the beginning of a run's id, its name, or best")
     runs: Listed[str] = Field([], description="several of them, side by side")
@@ -44,7 +44,7 @@ class Predict(ModelArguments):
 
 
 def main() -> None:
-    """The command line; values are taken as they are, so that a question may hold any character."""
+    """The command line; values are used as they are, so that a question may contain any character."""
     try:
         begin()
         given = read(Predict, sys.argv[1:] or ["--help"], str(__doc__))
@@ -66,15 +66,15 @@ def main() -> None:
 
 
 def _names(given: Predict) -> list[str]:
-    """The runs that are to answer.
+    """The names of the runs that answer.
 
     Raises:
-        UsageError: arguments that say nothing, or two different things.
+        UsageError: arguments are missing, or contradict each other.
     """
     if (given.run is None) == (not given.runs):
         raise UsageError("Give either run= or runs=; --help shows an example.")
     if given.questions is not None and (given.question or given.context):
-        raise UsageError("input= brings questions and passages; leave question= and context= out.")
+        raise UsageError("input= provides questions and passages; leave question= and context= out.")
     if given.questions is None and (given.question is None) != (given.context is None):
         missing = "question" if given.question is None else "context"
         raise UsageError(f"{missing}= must be given too; or leave both out, and you are asked for them.")
@@ -84,10 +84,10 @@ def _names(given: Predict) -> list[str]:
 
 
 def _check_files(given: Predict) -> None:
-    """Before a model is loaded: is there something to read, and nothing to overwrite?
+    """Check, before a model is loaded, that the file of questions exists and the file of answers does not.
 
     Raises:
-        UserError: the file of questions cannot be read, or that of the answers exists.
+        UserError: there is no file of questions, or the file of answers exists.
     """
     if given.questions != STANDARD and not Path(str(given.questions)).is_file():
         raise UserError(f"input={given.questions}: there is no such file; give one, or - for standard input.")
@@ -100,7 +100,7 @@ def _loaded(given: Predict, names: Sequence[str]) -> list[StoredRun]:
 
 
 def _answer(runs: Sequence[StoredRun], question: str, context: str, ensemble: bool) -> None:
-    """Print what the runs answer."""
+    """Print the answers of the runs."""
     from rich.markup import escape
 
     from src.report.terminal import Terminal
@@ -118,7 +118,7 @@ def _answer(runs: Sequence[StoredRun], question: str, context: str, ensemble: bo
 
 
 def _show(terminal: Any, best: Any, candidates: Sequence[Any], context: str) -> None:
-    """The candidates, the best one marked, and its place in the passage."""
+    """Print the candidates with the best one marked, and its place in the passage."""
     from rich.text import Text
 
     for span in candidates[:SHOWN]:
@@ -132,15 +132,15 @@ def _show(terminal: Any, best: Any, candidates: Sequence[Any], context: str) -> 
 
 
 def excerpt(context: str, start: int, end: int, marked: bool) -> Any:
-    """The part of a passage that an answer stands in: its paragraph, or what is around it in a long one.
+    """The part of a passage around an answer: its paragraph, or an excerpt of a long paragraph.
 
     Args:
         context: the passage.
-        start, end: of the answer, in characters.
-        marked: by colour; false: by >> and <<.
+        start, end: the place of the answer, in characters.
+        marked: true: mark the answer by colour; false: by >> and <<.
 
     Returns:
-        A rich Text, which names the characters where it is not the whole passage.
+        A rich Text, which gives the range of characters if it is not the whole passage.
     """
     from rich.text import Text
 
@@ -194,10 +194,10 @@ def _next_commands(run: StoredRun) -> None:
 
 
 def _passage(context: str) -> str:
-    """The text of `context=`, which `@FILE` names a file of and `-` takes from standard input.
+    """The passage that `context=` gives: the value itself, the text of a file (`@FILE`), or standard input (`-`).
 
     Raises:
-        UserError: it cannot be read, is not UTF-8 text or holds no text.
+        UserError: the passage cannot be read, is not UTF-8 text or is empty.
     """
     if context == STANDARD:
         name, read_all = "standard input", sys.stdin.buffer.read

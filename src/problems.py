@@ -1,4 +1,4 @@
-"""What is wrong with the values of a configuration, before anything is loaded."""
+"""Checks the values of a configuration before anything is loaded."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ CHOICES = {
     "method.quantize": (None, "nf4"),
     "tracking.keep_model": ("all", "best", "none"),
 }
-AT_LEAST_ONE = (  # or null
+AT_LEAST_ONE = (  # these may be null too
     *("train.epochs", "train.batch_size", "train.gradient_accumulation_steps"),
     *("train.eval_every_epochs", "train.early_stopping_patience"),
     *("dataset.train_size", "dataset.validation_size"),
@@ -44,22 +44,22 @@ AT_LEAST_ONE = (  # or null
     *("hardware.threads", "hardware.processes", "hardware.tokens_per_pass"),
 )
 ABOVE_ZERO = ("train.learning_rate", "train.max_grad_norm", "sweep.margin", "hardware.price_per_hour")
-LARGEST = 2**63  # beyond it, neither torch nor a database takes a whole number
-LONGEST_NAME = 100  # characters of what becomes part of a metric's name
+LARGEST = 2**63  # torch and databases do not accept larger integers
+LONGEST_NAME = 100  # characters of a name that becomes part of a metric's name
 SHARES = ("train.warmup_ratio", "train.hidden_dropout", "train.attention_dropout")
-PLAIN_STARTS = ("true", "gaussian", "orthogonal")  # of method.peft.init_lora_weights, which read no weight of the base
-Check = tuple[bool, str]  # whether all is well, and the sentence where it is not
+PLAIN_STARTS = ("true", "gaussian", "orthogonal")  # of method.peft.init_lora_weights; these do not read the base
+Check = tuple[bool, str]  # whether the check passed, and the error message if it did not
 
 
 def problems(config: Config) -> list[str]:
-    """Everything wrong with the values, each as one sentence that names its key; empty when all is well."""
+    """All errors in the values, each as one sentence that names its key; empty if there are none."""
     checks = [*_values(config), *_train(config), *_model(config.model), *_data(config.dataset)]
     checks += [*_method(config.method), *_head(config), *_quantised(config.method)]
     return _unknown_keys(config) + [sentence for ok, sentence in checks if not ok]
 
 
 def _unknown_keys(config: Config) -> list[str]:
-    """Keys that the schema does not have: Hydra lets `+train.epohcs=3` add any."""
+    """Errors for keys that are not in the schema; with `+train.epohcs=3` Hydra accepts any key."""
     sentences = []
     names = [each.name for each in fields(config)]
     for name in names:
@@ -72,7 +72,7 @@ def _unknown_keys(config: Config) -> list[str]:
 
 
 def _values(config: Config) -> Iterator[Check]:
-    """Each value by itself."""
+    """The checks of single values."""
 
     def value(key: str) -> Any:
         section, _, name = key.partition(".")
@@ -100,7 +100,7 @@ def _values(config: Config) -> Iterator[Check]:
 
 
 def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """Every single value of a configuration with its key."""
+    """All values of a configuration with their keys."""
     if is_dataclass(value):
         value = vars(value)
     if isinstance(value, dict | list):
@@ -135,7 +135,7 @@ def _train(config: Config) -> Iterator[Check]:
     yield (
         same_every_time or not train.cache_encoder,
         (
-            "train.cache_encoder=true needs an encoder that gives the same every time: method=head, "
+            "train.cache_encoder=true needs an encoder whose output does not change: method=head, "
             "train.hidden_dropout=0 and train.attention_dropout=0."
         ),
     )
@@ -165,7 +165,7 @@ def _model(model: ModelConfig) -> Iterator[Check]:
 
 
 def _prompt(model: ModelConfig) -> Check:
-    """Whether the prompt has room for passage and question, and for nothing else."""
+    """Check that the prompt has fields for passage and question, and no other field."""
     if model.prompt == "chat":
         return True, ""
     try:
@@ -201,7 +201,7 @@ def _data(data: DatasetConfig) -> Iterator[Check]:
     yield (
         data.validation_path is None or data.split == "given",
         (
-            f"dataset.validation_path brings its own validation questions, dataset.split={data.split} draws others: "
+            f"dataset.validation_path provides validation questions, and dataset.split={data.split} draws others: "
             "leave one of them out."
         ),
     )
@@ -222,7 +222,7 @@ def _data(data: DatasetConfig) -> Iterator[Check]:
 
 
 def _test_path(data: DatasetConfig) -> Iterator[Check]:
-    """Where the test questions come from."""
+    """The checks of the source of the test questions."""
     path, given = data.test_path, data.split == "given"
     yield (
         path is None or data.source != "sample",
@@ -238,7 +238,7 @@ def _test_path(data: DatasetConfig) -> Iterator[Check]:
     yield (
         not (given and data.source == "hub" and path == "validation" and data.has_own_test),
         (
-            "dataset.test_path=validation names the questions that dataset.split=given validates on; choose "
+            "dataset.test_path=validation names the validation questions of dataset.split=given; choose "
             "dataset.split=article, or dataset.test_size=null for no test set."
         ),
     )
@@ -258,7 +258,7 @@ def _method(method: MethodConfig) -> Iterator[Check]:
 
 
 def _head(config: Config) -> Iterator[Check]:
-    """A method that trains the head needs a model with one."""
+    """Check that the model has a head if the method trains it."""
     method, patterns = config.method, config.method.trainable or []
     others = [pattern for pattern in patterns if pattern != "head"]
     without = f", or leave `head` out (method.trainable='{others}')".replace('"', "'") if others else ""
@@ -272,7 +272,7 @@ def _head(config: Config) -> Iterator[Check]:
 
 
 def _quantised(method: MethodConfig) -> Iterator[Check]:
-    """Weights in 4 bits cannot change, so that only adapters that need not read them fit."""
+    """Check that the method works on a 4-bit base, whose weights adapters can neither change nor read."""
     block = method.peft or {}
     what = f"method={method.name} holds the base in 4 bits (method.quantize={method.quantize}), "
     yield (
@@ -292,7 +292,7 @@ def _quantised(method: MethodConfig) -> Iterator[Check]:
 
 
 def cannot_be_trained(config: Config) -> list[str]:
-    """What `src.plan` can reckon with and training cannot do here, as sentences; empty where it can be trained."""
+    """Reasons why a configuration that `src.plan` supports cannot be trained on this machine; empty if it can."""
     method = config.method
     if method.quantize is None or importlib.util.find_spec("bitsandbytes") is not None:
         return []
@@ -301,6 +301,6 @@ def cannot_be_trained(config: Config) -> list[str]:
 
 
 def validate(config: Config) -> None:
-    """Raise one UserError that names, at once, everything that keeps a run with these values from being trained."""
+    """Raise one UserError with all reasons why a run with these values cannot be trained."""
     if sentences := problems(config) + cannot_be_trained(config):
         raise UserError("\n".join(sentences))

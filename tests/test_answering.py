@@ -206,7 +206,7 @@ def test_a_passage_on_standard_input(store, asked):
             2,
             "context= must be given too; or leave both out, and you are asked for them.",
         ),
-        (["run=best", "input=-", "context=Ada."], 2, "input= brings questions and passages; leave question= and"),
+        (["run=best", "input=-", "context=Ada."], 2, "input= provides questions and passages; leave question= and"),
         (["run=best", "ensemble=true", "input=-"], 2, "ensemble=true needs several runs: 'runs=[RUN,RUN]'."),
         (["run=best", "input=nowhere.jsonl"], 1, "input=nowhere.jsonl: there is no such file; give one, or - for"),
         (["run=best", "input=-", "output=there.jsonl"], 1, "output=there.jsonl: this file exists; give another name."),

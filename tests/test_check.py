@@ -109,12 +109,12 @@ def test_the_command_ends_with_the_next_one(tmp_path, monkeypatch, capsys):
     assert (status, err) == (0, "")
     given = f"dataset.path={path} dataset.train_size=20"
     assert out.splitlines()[-3:] == [
-        "The file can be trained on:",
+        "The file can be used for training:",
         f"  python -m src.train {given} method=lora",
         f"  python -m src.train -m {given} method=full,lora  # both, and compare them",
     ]
     assert run_main(monkeypatch, capsys, f"dataset.path={path}", "method=full")[1].splitlines()[-2:] == [
-        "The file can be trained on:",
+        "The file can be used for training:",
         f"  python -m src.train dataset.path={path} method=full",
     ]
     monkeypatch.setattr(sys, "argv", ["/usr/bin/tuneoff check"])
@@ -228,7 +228,7 @@ def test_another_language_and_letters_that_the_model_does_not_know(tmp_path):
     warning = shown(path)[1]["WARNING"]
     assert warning.startswith("50% of the passages' tokens are unknown to the tokenizer of minilm;")
     assert "look like Thai, which is written without spaces" in warning
-    assert "The default model, minilm, learnt from English text. Choose a model of that language" in warning
+    assert "The default model, minilm, was trained on English text. Choose a model of that language" in warning
 
 
 @pytest.mark.parametrize(

@@ -97,7 +97,7 @@ def test_mistakes_that_hydra_finds(configure, override, expected):
     [
         (["train.batch_size=0"], "train.batch_size=0 must be at least 1"),
         (["hardware.tokens_per_pass=0"], "hardware.tokens_per_pass=0 must be at least 1"),
-        (["train.cache_encoder=true"], "needs an encoder that gives the same every time: method=head"),
+        (["train.cache_encoder=true"], "needs an encoder whose output does not change: method=head"),
         (["method=head", "train.cache_encoder=true"], "method=head, train.hidden_dropout=0"),
         (
             ["method=head", "train.cache_encoder=true", "train.hidden_dropout=0", "train.attention_dropout=0.3"],
@@ -123,7 +123,7 @@ def test_mistakes_that_hydra_finds(configure, override, expected):
         ),
         (
             ["dataset=squad", "dataset.split=given"],
-            "dataset.test_path=validation names the questions that dataset.split=given validates on",
+            "dataset.test_path=validation names the validation questions of dataset.split=given",
         ),
         (["train.hidden_dropout=1"], "train.hidden_dropout=1.0 must be at least 0 and below 1"),
         (["dataset.subset=frist"], "dataset.subset=frist is none of first, random (did you mean 'first'?)"),

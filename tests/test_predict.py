@@ -276,7 +276,7 @@ def test_a_run_cannot_allow_its_own_code(store, stored, tmp_path, model_type):
     folder, marker = stored("full"), tmp_path / "ran"
     tamper(folder / "model", marker, model_type)
     say_it_is_trusted(folder)
-    with pytest.raises(UserError, match="its model brings Python code along"):
+    with pytest.raises(UserError, match="its model contains Python code"):
         load(store, "full")
     assert not marker.exists()
     load(store, "full", trust_remote_code=True)
