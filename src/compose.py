@@ -1,6 +1,6 @@
-"""From the command line to a `Config`: what Hydra needs to know of us, and what its errors mean in one sentence.
+"""Makes a `Config` from the command line: it registers tuneoff with Hydra, and explains Hydra's errors in one sentence.
 
-Nothing here imports torch: a mistake in the command line is answered in under a second.
+Nothing here imports torch, so that an error in the command line is reported in under a second.
 """
 
 from __future__ import annotations
@@ -37,49 +37,49 @@ from src.credentials import hidden
 from src.data.files import SUFFIXES
 from src.grid import BLOCK, MethodKeys, key_of
 
-# What is answered by one sentence; anything else is a fault of the program.
+# Errors that are explained in one sentence; any other exception is a bug of the program.
 MISTAKES = (UserError, HydraException, OmegaConfBaseException, OSError)
-# What Hydra says of several values without -m, and what OmegaConf says of a value of another type.
+# Hydra's message for several values without -m, and OmegaConf's message for a value of the wrong type.
 SEVERAL = re.compile(r"(?:Ambiguous value for argument|Sweep parameters) '(.*?=.*?)'(?:$| requires)", re.MULTILINE)
 REFUSED = re.compile(r"Value '(.*)' (?:of type '.*' could not be converted to (\w+)|is not a valid (\w+) \(type)")
 WANTED = {"Integer": "a whole number", "Float": "a number", "bool": "true or false"}
 
 
 def quiet_libraries() -> None:
-    """Keep libraries' progress bars and deprecation notes from drowning what is said; call before importing."""
+    """Turn off progress bars and deprecation warnings of libraries; call this before importing them."""
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     warnings.filterwarnings("ignore", category=FutureWarning)
 
 
 def register() -> None:
-    """Make the schema, the resolvers and our plug-in known to Hydra; call it before composing."""
+    """Register the schema, the resolvers and the plug-ins with Hydra; call this before composing."""
     if str(ROOT) not in sys.path:
-        sys.path.append(str(ROOT))  # where hydra_plugins/ is
+        sys.path.append(str(ROOT))  # the folder of hydra_plugins/
     ConfigStore.instance().store(name="schema", node=Config)
-    # Named after what they point at, so that a table says which file or model a number is about.
+    # A data set is named after its file, so that tables show it.
     OmegaConf.register_new_resolver("stem", lambda path: Path(str(path)).stem if path else "file", replace=True)
     OmegaConf.register_new_resolver("product", lambda one, other: one * other, replace=True)
-    # Without it an encoder overfits within three epochs; decoders are fine-tuned without, as is usual.
+    # Without dropout an encoder overfits within three epochs; decoders are usually fine-tuned without it.
     OmegaConf.register_new_resolver("dropout_of", lambda task: 0.0 if task == "generative" else 0.1, replace=True)
     OmegaConf.register_new_resolver("tuneoff_root", lambda: str(SETTINGS), replace=True)
 
 
 @dataclass(frozen=True)
 class Primary:
-    """The configuration that Hydra begins with: its folder and its name."""
+    """The folder and the name of Hydra's primary configuration."""
 
     folder: str = str(SETTINGS / "conf")
     name: str = "config"
 
 
 def completed(arguments: Sequence[str]) -> list[str]:
-    """The arguments as Hydra takes them: options first, then overrides whose keys are written out.
+    """The arguments in the form that Hydra needs: options first, then overrides with their full keys.
 
     `dataset.path=FILE` alone means `dataset=file dataset.path=FILE`.
 
     Raises:
-        UsageError: an argument that is neither an option of Hydra nor KEY=VALUE, or a value that is empty.
+        UsageError: an argument is neither an option of Hydra nor KEY=VALUE, or a value is empty.
     """
     options, words = split_options(arguments)
     overrides = written_out(words)
@@ -97,10 +97,10 @@ def completed(arguments: Sequence[str]) -> list[str]:
 
 
 def _check_choice(override: str) -> None:
-    """Refuse what cannot be the name of an option, such as a number; Hydra fails on it without a reason.
+    """Refuse a value that cannot name an option, such as a number; Hydra would fail on it without a clear reason.
 
     Raises:
-        UserError: it is none.
+        UserError: the value cannot name an option.
     """
     group, options = key_of(override).partition("@")[0], groups()
     if "=" not in override or not (group in options or group == "hydra" or group.startswith("hydra/")):
@@ -117,10 +117,10 @@ def _check_choice(override: str) -> None:
 
 
 def split_options(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Hydra's options with their values, and the other arguments; Hydra takes no override behind some options.
+    """Separate Hydra's options and their values from the other arguments, since some options must precede overrides.
 
     Raises:
-        UsageError: an option that Hydra does not have, or without the value that it needs.
+        UsageError: an option is unknown to Hydra, or lacks the value that it needs.
     """
     parser = get_args_parser()
 
@@ -144,7 +144,7 @@ def split_options(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def groups() -> dict[str, list[str]]:
-    """The options of each group of the configuration, as the folders hold them."""
+    """The options of each group of the configuration, read from the folders."""
     folders = [*sorted(path for path in (SETTINGS / "conf").iterdir() if path.is_dir()), SETTINGS / "experiments"]
     return {
         folder.name: sorted(file.stem for file in folder.glob("*.yaml")) for folder in folders if folder.name != "hydra"
@@ -152,7 +152,7 @@ def groups() -> dict[str, list[str]]:
 
 
 def _meant(word: str) -> str:
-    """What a word without `=` was probably meant to be, as the end of a sentence."""
+    """The probable meaning of a word without `=`, as the end of a sentence."""
     if Path(word).is_file() or Path(word).suffix.lower() in SUFFIXES:
         return f" (did you mean {shlex.quote(assignment('dataset.path', word))}?)"
     if word in SHORT_FORMS or word in schema_keys():
@@ -165,13 +165,13 @@ def _meant(word: str) -> str:
 
 
 def assignment(key: str, value: str) -> str:
-    """KEY=VALUE in Hydra's grammar, whatever characters the value holds; not quoted for a shell."""
+    """KEY=VALUE in Hydra's grammar, for a value with any characters; it is not quoted for a shell."""
     plain = re.fullmatch(r"[A-Za-z0-9_ ./+-]+", value) is not None
     return f"{key}={value}" if plain else '{}="{}"'.format(key, value.replace('"', '\\"'))
 
 
 def check_method_keys(arguments: Sequence[str], primary: Primary) -> None:
-    """Refuse keys of `method.peft` that the method of a single run cannot use; Hydra fails on them without a reason.
+    """Refuse keys of `method.peft` that the method of a single run cannot use; Hydra's error would not be clear.
 
     Raises:
         UserError: the method has no block `peft`, or does not know the key.
@@ -183,15 +183,15 @@ def check_method_keys(arguments: Sequence[str], primary: Primary) -> None:
 
 
 def from_hydra(composed: DictConfig, overrides: Sequence[str]) -> Config:
-    """What Hydra composed, as dataclasses.
+    """Convert the configuration that Hydra composed to dataclasses.
 
     Args:
-        composed: without Hydra's own part.
-        overrides: that were given; with `model.path` the group's hash and shape of the model are not this one's, and
-            its weights are loaded.
+        composed: the configuration without Hydra's section.
+        overrides: the given overrides. With `model.path`, the hash and the configuration of the group's model do not
+            apply and are reset, and the weights of the given model are loaded.
 
     Raises:
-        OmegaConfBaseException: a value that is missing or cannot be resolved.
+        OmegaConfBaseException: a value is missing or cannot be resolved.
     """
     config: Any = OmegaConf.to_object(composed)
     given = {override.partition("=")[0].lstrip("+") for override in overrides}
@@ -207,7 +207,7 @@ def from_hydra(composed: DictConfig, overrides: Sequence[str]) -> Config:
 
 
 def explain(error: BaseException) -> str:
-    """One sentence for an error that the user can mend: what is wrong, where, and what was probably meant."""
+    """Explain an error that the user can fix in one sentence: what is wrong, where, and the probable intention."""
     return hidden(_sentence(error))
 
 
@@ -217,7 +217,7 @@ def _sentence(error: BaseException) -> str:
     if isinstance(error, MissingConfigException):
         group, _, name = str(error.missing_cfg_file).rpartition("/")
         names = sorted(set(error.options or []))
-        there_are = f"there are: {', '.join(names)}" if names else "there is none in that group"
+        there_are = f"there are: {', '.join(names)}" if names else "that group has no options"
         extras = "; more come with pip install -e '.[parallel,ray,slurm]'" if group == "hydra/launcher" else ""
         return f"{group}={name} does not exist{nearest(name, names)}; {there_are}{extras}."
     if isinstance(error, FileNotFoundError) and error.filename:
@@ -232,7 +232,7 @@ def _sentence(error: BaseException) -> str:
         if isinstance(cause, ConfigKeyError | ConfigAttributeError) and isinstance(cause.parent_node, Container):
             key, parent = str(cause.key), cause.parent_node
             known = [str(k) for k in parent if k != "hydra"] if isinstance(parent, DictConfig) else []
-            if parent._metadata.object_type is dict:  # open to any key, as peft's block is
+            if parent._metadata.object_type is dict:  # it accepts any key, as peft's block does
                 hint = f"to add it, write ++{cause.full_key}=..."
                 return f"There is no key '{cause.full_key}' yet{nearest(key, known)}; {hint}"
             # `learning_rate=` for `train.learning_rate=`
@@ -254,7 +254,7 @@ def _sentence(error: BaseException) -> str:
 
 
 def _usage(error: BaseException) -> str:
-    """One sentence for a command line that Hydra cannot read; empty for another error."""
+    """Explain, in one sentence, a command line that Hydra cannot read; empty for other errors."""
     if isinstance(error, OverrideParseException):
         key, _, value = error.override.partition("=")
         quoted = shlex.quote(assignment(key, value.strip("\"'")))
@@ -272,6 +272,6 @@ def _holds(parent: DictConfig, group: str, key: str) -> bool:
 
 
 def fail(error: BaseException) -> NoReturn:
-    """Say what is wrong in one sentence; exit status 2 for a command line that cannot be read, else 1."""
+    """Print the error in one sentence and exit, with status 2 if the command line cannot be read, else 1."""
     print(f"Error: {explain(error)}", file=sys.stderr)
     sys.exit(2 if isinstance(error, UsageError) or _usage(error) else 1)

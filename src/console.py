@@ -1,4 +1,4 @@
-"""What every command does before anything else."""
+"""Prepares input and output of all commands, and makes printed text harmless."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from src.credentials import without_secrets_in_arguments
 
 
 def begin() -> None:
-    """Make output safe for any terminal, take passwords out of the command line, and quieten the libraries.
+    """Make output safe for any terminal, remove passwords from the command line, and silence the libraries.
 
-    Short forms of keys are written out in `sys.argv`: `tracking.uri=` for `uri=`, which may hold a password.
+    Every command calls this first. It replaces short forms in `sys.argv` by their keys: `uri=`, which may contain a
+    password, by `tracking.uri=`.
 
     Raises:
-        UsageError: an argument that is not text, or a short form that was hardly meant.
+        UsageError: an argument is not text, or a short form is ambiguous.
     """
     tolerate_any_encoding()
     if hasattr(sys.stdin, "reconfigure"):
@@ -31,10 +32,10 @@ def begin() -> None:
 
 
 def refuse_undecodable(arguments: Iterable[str]) -> None:
-    """Look for bytes that are not text: no tokenizer and no store takes them.
+    """Refuse arguments with bytes that are not text, since no tokenizer and no store accepts them.
 
     Raises:
-        UsageError: an argument holds some.
+        UsageError: an argument contains such bytes.
     """
     for argument in arguments:
         try:
@@ -42,39 +43,39 @@ def refuse_undecodable(arguments: Iterable[str]) -> None:
         except UnicodeEncodeError:
             shown = os.fsencode(argument).decode("utf-8", errors="backslashreplace")
             raise UsageError(
-                f"{shown} holds bytes that are not {sys.getfilesystemencoding().upper()} text (\\x..); type it again, "
+                f"{shown} has bytes that are not {sys.getfilesystemencoding().upper()} text (\\x..); type it again, "
                 "or rename the file that it names."
             ) from None
 
 
 def tolerate_any_encoding(encoding: str | None = None) -> None:
-    """Put in order what is printed: no character of it can fail, or steer the terminal (`harmless`).
+    """Make sure that printing cannot fail and cannot control the terminal (`harmless`).
 
-    A character that a terminal or a log cannot show is replaced, rather than fail while a result is printed.
+    A character that the encoding of a terminal or a log does not have is replaced.
 
     Args:
-        encoding: of the output from here on; None: the one that it has.
+        encoding: the encoding of the output from now on; None: the present one.
     """
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
-        if hasattr(stream, "reconfigure"):  # a stream that another program has put there may lack it
+        if hasattr(stream, "reconfigure"):  # streams that another program has set may lack it
             stream.reconfigure(encoding=encoding, errors="replace")
         if stream is not None and not isinstance(stream, Screen):
             setattr(sys, name, Screen(stream))
 
 
-# Of a data set or a file: control characters but for line breaks and tabs. A colour is one with what belongs to it.
+# Colour sequences, and control characters other than line breaks and tabs; texts of data sets may contain them.
 CONTROLS = re.compile(r"\x1b\[[\d;]*m|(?!\r\n)[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-PROGRESS = re.compile(r"\r|(?:\x1b\[A)+\Z")  # what tqdm writes to go back to the beginning of a bar, or to one above
+PROGRESS = re.compile(r"\r|(?:\x1b\[A)+\Z")  # tqdm's sequences that return to the start of a bar, or to the bar above
 
 
 def harmless(text: str) -> str:
-    """The text without colours, and with other control characters shown as `\\x1b`: it cannot steer a terminal."""
+    """The text without colours, and with other control characters as `\\x1b`, so that it cannot control a terminal."""
     return CONTROLS.sub(lambda match: f"\\x{ord(match[0]):02x}" if len(match[0]) == 1 else "", text)
 
 
 class Screen:
-    """A text stream that writes what is `harmless`; rich, whose control characters are meant, gets `behind` it."""
+    """A text stream that makes its text `harmless`; rich, which needs control characters, uses the stream `behind`."""
 
     def __init__(self, stream: Any) -> None:
         self.stream = stream
@@ -93,11 +94,11 @@ class Screen:
 
 
 def behind(stream: Any) -> Any:
-    """The stream itself, where it is a `Screen`'s."""
+    """The stream that a `Screen` wraps; any other stream is returned as it is."""
     return stream.stream if isinstance(stream, Screen) else stream
 
 
 def json_text(value: Any, indent: int | None = None) -> str:
-    """A value as JSON to be printed: what steers a terminal is escaped, so that a program reads the same value."""
-    text = json.dumps(value, ensure_ascii=False, indent=indent)  # which escapes those below the space
+    """A value as JSON for printing: control characters are escaped, so that a program still reads the same value."""
+    text = json.dumps(value, ensure_ascii=False, indent=indent)  # this escapes the characters below the space
     return re.sub(r"[\x7f-\x9f]", lambda match: f"\\u{ord(match[0]):04x}", text)

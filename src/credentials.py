@@ -1,8 +1,8 @@
-"""Passwords and tokens, kept out of everything that is recorded or printed (`hidden`); those of a store's address.
+"""Keeps passwords and tokens, such as those in a store's address, out of all records and output (`hidden`).
 
-Those of an MLflow server go to MLflow's own environment variables. The address of a database needs its password to
-connect: the whole of it goes to the environment variable TUNEOFF_DATABASE_URIS, and what is recorded has *** there.
-Child processes inherit both.
+The secrets of an MLflow server move to MLflow's environment variables. Connecting to a database needs the password in
+its address, so the whole address moves to the environment variable TUNEOFF_DATABASE_URIS, and records have *** in place
+of the password. Child processes inherit both.
 """
 
 from __future__ import annotations
@@ -16,30 +16,30 @@ from urllib.parse import unquote
 
 import yaml
 
-DATABASES = "TUNEOFF_DATABASE_URIS"  # whole addresses, one a line
+DATABASES = "TUNEOFF_DATABASE_URIS"  # complete addresses, one per line
 USERNAME, PASSWORD, TOKEN = "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"
 MASK = "***"
-SECTIONS = ("tracking", "sweep", "hydra.sweeper")  # whose arguments may hold an address
+SECTIONS = ("tracking", "sweep", "hydra.sweeper")  # sections with keys whose values may contain an address
 
 SCHEME = r"[a-zA-Z][\w+.-]*://"
-# A password may hold any character, also one that a URI should have as %XX; digits up to a slash are a port.
+# A password may contain any character, even one that a URI must encode as %XX; digits up to a slash are a port.
 USER_INFO = re.compile(rf"^({SCHEME})([^:/?#@]*)(?::(?!\d+[/?#])(.*?))?@([^@/?#]+(?:[/?#].*)?)$", re.DOTALL)
 QUERY_SECRET = re.compile(r"([?&])([^=&]*(?:pass|pwd|token|secret|key|signature)[^=&]*)=([^&#]*)", re.IGNORECASE)
 EMBEDDED = re.compile(SCHEME + r"[^\s'\",{}\[\]]+")  # in a list or dictionary of Hydra's
 ALONE = re.compile(r"^((?:\w+\+)?https?://)[^:/?#@]+@", re.IGNORECASE)
 SECRET_NAME = r"(?:TOKEN|PASSWORD|PASSWD|SECRET|CREDENTIALS|(?:API|ACCESS|PRIVATE|ACCOUNT)_?KEY)S?"  # at its end
 ASSIGNED = re.compile(rf"(\b[A-Z0-9_]*{SECRET_NAME}\s*[=:]\s*['\"]?)[^\s'\",}}\]]+")
-SHORTEST = 12  # characters of such a variable
+SHORTEST = 12  # characters of a variable's value, below which it does not count as a secret
 _warned: set[str] = set()
 
 
 def without_secrets(uri: str) -> str:
-    """The address without its secrets, which go to the environment variables of this process; warns once."""
+    """Move the secrets of an address to environment variables, and return it without them; warns once."""
     if uri.lower().startswith(("http://", "https://")):
         return _server_without_secrets(uri)
     clean = _masked(uri)
     if clean != uri and MASK not in uri:
-        if (match := USER_INFO.match(uri)) and match[3]:  # a database's client would end it at the first of these
+        if (match := USER_INFO.match(uri)) and match[3]:  # otherwise a client would end the password at @ or /
             uri = f"{match[1]}{match[2]}:{match[3].replace('@', '%40').replace('/', '%2F')}@{match[4]}"
         known = os.environ.get(DATABASES, "").splitlines()
         os.environ[DATABASES] = "\n".join(dict.fromkeys([*known, uri]))
@@ -75,14 +75,14 @@ def _warn(advice: str) -> None:
     if advice not in _warned:
         _warned.add(advice)
         print(
-            f"Warning: the password in the store's address is kept out of everything that is recorded; {advice}, so "
-            "that the history of the shell does not hold it either.",
+            f"Warning: the password in the store's address is kept out of all records; {advice}, so that the history "
+            "of the shell does not contain it either.",
             file=sys.stderr,
         )
 
 
 def with_secrets(uri: str) -> str | None:
-    """The address that a client connects to, for one that `without_secrets` returned; None where it is not known."""
+    """The address with its secrets for one that `without_secrets` returned; None if it is not known."""
     for known in os.environ.get(DATABASES, "").splitlines():
         if _masked(known) == uri:
             return known
@@ -90,7 +90,7 @@ def with_secrets(uri: str) -> str | None:
 
 
 def without_secrets_in_arguments(arguments: Iterable[str]) -> list[str]:
-    """The arguments KEY=VALUE of a command line, with clean addresses of stores."""
+    """The arguments KEY=VALUE of a command line, with addresses of stores without secrets."""
     return [_clean_argument(argument) for argument in arguments]
 
 
@@ -106,7 +106,7 @@ def _clean_argument(argument: str) -> str:
 
 
 def without_secrets_in_yaml(text: str) -> str:
-    """A configuration in YAML, with clean addresses of stores; as it is where it holds no secret."""
+    """A configuration in YAML, with addresses of stores without secrets; unchanged if it contains none."""
 
     def clean(value: Any) -> Any:
         if isinstance(value, dict):
@@ -120,7 +120,7 @@ def without_secrets_in_yaml(text: str) -> str:
 
 
 def hidden(text: str) -> str:
-    """A text without secrets: those that this process knows from its environment, and those in any address."""
+    """The text without secrets: neither those in the environment of this process nor those in any address."""
     addresses = os.environ.get(DATABASES, "").splitlines()
     secrets = [value for name, value in os.environ.items() if _is_secret(name, value)]
     for address in addresses:
@@ -133,14 +133,14 @@ def hidden(text: str) -> str:
 
 
 def _is_secret(name: str, value: str) -> bool:
-    """Whether a variable of the environment holds a secret, by its name; a short value may be any word."""
+    """Whether an environment variable is a secret, by its name; a short value may be an ordinary word."""
     return name in (PASSWORD, TOKEN) or (
         re.search(f"{SECRET_NAME}$", name, re.IGNORECASE) is not None and len(value) >= SHORTEST
     )
 
 
 def _masked_address(match: re.Match[str]) -> str:
-    """An address in a text; before its host, an index of packages or a repository has a token alone."""
+    """Mask the secrets of an address in a text, including a token alone, as addresses of repositories have."""
     return ALONE.sub(rf"\1{MASK}@", _masked(match[0]))
 
 

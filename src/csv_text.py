@@ -1,4 +1,4 @@
-"""Tables as CSV text in which a spreadsheet finds values and no formula."""
+"""Writes tables as CSV text that contains no formulas for a spreadsheet."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import io
 from collections.abc import Iterable
 from typing import Any
 
-FORMULA = tuple("=+-@\t\r\n＝＋－＠")  # what a text begins with that a spreadsheet computes: `=cmd|...`
+FORMULA = tuple("=+-@\t\r\n＝＋－＠")  # the first characters of a formula: `=cmd|...`
 
 
 def csv_text(rows: Iterable[Iterable[Any]]) -> str:
-    """Rows of values as CSV; a text that would be a formula has an apostrophe before it, a number has not."""
+    """Rows of values as CSV; a text that would be a formula gets an apostrophe before it, a number does not."""
     text = io.StringIO()
     csv.writer(text).writerows(map(_harmless, row) for row in rows)
     return text.getvalue()

@@ -1,6 +1,6 @@
-"""Where a run errs: kinds of error, and scores by what a question, its answer and its passage are like.
+"""Analyses the errors of a run: kinds of error, and scores by properties of the question, the answer and the passage.
 
-All of it is computed from the scores by question that every run keeps (`src.runs.records`); `src.errors` is the
+All results are computed from the scores by question that every run keeps (`src.runs.records`); `src.errors` is the
 command.
 """
 
@@ -18,7 +18,7 @@ SHARED = "question words in the answer's sentence"
 
 @dataclass(frozen=True)
 class Errors:
-    """Where a run errs."""
+    """The errors of a run."""
 
     kinds: list[Group]  # those that occur, in the order of `Kind`
     by: dict[str, list[Group]]  # of GROUPINGS and SHARED, by label
@@ -26,10 +26,10 @@ class Errors:
 
 
 def errors_of(table: pd.DataFrame) -> Errors:
-    """The kinds of a run's answers, and its scores by kind of question.
+    """Classify the answers of a run, and group its scores by properties of the questions.
 
     Args:
-        table: its scores by question, with their texts (`src.runs.records.Record.questions`).
+        table: the scores by question, with their texts (`src.runs.records.Record.questions`).
     """
     kinds = [kind_of(row.predicted, list(row.answers), row.context) for row in table.itertuples()]
     rows = table.assign(kind=[kind.value for kind in kinds])
@@ -42,10 +42,10 @@ def errors_of(table: pd.DataFrame) -> Errors:
 
 @dataclass(frozen=True)
 class Exchange:
-    """What one run answers and another does not, question by question."""
+    """The questions that one run answers correctly and another does not."""
 
-    both: int  # questions that both have right, by exact match
-    first: int  # the first run alone
+    both: int  # the number of questions that both answer correctly, by exact match
+    first: int  # only the first run
     second: int
     neither: int
     gained: pd.DataFrame  # the questions on which the second is better by F1, the largest gain first
@@ -53,10 +53,10 @@ class Exchange:
 
 
 def exchange(first: Errors, second: Errors) -> Exchange:
-    """Hold two runs that were scored on the same questions against each other.
+    """Compare two runs question by question.
 
     Raises:
-        ValueError: they share no question.
+        ValueError: the runs share no question.
     """
     columns = ["exact_match", "f1", "predicted", "kind"]
     shared = first.rows.join(second.rows[columns], how="inner", rsuffix="_second")

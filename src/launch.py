@@ -45,7 +45,7 @@ def command_line(text: str, translate: Callable[[Sequence[str]], list[str]] = li
         sweeps = bool({"-m", "--multirun"} & set(sys.argv))
         shows = any(argument == "-c" or argument.startswith("--cfg") for argument in sys.argv)
         if sweeps and shows:
-            raise UserError("--cfg shows the configuration of one run; leave out -m, and give single values.")
+            raise UserError("--cfg shows the configuration of one run; leave out -m and give single values.")
         with tempfile.TemporaryDirectory(prefix="tuneoff-config-") as temporary:
             primary = Primary()
             if any(argument.startswith("from_run=") for argument in sys.argv):

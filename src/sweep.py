@@ -400,9 +400,7 @@ def margin_line(margin: float | None, configs: Sequence[Config], plan: Plan | No
 def _kept_margin(kept: float | None, given: float) -> list[str]:
     """A note if a sweep that continues keeps a margin other than the one that is given now."""
     if kept is None:
-        return [
-            f"The sweep was begun without a margin; sweep.margin={given:g} is ignored: it comes after the first run"
-        ]
+        return [f"The sweep was begun without a margin; sweep.margin={given:g} is ignored"]
     if kept != given:
         return [f"The sweep keeps the margin that it began with, {kept:g} F1; sweep.margin={given:g} is ignored"]
     return []

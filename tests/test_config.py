@@ -49,9 +49,8 @@ def test_more_sets_to_score_are_given_as_the_readme_says(configure):
 def test_the_configuration_of_a_sweep_is_not_shown(command):
     shown = command("src.train", "-m", "method=full,lora", "--cfg", "job")
     assert shown.returncode == 1
-    assert (
-        shown.stderr.strip() == "Error: --cfg shows the configuration of one run; leave out -m and give single values."
-    )
+    one_run = "--cfg shows the configuration of one run; leave out -m and give single values."
+    assert shown.stderr.strip() == f"Error: {one_run}"
 
 
 def test_help_names_every_option(command):

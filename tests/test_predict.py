@@ -237,7 +237,7 @@ def test_bytes_that_are_not_text_are_refused(key, ended):
     status, shown, said = ended(predict, "run=best", *(f"{name}={value}" for name, value in given.items()))
     assert (status, shown) == (2, "")
     assert said == (
-        f"Error: {key}=W\u00e9\\xff? holds bytes that are not UTF-8 text (\\x..); type it again, or rename the file "
+        f"Error: {key}=W\u00e9\\xff? has bytes that are not UTF-8 text (\\x..); type it again, or rename the file "
         "that it names.\n"
     )
 
