@@ -67,7 +67,7 @@ class DatasetConfig:
     split: str = "given"  # given | article (no title on both sides) | random
     seed: int = 0  # draws the subset and the split; train.seed does not touch the data
     answer: str = "first"  # which of several human answers to train on: first | majority | shortest
-    unanswerable: bool | None = None  # whether "no answer" may be given; null: if a training question has no answer
+    unanswerable: bool | None = None  # whether "no answer" may be given; null: decided by the training questions
     extra_validation: dict[str, str] = field(default_factory=dict)  # name -> file, scored at the end
 
     @property

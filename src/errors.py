@@ -1,7 +1,7 @@
-"""Say where a run errs: kinds of error with examples, and scores by kind of question; for two runs, what each gains.
+"""Show the errors of a run by kind, with examples, and its scores by kind of question; or compare two runs.
 
     python -m src.errors run=RUN                       # on the test questions, or the validation questions
-    python -m src.errors 'runs=[RUN,RUN]'              # what the second gains and loses against the first
+    python -m src.errors 'runs=[RUN,RUN]'              # the questions that the second run gains or loses
     python -m src.errors run=RUN split=validation format=json
 
 A RUN is the beginning of a run's id, a run's name, or `best`.
@@ -31,15 +31,15 @@ EXTRA = "extra/"  # the metrics of further files (`dataset.extra_validation`): e
 
 
 class Arguments(StoreArguments):
-    """What src.errors takes."""
+    """The keys of src.errors."""
 
     run: str | None = Field(None, description="the beginning of a run's id, its name, or best")
-    runs: Listed[str] = Field([], description="two of them: what the second gains and loses against the first")
+    runs: Listed[str] = Field([], description="two runs, to show the questions that the second one gains or loses")
     split: Literal["test", "validation"] | None = Field(
-        None, description="which questions: test, the default where the run has a test set, or validation"
+        None, description="which questions: test, the default if the run has a test set, or validation"
     )
-    examples: int = Field(2, ge=0, description="questions that are shown of each kind of error")
-    form: Literal["table", "json"] = Field("table", alias="format", description="for people, or for programs")
+    examples: int = Field(2, ge=0, description="the number of questions that are shown for each kind of error")
+    form: Literal["table", "json"] = Field("table", alias="format", description="table, or json for programs")
 
 
 def main() -> None:
@@ -56,10 +56,10 @@ def main() -> None:
 
 
 def show(given: Arguments, names: Sequence[str]) -> None:
-    """Print what was asked for.
+    """Print the errors of one run, or the comparison of two.
 
     Raises:
-        UserError: no such run, or one without scores or texts by question.
+        UserError: there is no such run, or it has no scores or texts by question.
     """
     from src.error_analysis import errors_of, exchange
     from src.runs.records import TEST, VALIDATION
@@ -94,21 +94,21 @@ def _texts(run: Record, split: str) -> pd.DataFrame:
     """The questions of a run with their texts.
 
     Raises:
-        UserError: it has none.
+        UserError: the run has no such questions, or no texts.
     """
     table = run.questions(split=split)
     if table is None:
         raise UserError(f"run={run.name} ({run.id[:8]}) has no {split} questions; choose a finished run, or split=.")
     if missing := {"question", "context", "answers", "predicted"} - set(table.columns):
         raise UserError(
-            f"run={run.name} ({run.id[:8]}) holds no texts ({', '.join(sorted(missing))} are missing): it was exported "
+            f"run={run.name} ({run.id[:8]}) has no texts ({', '.join(sorted(missing))} are missing): it was exported "
             "with texts=false. Export it again with its texts."
         )
     return table
 
 
 def _extra(run: Record) -> dict[str, float]:
-    """F1 on further files, by their names."""
+    """The F1 on further files, by their names."""
     keys = [key for key in run.metrics if key.startswith(EXTRA) and key.endswith("/f1")]
     return {key.removeprefix(EXTRA).removesuffix("/f1"): run.metrics[key] for key in sorted(keys)}
 
@@ -177,7 +177,7 @@ def _print(
 def _table(
     terminal: Any, title: str, names: Sequence[str], of_runs: Sequence[Sequence[Group]], total: int | None = None
 ) -> None:
-    """Number of questions and scores by group, side by side for two runs."""
+    """Print the number of questions and the scores of each group, side by side for two runs."""
     from rich.table import Table
 
     table = Table(title=None)
@@ -205,7 +205,7 @@ def _table(
 
 
 def _examples(terminal: Any, title: str, rows: pd.DataFrame) -> None:
-    """Some questions with what was predicted and what is true."""
+    """Print some questions with their predicted and their true answers."""
     if rows.empty:
         return
     from rich.text import Text

@@ -1,12 +1,12 @@
-"""Export the model of a finished run as a folder that transformers reads by itself.
+"""Export the model of a finished run as a folder that transformers can read without tuneoff.
 
     python -m src.export run=RUN to=FOLDER                  # an adapter stays an adapter, for its base on the hub
-    python -m src.export run=RUN to=FOLDER merged=true      # the adapter added into the weights: a plain model
+    python -m src.export run=RUN to=FOLDER merged=true      # the adapter is merged into the weights of its base
     python -m src.export run=RUN to=FOLDER format=onnx      # the merged model as ONNX, in fp32, for onnxruntime
 
-A RUN is the beginning of a run's id, a run's name, or `best`. What trained only some parameters is always written as a
-whole model. The folder is read again (a whole model by transformers alone) and answers questions that the run was
-scored on: its card says how many answers are the same, the scores and the speed.
+A RUN is the beginning of a run's id, a run's name, or `best`. Methods that train some of the parameters are always
+exported as a whole model. As a check, the exported model is loaded (a whole model by transformers alone) and answers
+questions that the run was scored on; its card reports how many answers are the same, the scores and the speed.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ CARD = "README.md"
 
 
 class Arguments(ModelArguments):
-    """What src.export takes."""
+    """The keys of src.export."""
 
     run: str = Field(description="the beginning of a run's id, its name, or best")
     to: Path = Field(description="the folder to write; it must be empty or not exist")
-    merged: bool = Field(False, description="true: add an adapter into the weights of its base")
+    merged: bool = Field(False, description="true: merge an adapter into the weights of its base")
     format: Literal["transformers", "onnx"] = Field("transformers", description="transformers or onnx")
-    questions: int = Field(200, ge=0, description="that the exported model answers as a check; 0 for no check")
+    questions: int = Field(200, ge=0, description="the number of questions for the check; 0 for no check")
 
 
 def main() -> None:
@@ -69,15 +69,15 @@ def main() -> None:
 
 
 def write(stored: StoredRun, folder: Path, merged: bool) -> str:
-    """Write the model of a run, its tokenizer and its card; what was written, in words.
+    """Write the model of a run, its tokenizer and its card; returns a description of what was written.
 
     Args:
-        stored: the run, loaded.
-        folder: to write to; empty or not there.
-        merged: add an adapter into the weights of its base.
+        stored: the loaded run.
+        folder: the folder to write; it is empty or does not exist.
+        merged: whether to merge an adapter into the weights of its base.
 
     Raises:
-        UserError: an adapter that cannot be added to its base, or a folder that cannot be written.
+        UserError: an adapter cannot be merged into its base, or the folder cannot be written.
     """
     from src import serving
     from src.model.stored import ADAPTER, holds_whole_model
@@ -107,10 +107,10 @@ def write(stored: StoredRun, folder: Path, merged: bool) -> str:
 
 
 def as_onnx(stored: StoredRun, folder: Path) -> str:
-    """Replace the weights of an exported whole model by an ONNX file; what the folder holds, in words.
+    """Replace the weights of an exported whole model by an ONNX file; returns a description of the folder.
 
     Raises:
-        UserError: an architecture that torch cannot export.
+        UserError: torch cannot export the architecture.
     """
     from src.model import onnx
 
@@ -127,7 +127,7 @@ def _write_card(stored: StoredRun, folder: Path) -> None:
     from src.model.base import FILE, Base
     from src.runs.store import connect
 
-    if not (folder / FILE).exists():  # runs of version 0.1 have none, and no card
+    if not (folder / FILE).exists():  # runs of version 0.1 have neither this file nor a card
         return
     base = Base(**json.loads((folder / FILE).read_text(encoding="utf-8")))
     record = connect(stored.tracking, create=False).record(stored.id)
@@ -139,21 +139,21 @@ def _write_card(stored: StoredRun, folder: Path) -> None:
 def _merged(stored: StoredRun) -> Any:
     if stored.config.method.quantize is not None:
         raise UserError(
-            f"run={stored.name}: its base is held in 4 bits, and adding the adapter would round it again; export the "
+            f"run={stored.name}: its base is held in 4 bits, and merging the adapter would round it again; export the "
             "adapter (merged=false)."
         )
     try:
         return stored.model.merge_and_unload(safe_merge=True)
     except (NotImplementedError, ValueError) as error:  # peft: a method without a merged form; weights not finite
-        raise UserError(f"run={stored.name}: its adapter cannot be added to its base ({error}).") from error
+        raise UserError(f"run={stored.name}: its adapter cannot be merged into its base ({error}).") from error
 
 
 @dataclass(frozen=True)
 class Answered:
-    """What a model answers to questions that its run was scored on."""
+    """The result of a check: the answers of a model to questions that its run was scored on."""
 
     questions: int
-    same: int  # answers that are those of the run, letter by letter
+    same: int  # the number of answers that are identical to those of the run
     exact_match: float  # percent
     f1: float
     seconds: float
@@ -165,10 +165,10 @@ class Answered:
 
 
 def scored_questions(stored: StoredRun, count: int) -> list[dict[str, Any]]:
-    """Up to `count` questions that a run was scored on, of its test set, else of its validation set.
+    """Up to `count` questions that a run was scored on, of its test set, or of its validation set if it has none.
 
     Raises:
-        UserError: the run kept no texts of them.
+        UserError: the run did not keep their texts.
     """
     from src.runs.records import TEST, VALIDATION
     from src.runs.store import connect
@@ -183,18 +183,18 @@ def scored_questions(stored: StoredRun, count: int) -> list[dict[str, Any]]:
 
 
 def answered(stored: StoredRun, rows: Sequence[dict[str, Any]]) -> Answered:
-    """Have a model answer the questions of its run once more.
+    """Answer questions that the run was scored on, and compare the answers with those of the run.
 
     Args:
         stored: the model.
-        rows: of `scored_questions`.
+        rows: the result of `scored_questions`.
     """
     from src.evaluation.score import score
 
     begun = time.perf_counter()
     answers = stored.answer([{key: row[key] for key in ("id", "question", "context")} for row in rows])
     seconds = time.perf_counter() - begun
-    golds = [list(row["answers"]) for row in rows]  # where they stand is not needed for their scores
+    golds = [list(row["answers"]) for row in rows]  # their places are not needed for the scores
     truth = [
         {"id": row["id"], "answers": {"text": gold, "answer_start": [0] * len(gold)}}
         for row, gold in zip(rows, golds, strict=True)
@@ -205,7 +205,7 @@ def answered(stored: StoredRun, rows: Sequence[dict[str, Any]]) -> Answered:
 
 
 def read_alone(stored: StoredRun, folder: Path) -> StoredRun:
-    """A run with the model of an exported folder: read by transformers alone, or an adapter on the base of the run."""
+    """The run with the model of an exported folder, which is read by transformers alone or put on the run's base."""
     from transformers import AutoConfig
 
     from src.model import onnx
@@ -229,7 +229,7 @@ def _whole(stored: StoredRun, folder: Path) -> Any:
 
 
 def section(kind: str, before: Answered, after: Answered) -> str:
-    """What the card says of the exported folder."""
+    """The section of the card on the exported folder."""
     return "\n".join(
         [
             "",

@@ -1,7 +1,7 @@
-"""Files of questions in JSON Lines in, answers in JSON Lines out: `python -m src.predict run=RUN input=FILE`.
+"""Answers a file of questions in JSON Lines: `python -m src.predict run=RUN input=FILE`.
 
-Questions are answered some at a time, so that memory does not grow with the file, and answers are written as they
-are there.
+Questions are answered in chunks, so that memory does not grow with the file, and the answers of each chunk are written
+at once.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from src.data.files import parsed
 
 
 def answer_file(runs: Sequence[StoredRun], source: str, target: str, ensemble: bool) -> int:
-    """Answer all questions of a file; the exit status, 1 where a line was no question.
+    """Answer all questions of a file; returns the exit status, 1 if a line was not a question.
 
     Args:
-        runs: that answer.
+        runs: the runs that answer.
         source, target: files, or - for standard input and output.
-        ensemble: add what the runs answer together.
+        ensemble: whether to combine the answers of the runs.
     """
     from rich.console import Console
     from rich.progress import Progress, TextColumn, TimeElapsedColumn
@@ -53,7 +53,7 @@ def answer_file(runs: Sequence[StoredRun], source: str, target: str, ensemble: b
 
 
 def _some_at_a_time(lines: BinaryIO, source: str) -> Iterator[tuple[list[dict[str, Any]], list[str]]]:
-    """The questions of up to AT_ONCE lines, and a sentence for each line that is none."""
+    """Yield the questions of up to AT_ONCE lines, and an error message for each line that is not a question."""
     questions: list[dict[str, Any]] = []
     refused: list[str] = []
     for number, line in enumerate(lines, start=1):
@@ -72,7 +72,7 @@ def _some_at_a_time(lines: BinaryIO, source: str) -> Iterator[tuple[list[dict[st
 
 
 def _question(line: bytes, number: int) -> tuple[str, dict[str, Any]]:
-    """What is wrong with a line (empty: nothing), and the question in it."""
+    """The error message for a line (empty if it is valid), and its question."""
     try:
         record = parsed(line.strip().decode("utf-8-sig" if number == 1 else "utf-8"))
     except UnicodeDecodeError:
@@ -83,14 +83,14 @@ def _question(line: bytes, number: int) -> tuple[str, dict[str, Any]]:
         return "this is not a JSON object with question and context; the line is skipped.", {}
     for key in ("question", "context"):
         if not isinstance(record.get(key), str) or not record[key].strip():
-            return f"`{key}` is missing or holds no text; the line is skipped.", {}
+            return f"`{key}` is missing or empty; the line is skipped.", {}
     if isinstance(record.get("id"), list | dict):
         return "`id` is neither a text nor a number; the line is skipped.", {}
     return "", {"id": str(record.get("id", number)), "question": record["question"], "context": record["context"]}
 
 
 def _answer_some(runs: Sequence[StoredRun], questions: list[dict[str, Any]], ensemble: bool, out: TextIO) -> None:
-    """Write a line for each question."""
+    """Answer the questions, and write a line for each."""
     if not questions:
         return
     of_runs = [run.answer(questions) for run in runs]
@@ -112,7 +112,7 @@ def _answer_some(runs: Sequence[StoredRun], questions: list[dict[str, Any]], ens
 
 
 def _plain(best: Any, candidates: Sequence[Any], context: str) -> dict[str, Any]:
-    """An answer as plain values; `start` and `end` are null where it has no place in the passage."""
+    """An answer as plain values; `start` and `end` are null if it has no place in the passage."""
 
     def of(span: Any) -> dict[str, Any]:
         start, end = place_of(span, context) or (None, None)

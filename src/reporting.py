@@ -1,6 +1,6 @@
-"""Runs of the store in, a report out. Used by `python -m src.compare`, and by a sweep at its end.
+"""Makes a report from the runs of a store, for `python -m src.compare` and at the end of a sweep.
 
-In Python, without anything shown or written:
+In Python, without printing or writing anything:
 
     comparison = compare(TrackingConfig(), sweeps=["NAME"])
     print(comparison.contrasts[0].decision, as_dict(comparison)["recommendation"])
@@ -48,18 +48,18 @@ def compare(
     margin: float | None = None,
     exported: Path | None = None,
 ) -> Comparison:
-    """Compare runs, and neither show nor write anything.
+    """Compare runs without printing or writing anything.
 
     Args:
         tracking: the store.
-        sweeps, runs, where: which runs; the newest sweep by default (`src.runs.results.choose`).
-        by: parameters that tell arms apart in addition to the method.
+        sweeps, runs, where: the choice of runs; the newest sweep by default (`src.runs.results.choose`).
+        by: parameters that distinguish arms, in addition to the method.
         baseline: the method that the others are compared with.
-        margin: points of F1 that a method may lose and still be preferred; None: the one that the sweep has named.
-        exported: a file of runs, which are read from there and not from a store.
+        margin: points of F1 that a method may lose and still be preferred; None: the margin of the sweep.
+        exported: a file of exported runs, which is read instead of a store.
 
     Raises:
-        UserError: no such runs, no such parameter, or a margin that is not above 0.
+        UserError: there are no such runs, there is no such parameter, or the margin is not above 0.
     """
     with store_errors_explained():
         source = _source(tracking, exported)
@@ -67,7 +67,7 @@ def compare(
 
 
 def as_dict(comparison: Comparison) -> dict[str, Any]:
-    """What verdict.json holds."""
+    """The content of verdict.json."""
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
     return machine.as_dict(comparison, {"made": now, "tuneoff": package_version(), "reported_by": git_commit()})
 
@@ -85,10 +85,10 @@ def report(
     exported: Path | None = None,
     margin: float | None = None,
 ) -> Path:
-    """Compare runs (`compare`), show the result, and write it; the folder it lies in.
+    """Compare runs (`compare`), print the result, and write it to files; returns their folder.
 
     Raises:
-        UserError: as `compare` does, or a format that cannot be made.
+        UserError: as for `compare`, or a format cannot be made.
     """
     with store_errors_explained():
         source = _source(tracking, exported)
@@ -96,7 +96,7 @@ def report(
         comparison, notes = _compared(source, selection, by, baseline, margin)
         chosen = selection.parents or runs
         name = "-".join(id[:12] for id in chosen) or selection.title[:80]
-        # Another way to look at the same runs takes nothing away from the first.
+        # A report on the same runs with other options does not overwrite the first.
         view = "-".join(
             [
                 "",
@@ -127,7 +127,7 @@ def report(
 
 
 def show(comparison: Comparison, terminal: Terminal) -> None:
-    """The comparison on a terminal, in the order of the page."""
+    """Print the comparison on a terminal, in the order of the page."""
     advice = recommendation(comparison)
     if comparison.arms:
         terminal.line(f"{comparison.title}: {' · '.join(tables.subject(comparison))}")
@@ -163,10 +163,10 @@ def _source(tracking: TrackingConfig, exported: Path | None) -> Store | Archive:
 def _compared(
     source: Source, selection: Selection, by: Sequence[str], baseline: str, margin: float | None
 ) -> tuple[Comparison, list[str]]:
-    """The comparison of the chosen runs, and notes on how runs and margin were chosen.
+    """The comparison of the chosen runs, and notes on the choice of runs and margin.
 
     Raises:
-        UserError: no such parameter, no such baseline, or a margin that is not above 0.
+        UserError: there is no such parameter or baseline, or the margin is not above 0.
     """
     stored = plan_of(source, selection)
     schedule = None if stored is None else schedule_of(stored, selection.parents[0])
@@ -187,7 +187,7 @@ def _compared(
 
 
 def schedule_of(stored: Stored, parent: str = "") -> Schedule:
-    """What the report needs of a plan, and of the parent run that it belongs to."""
+    """The data of a plan that the report needs, with the id of its parent run."""
     plan, ended_at = stored
     looks = plan.looks if ended_at is None else [*(look for look in plan.looks if look < ended_at), ended_at]
     return Schedule(
@@ -209,10 +209,10 @@ def schedule_of(stored: Stored, parent: str = "") -> Schedule:
 
 
 def _write(comparison: Comparison, folder: Path, formats: Sequence[str], examples: int) -> list[Path]:
-    """Write a comparison in each format, and verdict.json; the files.
+    """Write a comparison in each format, and verdict.json; returns the files.
 
     Raises:
-        UserError: pictures cannot be made.
+        UserError: images cannot be made.
     """
     figures = plots(comparison) if set(formats) & {"html", "png", "svg", "pdf"} else []
     content = as_dict(comparison)
@@ -241,21 +241,21 @@ def _keep(
     store: Store, selection: Selection, comparison: Comparison, written: Sequence[Path], name: str, view: str
 ) -> None:
     """Log the report to the parent runs of its sweeps."""
-    alone = len(selection.parents) == 1  # what several sweeps say together does not replace what each says
+    alone = len(selection.parents) == 1  # a report on several sweeps does not replace the report of each
     for parent in selection.parents:
-        for path in written:  # and nothing else that lies in the folder, which may be any
+        for path in written:  # and no other file of the folder
             store.log_artifact(parent, path, f"report{'' if alone else '-' + name}{view}")
         if alone and not view:
             store.tag(parent, {"mlflow.note.content": markdown.as_note(comparison)})
 
 
 def _pictures(figures: Sequence[Plot], folder: Path, form: str) -> list[Path]:
-    """The figures in a size that fits a paper's column; a PNG has 384 dots to an inch."""
+    """Write the figures in the width of a paper's column; a PNG has 384 dots per inch. Returns the files."""
     files = [folder / f"{figure.name}.{form}" for figure in figures]
     try:
         shown = [for_paper(figure) for figure in figures]
         sizes = {side: [figure.layout[side] for figure in shown] for side in ("width", "height")}
-        write_images(shown, files, scale=4 if form == "png" else 1, **sizes)  # which ignores those of a layout
+        write_images(shown, files, scale=4 if form == "png" else 1, **sizes)  # it ignores the sizes of a layout
     except (ImportError, ValueError, RuntimeError) as error:
         raise UserError(
             f"formats={form} needs the package kaleido (pip install kaleido) and a Chrome or Chromium "

@@ -1,9 +1,9 @@
-"""Serve the model of a finished run over HTTP, for this machine alone.
+"""Serve the model of a finished run over HTTP, for this machine only.
 
     python -m src.serve run=RUN port=5001
 
-A RUN is the beginning of a run's id, a run's name, or `best`. The server is `mlflow models serve`, with the packages
-that are installed here (docs/trained.md says how it runs elsewhere). It logs to serve.log in the store's folder.
+A RUN is the beginning of a run's id, a run's name, or `best`. The server is `mlflow models serve` with the packages
+that are installed here (docs/trained.md describes other ways to serve). It logs to serve.log in the store's folder.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ REQUEST = {"dataframe_records": [{"question": "Who wrote it?", "context": "It wa
 
 
 class Serve(StoreArguments):
-    """What src.serve takes."""
+    """The keys of src.serve."""
 
     run: str = Field(description="the beginning of a run's id, its name, or best")
-    port: int = Field(5001, ge=1, le=65535, description="the port of this machine that the model answers on")
+    port: int = Field(5001, ge=1, le=65535, description="the port of the server")
     base: str | None = Field(
-        None, alias="model.path", description="the base model of an adapter, where it is not where the run found it"
+        None, alias="model.path", description="the base model of an adapter, if the run had it in another place"
     )
 
 
@@ -51,18 +51,18 @@ def main() -> None:
             print(note, file=sys.stderr)
         if store.text(chosen.id, "model/MLmodel") is None:
             raise UserError(
-                f"run={given.run} stored no model that MLflow can serve (it is {chosen.status}, or an older version of "
-                "this program made it); choose another run, or train it again (rerun=true)."
+                f"run={given.run} stored no model that MLflow can serve (it is {chosen.status}, or an older version "
+                "of this program made it); choose another run, or train it again (rerun=true)."
             )
         environment = {
             "MLFLOW_TRACKING_URI": with_secrets(store.uri) or store.uri,
             "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
         }
-        # MLflow gives up on a request after 60 s, in which a decoder on a CPU answers some dozens of questions.
+        # MLflow's default limit is 60 s, in which a decoder on a CPU answers only some dozens of questions.
         environment[TIMEOUT] = os.environ.get(TIMEOUT, "600")
         base, trained_from = given.base, chosen.params.get("model.path", "")
         if base is None and Path(trained_from).expanduser().is_dir():
-            base = trained_from  # the stored model knows no folder of this machine
+            base = trained_from  # the stored model does not contain paths of this machine
         if base is not None:
             environment["MLFLOW_PYFUNC_INFERENCE_CONFIG"] = json.dumps({"base": base})
         arguments = ["models", "serve", "--model-uri", f"runs:/{chosen.id}/model", "--env-manager", "local"]

@@ -1,4 +1,4 @@
-"""A server of MLflow's that runs until it is interrupted: `src.ui` and `src.serve` start theirs here."""
+"""Runs a server of MLflow until it is interrupted, for `src.ui` and `src.serve`."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ import psutil
 from src.config import UserError
 
 POLL_SECONDS = 0.2
-HOST = "127.0.0.1"  # this machine alone
+HOST = "127.0.0.1"  # this machine only
 
 
 def refuse_port_in_use(port: int) -> None:
-    """Before anything is started: does something listen on a port of this machine?
+    """Check, before anything is started, that no server uses a port of this machine.
 
     Raises:
-        UserError: yes.
+        UserError: the port is in use.
     """
     if _answers(port):
         raise UserError(f"port={port} is taken; choose another, such as port={port + 1}.")
 
 
 def log_of(command: str, folder: Path) -> Path:
-    """The file that a server's output goes to: in the store's folder, elsewhere where that can only be read."""
+    """The file for a server's output: in the store's folder, or in a temporary folder if that one is read-only."""
     readable_alone = folder.exists() and not os.access(folder, os.W_OK)
     return (Path(tempfile.mkdtemp(prefix="tuneoff-")) if readable_alone else folder) / f"{command}.log"
 
@@ -40,15 +40,15 @@ def log_of(command: str, folder: Path) -> Path:
 def run_server(
     arguments: Sequence[str], environment: Mapping[str, str], port: int, name: str, address: str, log: Path
 ) -> None:
-    """Run `mlflow ARGUMENTS` until it is interrupted; its address is printed when it answers.
+    """Run `mlflow ARGUMENTS` until it is interrupted, and print its address when it answers.
 
     Args:
-        arguments: of MLflow's command line, without host and port.
-        environment: variables that are set for it.
-        port: of this machine.
-        name: of what is served, for messages.
-        address: the text to print.
-        log: a new file, for what the server prints.
+        arguments: the arguments of MLflow without host and port.
+        environment: environment variables of the server.
+        port: a port of this machine.
+        name: the name of the server, for messages.
+        address: the address to print.
+        log: a new file for the output of the server.
 
     Raises:
         UserError: the server ended by itself.
@@ -56,7 +56,7 @@ def run_server(
     command = [sys.executable, "-m", "mlflow", *arguments, "--host", HOST, "--port", str(port)]
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as output:
-        # A session of its own where there are such: Ctrl-C is for this process, which ends the workers as well.
+        # The server gets a new session, so that Ctrl-C reaches only this process, which ends the workers as well.
         server = subprocess.Popen(
             command, env=os.environ | environment, start_new_session=True, stdout=output, stderr=subprocess.STDOUT
         )
@@ -75,7 +75,7 @@ def run_server(
 
 
 def end_with_children(process: subprocess.Popen[bytes]) -> None:
-    """End a process and all that it has started, on every system."""
+    """End a process and all its descendants, on every system."""
     with suppress(psutil.NoSuchProcess):
         for child in psutil.Process(process.pid).children(recursive=True):
             with suppress(psutil.NoSuchProcess):

@@ -1,9 +1,9 @@
-"""A stored model as a model of MLflow: what `mlflow.pyfunc.load_model` loads and `mlflow models serve` serves.
+"""Makes a stored model an MLflow model, for `mlflow.pyfunc.load_model` and `mlflow models serve`.
 
-A run's model folder holds, with the weights, the configuration of the run and the code that answers, so that it is
-loaded where this program is not installed; `requirements.txt` there names the packages. An adapter takes its base from
-where the run took it (a package or the hub), or from `model_config={"base": FOLDER}` where that was a folder of its
-machine; the hash is checked.
+With the weights, a run's model folder contains the configuration of the run and the code that answers questions, so
+that it can be loaded where this program is not installed; its `requirements.txt` lists the packages. An adapter loads
+its base from where the run loaded it (a package or the hub). If that was a folder of the run's machine, the base must
+be given by `model_config={"base": FOLDER}`. The hash of the base is checked.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from src.answering import ReadyModel, config_of, place_of, read_folder
 from src.config import DATA_FILES, Config, HardwareConfig
 from src.tasks.base import NO_PLACE
 
-BASE = "base"  # of `model_config`: the folder or hub name of the model that an adapter belongs on
+BASE = "base"  # the key of `model_config` for the folder or hub name of an adapter's base model
 CONFIG = "run.yaml"  # the configuration of the run, in the folder of its model
 # The part of `src` that answers questions.
 SHIPPED = ("data", "evaluation", "model", "tasks", "training")
 SHIPPED_FILES = ("__init__", "answering", "config", "credentials", "evaluator", "serving")
-# What that part imports.
+# The packages that this part imports.
 PACKAGES = (
     *("accelerate", "datasets", "evaluate", "filelock", "huggingface-hub", "numpy", "omegaconf", "pandas", "peft"),
     *("psutil", "pyarrow", "pydantic", "pyyaml", "safetensors", "tokenizers", "torch", "transformers"),
 )
-# What `write` leaves in the folder.
+# The files that `write` makes.
 FILES = (
     *("MLmodel", "code", "conda.yaml", "python_env.yaml", "requirements.txt"),
     *("input_example.json", "serving_input_example.json", CONFIG),
@@ -46,13 +46,13 @@ EXAMPLE = {"question": "Who wrote the first program?", "context": "Ada Lovelace 
 
 
 def write(folder: Path, config: Config, recorded: Mapping[str, Any], run_id: str) -> None:
-    """Make an empty folder a model of MLflow; the weights are stored there afterwards.
+    """Make an empty folder an MLflow model; the weights are stored there afterwards.
 
     Args:
-        folder: of the model.
-        config: of its run.
-        recorded: the configuration as the run keeps it.
-        run_id: in MLflow.
+        folder: the folder of the model.
+        config: the configuration of its run.
+        recorded: the configuration as the run records it.
+        run_id: the id of the run in MLflow.
     """
     from mlflow.models import ModelSignature
     from mlflow.pyfunc import save_model
@@ -70,7 +70,7 @@ def write(folder: Path, config: Config, recorded: Mapping[str, Any], run_id: str
             shutil.copy(here / f"{name}.py", code)
         logger = logging.getLogger("mlflow.pyfunc")
         level = logger.level
-        logger.setLevel(logging.WARNING)  # it says that it validates the example
+        logger.setLevel(logging.WARNING)  # it would log that it validates the example
         try:
             save_model(
                 str(folder),
@@ -80,7 +80,7 @@ def write(folder: Path, config: Config, recorded: Mapping[str, Any], run_id: str
                 input_example=pd.DataFrame([EXAMPLE]),
                 pip_requirements=requirements(config),
                 metadata={"run_id": run_id},
-                model_config={BASE: None},  # what is not named here cannot be given later
+                model_config={BASE: None},  # only keys that are listed here can be given later
             )
         finally:
             logger.setLevel(level)
@@ -88,9 +88,9 @@ def write(folder: Path, config: Config, recorded: Mapping[str, Any], run_id: str
 
 
 def _without_places(recorded: Mapping[str, Any]) -> dict[str, Any]:
-    """What answering needs of a run's configuration, without the places of files on this machine.
+    """The part of a run's configuration that answering needs, without paths of this machine.
 
-    A base that is a folder here is known by its name alone; who loads the model says where it is.
+    If the base is a folder, only its name is kept, and the user of the model gives its path.
     """
     kept = {name: dict(values) for name, values in recorded.items() if name != "tracking"}
     files = {key.removeprefix("dataset."): None for key in DATA_FILES}
@@ -103,10 +103,10 @@ def _without_places(recorded: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def requirements(config: Config) -> list[str]:
-    """The packages that a run's model needs, at the versions that are installed, as pip wants them.
+    """The packages that a run's model needs, with their installed versions, in pip's format.
 
-    A package of weights that pip must install without its dependencies (`model.install`) is left out; the sentence
-    that asks for it says how.
+    A package of weights that needs a special command to install it (`model.install`) is left out; the error message
+    for a missing package gives the command.
     """
     names = [*PACKAGES]
     if config.model.gguf is not None:
@@ -123,7 +123,7 @@ class Served:
     """A stored model that answers tables of questions, one table at a time.
 
     Args:
-        ready: the model.
+        ready: the loaded model.
     """
 
     def __init__(self, ready: ReadyModel) -> None:
@@ -134,15 +134,15 @@ class Served:
         """Answer questions.
 
         Args:
-            model_input: columns `question` and `context`, a row a question.
-            params: MLflow passes some; none has a meaning here.
+            model_input: columns `question` and `context`, one row for each question.
+            params: MLflow may pass some; they have no effect.
 
         Returns:
-            A row a question: `answer` (empty: the passage holds none), `score` (its probability), and the characters
-            `start` to `end` of the passage (-1 where the answer has no place in it).
+            One row for each question: `answer` (empty if the passage has none), `score` (its probability), and the
+            characters `start` to `end` of the passage (-1 if the answer has no place in it).
 
         Raises:
-            MlflowException: a question or a passage without text.
+            MlflowException: a question or a passage has no text.
         """
         from mlflow.exceptions import MlflowException
 
@@ -151,7 +151,7 @@ class Served:
             empty = table[name].map(lambda text: not isinstance(text, str) or not text.strip())
             if empty.any():
                 raise MlflowException.invalid_parameter_value(
-                    f"Row {int(empty.idxmax())}: `{name}` holds no text; give a question and the passage it is about."
+                    f"Row {int(empty.idxmax())}: `{name}` is empty; give a question and the passage it is about."
                 )
         rows = [
             {"id": str(number), "question": question, "context": context}
@@ -167,15 +167,14 @@ class Served:
 
 
 def _load_pyfunc(path: str, model_config: Mapping[str, Any] | None = None) -> Served:
-    """What MLflow calls to load the model.
+    """Load the model; MLflow calls this function.
 
     Args:
-        path: of the model's folder.
-        model_config: `base` is the folder or hub name of the model that an adapter belongs on, where it is not where
-            the run table it.
+        path: the folder of the model.
+        model_config: `base` is the folder or hub name of an adapter's base, if it is not where the run loaded it.
 
     Raises:
-        UserError: a base that is not there or is another one; weights that are damaged.
+        UserError: the base is missing or a different model, or the weights are damaged.
     """
     from mlflow.models import Model
 

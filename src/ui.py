@@ -1,10 +1,10 @@
-"""Open the MLflow UI on the store that runs are logged to, for this machine alone.
+"""Open the MLflow UI on the store of the runs, for this machine only.
 
     python -m src.ui
     python -m src.ui port=5001 folder=mlruns experiment=tuneoff
 
-With tracking.uri= the UI is the server's own. The address that is printed shows the runs of the experiment, the best F1
-first. What the UI's server logs goes to ui.log in the store's folder, or to a temporary one where that is read-only.
+With tracking.uri= the server has a UI already. The printed address shows the runs of the experiment, the best F1 first.
+The UI's server logs to ui.log in the store's folder, or in a temporary folder if that one is read-only.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from src.console import begin
 from src.server import HOST, log_of, refuse_port_in_use, run_server
 
 HOSTS = "MLFLOW_SERVER_ALLOWED_HOSTS"
-# The names that a browser on this machine has for it. MLflow's own default also takes 10.* and 192.168.*, which names
-# of hosts begin with as well: a page from anywhere could send its visitor's browser to the UI under such a name.
+# The names of this machine for its own browser. MLflow's default also allows 10.* and 192.168.*, and the names of hosts
+# can begin so too: a page on the internet could send its visitor's browser to the UI under such a name.
 THIS_MACHINE = "localhost,localhost:*,127.0.0.1,127.0.0.1:*"
 
 
 class Ui(ExperimentArguments):
-    """What src.ui takes."""
+    """The keys of src.ui."""
 
-    port: int = Field(5000, ge=1, le=65535, description="the port of this machine that the UI answers on")
+    port: int = Field(5000, ge=1, le=65535, description="the port of the UI")
 
 
 def main() -> None:
@@ -46,10 +46,10 @@ def main() -> None:
             print(f"The store is a server; open {address(store.uri, store)}")
             return
         refuse_port_in_use(given.port)
-        if store.writable:  # the UI changes it too, where somebody asks it to
+        if store.writable:  # users can change the store in the UI
             store = connect(tracking)
         page = address(f"http://{HOST}:{given.port}", store)
-        # Its workers for evaluations of language models are eight processes that nobody needs here.
+        # Its workers for evaluations of language models are eight processes that are not needed here.
         environment = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", HOSTS: os.environ.get(HOSTS, THIS_MACHINE)}
         arguments = ["ui", "--backend-store-uri", store.uri, "--workers", "1"]
         run_server(arguments, environment, given.port, "MLflow's UI", page, log_of("ui", Path(tracking.folder)))

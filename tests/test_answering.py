@@ -86,8 +86,8 @@ def test_a_broken_line_is_named_and_the_others_are_answered(store, asked, monkey
     bad = {
         2: (b'{"question": "Who?"', "this is not JSON (Expecting ',' delimiter: line 1 column 20 (char 19))"),
         4: (b'["Who?"]', "this is not a JSON object with question and context"),
-        5: (b'{"question": " ", "context": "Ada."}', "`question` is missing or holds no text"),
-        6: (b'{"question": "Who?", "context": 7}', "`context` is missing or holds no text"),
+        5: (b'{"question": " ", "context": "Ada."}', "`question` is missing or empty"),
+        6: (b'{"question": "Who?", "context": 7}', "`context` is missing or empty"),
         7: ("Wér?".encode("latin-1"), "this is not UTF-8 text"),
         9: (
             b'{"question": "Who?", "context": "A\\ud800"}',

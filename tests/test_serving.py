@@ -123,7 +123,7 @@ def test_no_place_of_this_machine_is_kept(configure):
 
 
 def test_a_question_without_text_is_refused(load):
-    with pytest.raises(MlflowException, match="Row 1: `question` holds no text"):
+    with pytest.raises(MlflowException, match="Row 1: `question` is empty"):
         load("full").predict(pd.concat([ASKED, ASKED.assign(question=" ")]))
 
 
@@ -229,7 +229,7 @@ def test_a_model_answers_over_http(store, load):
         ]
         with pytest.raises(urllib.error.HTTPError) as refused:
             post([{"question": "", "context": "It was written by Ada."}])
-        assert refused.value.code == 400 and b"`question` holds no text" in refused.value.read()
+        assert refused.value.code == 400 and b"`question` is empty" in refused.value.read()
     finally:
         server.terminate()
         _, said = server.communicate(timeout=60)
