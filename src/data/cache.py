@@ -41,7 +41,7 @@ def cached(name: str, make: Callable[[Path], object]) -> tuple[Dataset, list[str
         make: writes the data set to a path, as an Arrow stream. It is called if the file is missing or damaged.
 
     Returns:
-        The data set, mapped into memory, and notes for the person at the terminal.
+        The data set, mapped into memory, and notes for the terminal.
     """
     notes = []
     folder = Path(TEMPORARY.get() or datasets.config.HF_DATASETS_CACHE) / FOLDER

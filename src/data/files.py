@@ -145,7 +145,7 @@ def _json(path: Path) -> Iterator[RawRecord]:
             "JSON Lines files must be named .jsonl."
         ) from None
     except ValueError as error:
-        raise malformed(f"{path} cannot be read ({error}); mend the file.") from None
+        raise malformed(f"{path} cannot be read ({error}); correct the file.") from None
     if isinstance(top, list) and any(isinstance(record, dict) for record in top):
         yield from ((f"record {number}", _lower_keys(record)) for number, record in enumerate(top, start=1))
         return

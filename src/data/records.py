@@ -113,7 +113,7 @@ def check(raw_records: Iterable[RawRecord], source: str) -> Checked:
         place = f"{source}: {name}"
         for key in ("context", "question"):
             if not isinstance(raw[key], str) or not raw[key].strip():
-                raise UserError(f"{place} has an empty {key}; remove the record or mend it.")
+                raise UserError(f"{place} has an empty {key}; remove the record or correct it.")
         if record_id in checked.names:
             raise UserError(f"{place} has the same id as {checked.names[record_id]}; ids must be unique.")
         checked.names[record_id] = name

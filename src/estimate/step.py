@@ -109,10 +109,10 @@ def _counted(bare: Bare, work: Work, live: Live) -> Footprint:
     # Casts of frozen weights, and dropout masks, are kept from step to step.
     copies = live.bytes - weights - live.gradients
     # The allocator of a CPU keeps the memory that activations have released, and the gradients then reuse it.
-    besides = live.peak_without_gradients if work.on_cpu else live.peak - live.gradients_at_peak
+    others = live.peak_without_gradients if work.on_cpu else live.peak - live.gradients_at_peak
     gradients = waiting if work.on_cpu else live.gradients_at_peak
-    activations = min(kept, besides - weights) - copies
-    temporary = besides - weights - copies - activations
+    activations = min(kept, others - weights) - copies
+    temporary = others - weights - copies - activations
     return Footprint(weights + copies, gradients, activations, temporary)
 
 

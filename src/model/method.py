@@ -150,7 +150,9 @@ def _leave_the_head_out(model: PreTrainedModel, name: str, config: Any) -> None:
         untargeted = [module for module in head if module not in targeted_head]
         config.modules_to_save = sorted({*(config.modules_to_save or []), *untargeted}) or None
     elif head:
-        raise UserError(f"method={name}: {config.peft_type.value} cannot train the new head beside its adapters.")
+        raise UserError(
+            f"method={name}: {config.peft_type.value} cannot train the new head together with its adapters."
+        )
 
 
 @contextmanager
