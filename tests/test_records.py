@@ -157,7 +157,7 @@ def test_text_is_kept_to_the_letter(tmp_path):
         ),
         ("digits.json", '{"data": [' + "9" * 5000 + "]}", "cannot be read (a number has more than 4,300 digits)"),
         ("digits.jsonl", '{"answer_start": -' + "9" * 5000 + "}", "JSON (a number has more than 4,300 digits)"),
-        ("deep.json", "[" * 100_000, "cannot be read (lists or objects stand inside each other too deeply); mend"),
+        ("deep.json", "[" * 100_000, "cannot be read (lists or objects stand inside each other too deeply); correct"),
         ("deep.jsonl", '{"a":' * 100_000, "line 1 is not valid JSON (lists or objects stand inside each other"),
         ("deep.csv", "id,question,context,answers\n1,Who?,Ada," + "[" * 100_000, "row 1: answers is not JSON (lists"),
         ("blank.csv", " \n\t\n ", "holds nothing but white space"),
