@@ -142,7 +142,7 @@ def test_values_have_the_types_of_their_keys():
         (["text=a", "number=1.5"], "UserError: number=1.5 must be a valid integer."),
         (["text=a", "number=12"], "UserError: number=12 must be less than or equal to 9."),
         (["text=a", "sure=maybe"], "UserError: sure=maybe must be true or false."),
-        (["text=a", "names=[a"], "UserError: names=[a has no closing bracket; write [A,B], in quotes where"),
+        (["text=a", "names=[a"], "UserError: names=[a has no closing bracket; write [A,B], in quotes if"),
         (["text=a", "names=[]"], "UserError: names=[] names nothing; give at least one, or leave it out."),
         (["text=a", "nubmer=1"], "UserError: There is no key 'nubmer' (did you mean 'number'?); there are: text, "),
         (["number=1"], "UsageError: text= must be given; --help shows an example."),
