@@ -34,10 +34,10 @@ def start_method() -> str:
 
 METHOD = start_method()
 CONTEXT: Any = multiprocessing.get_context(METHOD)
-# glibc's malloc makes room for alignment in front of a tensor and frees what it does not need of it. These crumbs go to
-# the thread's cache of small blocks (tcache), where they are not merged with the tensor's block when that is freed, so
-# that the next tensor of the same size does not fit there. Without the cache, MiniLM's LoRA run needs a third less.
-# The variable is read when a process starts.
+# glibc's malloc pads each tensor for its alignment and frees the padding that it did not need. These small blocks go
+# to a cache (tcache), where they are not merged with their neighbours. The block of a freed tensor is then too small
+# for the next tensor of the same size. Without this cache, a LoRA run of MiniLM needs a third less memory. glibc
+# reads the variable when a process starts.
 ALLOCATOR = {"GLIBC_TUNABLES": "glibc.malloc.tcache_count=0"}
 STOP_SECONDS = 60.0  # the time that an interrupted process has to clean up
 POLL_SECONDS = 1.0

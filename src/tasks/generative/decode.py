@@ -169,12 +169,12 @@ class _State:
         return logits.float()
 
     def look_ahead(self, logits: Tensor, answers: Sequence[list[int]], remember: bool = False) -> Tensor:
-        """Log-probabilities at each token of an answer a row, (rows, tokens of the longest answer or 1, vocabulary).
+        """Log-probabilities at each token of one answer per row, (rows, tokens of the longest answer or 1, vocabulary).
 
         Args:
-            logits: of what comes next, (rows, vocabulary).
-            answers: tokens that may follow. Padding stands behind them, where causal attention does not look.
-            remember: keep all tokens but the last as read, where the cache is ours; `forget` takes back those of a row.
+            logits: of the first tokens, (rows, vocabulary).
+            answers: tokens that may follow. They are padded on the right, which causal attention never sees.
+            remember: leave all tokens but the last in our cache; `forget` removes those that a row does not need.
         """
         longest = max(map(len, answers))
         if longest < 2:
@@ -194,7 +194,7 @@ class _State:
         return torch.cat([logits[:, None], after], dim=1).log_softmax(-1)
 
     def forget(self, remembered: int, kept: Sequence[int]) -> None:
-        """Take back what was read last: of the `remembered` last tokens of row i all but the first `kept[i]`."""
+        """Mask the last `remembered` tokens in the cache, except for the first `kept[i]` of them in row i."""
         assert self.mask is not None
         places = torch.arange(remembered, device=self.mask.device)
         self.mask[:, self.mask.shape[1] - remembered :] = places < torch.tensor(kept, device=self.mask.device)[:, None]
@@ -207,7 +207,7 @@ class _State:
 
 
 def _sums(log_probabilities: Tensor, answers: Sequence[list[int]]) -> list[float]:
-    """The log-probability of an answer a row; 0 of an empty one.
+    """The log-probability of one answer for each row; 0 for an empty answer.
 
     Args:
         log_probabilities: at each token of the answers, (rows, at least the tokens of the longest answer, vocabulary).
@@ -223,16 +223,16 @@ def _sums(log_probabilities: Tensor, answers: Sequence[list[int]]) -> list[float
 def _decode(
     state: _State, log_probabilities: Tensor, drafts: Sequence[list[int]], stops: Stops, longest: int
 ) -> list[tuple[list[int], float]]:
-    """The tokens that follow, greedily, and the log-probability of all of them, for each row.
+    """Decode greedily; returns the tokens of each row, and their log-probability.
 
-    A token of a draft that is the likeliest one, as those before it were, need not be read again.
+    As long as the tokens of a draft are the most likely ones, they are taken over without another forward pass.
 
     Args:
-        state: after the drafts, where its cache is ours.
+        state: after the prompts, and the drafts if the cache is ours.
         log_probabilities: at each token of the drafts, (rows, tokens, vocabulary).
         drafts: tokens that may follow, for each row.
-        stops: where an answer ends.
-        longest: tokens of an answer, at most.
+        stops: determines where an answer ends.
+        longest: the maximum number of tokens of an answer.
     """
 
     def over(tokens: list[int]) -> bool:
@@ -248,7 +248,7 @@ def _decode(
         written.append(tokens[:known])
         total.append(sum(values[:known]))
     state.forget(remembered, [len(tokens) - 1 for tokens in written])
-    going = list(range(len(written)))  # the rows of `written` that the rows of the batch stand for
+    going = list(range(len(written)))  # the row of `written` for each row of the batch
     while still := [place for place, row in enumerate(going) if not over(written[row])]:
         if len(still) < len(going):
             still = compacted(still)
