@@ -140,7 +140,11 @@ def trl(run: Any, steps: int, best: bool) -> tuple[float, Any]:
         {"input_ids": prompt + answer, "labels": [-100] * len(prompt) + answer, "length": len(prompt) + len(answer)}
         for prompt, answer in pairs
     ]
-    flags = {"gradient_checkpointing": False, "train_sampling_strategy": "group_by_length", "loss_type": "chunked_nll"}
+    flags: dict[str, Any] = {
+        "gradient_checkpointing": False,
+        "train_sampling_strategy": "group_by_length",
+        "loss_type": "chunked_nll",
+    }
     with tempfile.TemporaryDirectory() as folder:
         trainer = SFTTrainer(
             model=model,
