@@ -1,7 +1,8 @@
-"""README and docs are true: their commands can be read, and their links lead somewhere."""
+"""README and docs are true: their commands can be read, their links lead somewhere, and their quotations are exact."""
 
 from __future__ import annotations
 
+import ast
 import re
 
 import pytest
@@ -18,10 +19,15 @@ FILES = ("questions.csv", "questions.json", "questions.jsonl", "passage.txt", "r
 README_LINES = 180
 
 
+def blocks(text):
+    """The code blocks of Markdown, each with the name of its language."""
+    return re.findall(r"^```(\w*)\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+
+
 def commands(page):
     """What follows `-m` in every line of a page's code blocks that starts a module of ours."""
-    blocks = re.findall(r"^```(?:bash)?\n(.*?)^```", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
-    return re.findall(r"-m ((?:src|benchmarks|experiments)\b.*)$", "\n".join(blocks), flags=re.MULTILINE)
+    lines = "\n".join(text for kind, text in blocks(page.read_text(encoding="utf-8")) if kind in ("", "bash"))
+    return re.findall(r"-m ((?:src|benchmarks|experiments)\b.*)$", lines, flags=re.MULTILINE)
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], ids=lambda page: page.stem)
@@ -51,3 +57,28 @@ def test_every_link_within_the_project_leads_somewhere(page):
 def test_the_readme_is_read_in_one_go():
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) < README_LINES
     assert len(commands(ROOT / "README.md")) > 10
+
+
+# Quotations
+
+
+def literal(node):
+    """The text of a string or of a sum of strings, with ... for what is not constant; None for other nodes."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return node.value
+    if isinstance(node, ast.JoinedStr):
+        return "".join(literal(part) if isinstance(part, ast.Constant) else "..." for part in node.values)
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+        parts = literal(node.left), literal(node.right)
+        return None if parts == (None, None) else "".join("..." if part is None else part for part in parts)
+    return None
+
+
+def test_every_error_of_the_troubleshooting_page_is_one_of_the_program():
+    page = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    quoted = re.findall(r"^- `([^`]*)`", page, flags=re.MULTILINE)
+    assert len(quoted) == page.count("\n- ") > 50
+    trees = [ast.parse(file.read_text(encoding="utf-8")) for file in (ROOT / "src").rglob("*.py")]
+    known = {text for tree in trees for node in ast.walk(tree) if (text := literal(node))}
+    assert [sentence for sentence in quoted if not any(sentence.strip() in text for text in known)] == []
+    assert [sentence for sentence in quoted if len(re.sub(r"\W", "", sentence)) < 8] == [], "these say too little"
