@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import ast
 import re
+import shlex
+import subprocess
+import sys
 
 import pytest
 
@@ -57,6 +60,46 @@ def test_every_link_within_the_project_leads_somewhere(page):
 def test_the_readme_is_read_in_one_go():
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) < README_LINES
     assert len(commands(ROOT / "README.md")) > 10
+
+
+# The tutorial
+
+UNLIKE = re.compile(r"\d+\.\d+|\b[0-9a-f]{8}\b|\d+(?= MB)")  # what differs from machine to machine: scores, times, ids
+
+
+def lines(text):
+    """The lines of a text without what differs from machine to machine, and with single spaces."""
+    return [" ".join(UNLIKE.sub("#", line).split()) for line in text.splitlines()]
+
+
+def run(line, folder, command):
+    """What a line of the tutorial prints."""
+    python, *arguments = shlex.split(line)
+    assert python == "python"
+    if arguments[0] == "-m":
+        done = command(*arguments[1:], cwd=folder)
+    else:
+        done = subprocess.run([sys.executable, *arguments], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_the_tutorial_prints_what_it_says(tmp_path, command):
+    """Its commands in their order, in a folder of their own; `...` stands for what is left out."""
+    page = (ROOT / "docs" / "getting_started.md").read_text(encoding="utf-8")
+    printed, compared = iter(()), 0
+    for kind, text in blocks(page.partition("\n## ")[2]):
+        if kind == "python":
+            (tmp_path / "make_questions.py").write_text(text, encoding="utf-8")
+        elif kind == "bash":
+            printed = iter(lines("".join(run(line, tmp_path, command) for line in text.splitlines())))
+        else:
+            for line in lines(text):
+                wanted = ".*".join(map(re.escape, line.split("...")))
+                assert line == "..." or any(re.fullmatch(wanted, other) for other in printed), f"not printed: {line}"
+                compared += line != "..."
+    assert compared > 30
 
 
 # Quotations
