@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+from urllib.parse import unquote
 
 import pytest
 
@@ -100,6 +101,51 @@ def test_the_tutorial_prints_what_it_says(tmp_path, command):
                 assert line == "..." or any(re.fullmatch(wanted, other) for other in printed), f"not printed: {line}"
                 compared += line != "..."
     assert compared > 30
+
+
+# The site
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The folder of the site, and the addresses that each of its pages leads to."""
+    pytest.importorskip("mkdocs")
+    folder = tmp_path_factory.mktemp("site")
+    mkdocs = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", folder]
+    built = subprocess.run(mkdocs, cwd=ROOT, capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+    pages = [page for page in folder.rglob("*.html") if page.parent.name != "reports"]
+    links = {page: re.findall(r'(?:href|src)="([^"]+)"', page.read_text(encoding="utf-8")) for page in pages}
+    return folder, links
+
+
+def test_every_page_is_in_the_site(site):
+    folder, _ = site
+    for page in PAGES:
+        name = "index" if page.stem == "README" else page.stem
+        assert (folder / page.parent.relative_to(ROOT) / f"{name}.html").exists(), page
+
+
+def test_the_site_needs_no_other_place(site):
+    """Every address of a page is a file of the site, or a link for the reader to follow."""
+    _, links = site
+    assert sum(map(len, links.values())) > 1000
+    for page, addresses in links.items():
+        text = page.read_text(encoding="utf-8")
+        assert not re.search(r'(?:src|<link [^>]*href)="https?:', text), page.name
+        if page.name == "404.html":  # its addresses begin at the root of a server
+            continue
+        for address in addresses:
+            path = unquote(address.partition("#")[0])
+            assert not path or re.match(r"https?:|mailto:", path) or (page.parent / path).exists(), f"{page}: {address}"
+
+
+def test_no_list_of_the_site_is_a_paragraph(site):
+    """Markdown in Python wants an empty line before a list; GitHub's does not."""
+    _, links = site
+    for page in links:
+        for paragraph in re.findall(r"<p>(.*?)</p>", page.read_text(encoding="utf-8"), flags=re.DOTALL):
+            assert not re.search(r"^(?:- |\d+\. |\|)", paragraph, flags=re.MULTILINE), f"{page.name}: {paragraph[:80]}"
 
 
 # Quotations
