@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from email.parser import Parser
 from importlib import metadata
@@ -20,7 +21,7 @@ from mlflow import MlflowClient
 from src import cli
 from src.config import ROOT
 from src.runs import provenance
-from tests.conftest import question, squad_json
+from tests.conftest import own_csv, question, squad_json
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -28,7 +29,9 @@ else:
     import tomli as tomllib  # pytest brings it
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-BUILT_FROM = ("src", "conf", "experiments", "hydra_plugins", "pyproject.toml", "README.md", "LICENSE")
+FOLDERS = ("src", "conf", "experiments", "hydra_plugins", "tests", "docs", "benchmarks")
+FILES = ("pyproject.toml", "MANIFEST.in", "LICENSE", "CITATION.cff", "mkdocs.yml")
+BUILT_FROM = (*FOLDERS, *FILES, *(page.name for page in ROOT.glob("*.md")))
 
 
 def wheel_of(source: Path, folder: Path) -> Path:
@@ -112,6 +115,10 @@ def test_the_source_archive_builds_the_same_wheel(source, wheel, tmp_path):
     build = "import setuptools.build_meta as build; build.build_sdist('dist')"
     subprocess.run([sys.executable, "-c", build], cwd=source, check=True, capture_output=True)
     [archive] = (source / "dist").glob("*.tar.gz")
+    with tarfile.open(archive) as held:
+        names = {name.partition("/")[2] for name in held.getnames()}
+    files = [path for name in BUILT_FROM for path in (source / name, *(source / name).rglob("*")) if path.is_file()]
+    assert {path.relative_to(source).as_posix() for path in files} - names == set()
     assert contents(wheel_of(archive, tmp_path)) == contents(wheel)
 
 
@@ -133,6 +140,17 @@ def test_the_installed_command_trains_in_any_folder(installed):
     assert run.info.status == "FINISHED"
     assert run.data.tags["command"] == " ".join([*settings, "method=head"])
     assert run.data.tags["git_commit"] == PROJECT["version"]
+
+
+@pytest.mark.slow
+def test_the_installed_command_checks_and_plans_in_any_folder(installed):
+    own_csv(installed.folder / "questions.csv")
+    checked = installed("SITE/bin/tuneoff", "check", "questions.csv")
+    assert (checked.returncode, checked.stderr) == (0, "")
+    assert "  tuneoff train dataset.path=questions.csv method=lora\n" in checked.stdout
+    planned = installed("SITE/bin/tuneoff", "plan", "probe=false", "method=full,lora")
+    assert (planned.returncode, planned.stderr) == (0, "")
+    assert "12 runs at least, 6 of each method" in planned.stdout
 
 
 def test_the_installed_package_has_its_experiments(installed):
