@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 import torch
 from transformers import BertConfig, BertForMaskedLM
 
-from src.config import ModelConfig
+from src.config import ModelConfig, UserError
 from src.model.backbone import load_masked_lm
 from src.run import run
 from src.runs.store import connect
@@ -61,3 +63,13 @@ def test_training_moves_the_encoder_where_it_trains_it(configure, tmp_path, mini
 def test_a_checkpoint_without_the_head_has_no_masked_lm(configure):
     assert load_masked_lm(configure("model=minilm").model) is None
     assert load_masked_lm(ModelConfig("random", pretrained=False, model_type="bert")) is None
+
+
+def test_a_damaged_base_is_one_sentence(base_folder, tmp_path):
+    folder = shutil.copytree(base_folder, tmp_path / "damaged")
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(UserError) as refused:
+        load_masked_lm(ModelConfig("m", path=str(folder)))
+    assert str(refused.value).startswith(f"The weights of {folder} could not be loaded (SafetensorError: ")
+    assert str(refused.value).endswith("copy its files again: config.json, model.safetensors and tokenizer.json.")

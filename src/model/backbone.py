@@ -236,21 +236,26 @@ def _is_local(config: ModelConfig) -> bool:
 
 
 def load_masked_lm(config: ModelConfig) -> PreTrainedModel | None:
-    """Load the checkpoint with its masked-language-model head; None if it has none."""
+    """Load the checkpoint with its masked-language-model head; None if it has none.
+
+    Raises:
+        UserError: it cannot be found, or its files are damaged.
+    """
     if not config.pretrained or type(_architecture(config)) not in AutoModelForMaskedLM._model_mapping:
         return None
     logging.set_verbosity_error()
     place = locate(config)
-    model, loading = AutoModelForMaskedLM.from_pretrained(
-        place,
-        config=_architecture(config),
-        local_files_only=hub_problem(place) is not None,
-        revision=config.revision,
-        trust_remote_code=config.trust_remote_code,
-        use_safetensors=True,
-        dtype=torch.float32,
-        output_loading_info=True,
-    )
+    with explained(f"The weights of {config.path}", place, config.config):
+        model, loading = AutoModelForMaskedLM.from_pretrained(
+            place,
+            config=_architecture(config),
+            local_files_only=hub_problem(place) is not None,
+            revision=config.revision,
+            trust_remote_code=config.trust_remote_code,
+            use_safetensors=True,
+            dtype=torch.float32,
+            output_loading_info=True,
+        )
     return None if loading["missing_keys"] else model
 
 
