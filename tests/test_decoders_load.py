@@ -19,6 +19,7 @@ from huggingface_hub import constants
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import AutoTokenizer, BertConfig, BertLMHeadModel, LlamaConfig, LlamaForCausalLM
 
+import src.hub
 from src.config import ModelConfig, UserError
 from src.estimate.bare import build
 from src.estimate.variants import weights_at_hand
@@ -418,9 +419,9 @@ def hub(monkeypatch):
     address = f"http://127.0.0.1:{server.server_port}"
     monkeypatch.setattr(constants, "ENDPOINT", address)
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}")
-    place._ask_hub.cache_clear()
+    src.hub._ask_hub.cache_clear()
     yield address
-    place._ask_hub.cache_clear()
+    src.hub._ask_hub.cache_clear()
     server.shutdown()
 
 

@@ -22,6 +22,7 @@ from transformers import (
     DebertaV2Config,
 )
 
+from src import hub
 from src.config import ModelConfig, UserError
 from src.data import sample
 from src.model import backbone, base, method, place, stored
@@ -454,9 +455,9 @@ def test_models_that_cannot_be_had(path, more, expected):
 @pytest.fixture
 def forget_the_hub():
     """Ask the hub again, before and after a test."""
-    place._ask_hub.cache_clear()
+    hub._ask_hub.cache_clear()
     yield
-    place._ask_hub.cache_clear()
+    hub._ask_hub.cache_clear()
 
 
 def test_a_hub_out_of_reach_is_said_at_once(forget_the_hub, monkeypatch):
@@ -488,17 +489,17 @@ def test_a_hub_out_of_reach_is_said_at_once(forget_the_hub, monkeypatch):
 def test_the_hub_is_asked_once_and_for_a_few_seconds(forget_the_hub, monkeypatch, tmp_path):
     asked = []
     session = SimpleNamespace(head=lambda address, timeout: asked.append((address, timeout)))
-    monkeypatch.setattr(place, "get_session", lambda: session)
+    monkeypatch.setattr(hub, "get_session", lambda: session)
     monkeypatch.delenv("HF_HUB_ETAG_TIMEOUT", raising=False)
-    assert place.hub_problem(str(tmp_path)) is None and place.hub_problem("/nowhere") is None and asked == []
-    assert place.hub_problem("some/model") is place.hub_problem("other") is None
+    assert hub.hub_problem(str(tmp_path)) is None and hub.hub_problem("/nowhere") is None and asked == []
+    assert hub.hub_problem("some/model") is hub.hub_problem("other") is None
     assert asked == [("http://127.0.0.1:9", 5)]
-    place._ask_hub.cache_clear()
+    hub._ask_hub.cache_clear()
     monkeypatch.setenv("HF_HUB_ETAG_TIMEOUT", "77")
-    monkeypatch.setattr(place.constants, "HF_HUB_ETAG_TIMEOUT", 77)  # it was read when the library was imported
-    assert place.hub_problem("some/model") is None
+    monkeypatch.setattr(hub.constants, "HF_HUB_ETAG_TIMEOUT", 77)  # it was read when the library was imported
+    assert hub.hub_problem("some/model") is None
     assert asked[1:] == [("http://127.0.0.1:9", 77)]
-    place._ask_hub.cache_clear()
-    monkeypatch.setattr(place.constants, "HF_HUB_OFFLINE", True)
-    assert place.hub_problem("some/model") == "HF_HUB_OFFLINE is set"
+    hub._ask_hub.cache_clear()
+    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", True)
+    assert hub.hub_problem("some/model") == "HF_HUB_OFFLINE is set"
     assert len(asked) == 2

@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
+import datasets
 import pandas as pd
 import pytest
 
 from src.config import DatasetConfig, UserError
 from src.data import notes, sample
 from src.data.answers import training_answer
+from src.data.read import read
 from src.data.sources import load
 from src.data.split import group
 from tests.conftest import own_csv, question, squad_json
@@ -365,11 +367,28 @@ def test_hub_data_sets_are_loaded_by_the_same_code(tmp_path):
 
 
 def test_no_hub_is_one_sentence_with_two_ways_on(monkeypatch):
-    monkeypatch.setattr(time, "sleep", lambda seconds: None)  # the hub's client tries again after pauses
+    monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("the hub's client tries again after pauses"))
     with pytest.raises(UserError) as caught:
         load(DatasetConfig(name="squad", source="hub", path="rajpurkar/squad"))
-    assert "dataset=sample" in str(caught.value)
-    assert "dataset=file dataset.path=FILE" in str(caught.value)
+    assert str(caught.value).startswith(
+        "dataset=squad: rajpurkar/squad could not be loaded from the hub (it is not in the cache, and "
+        "http://127.0.0.1:9 does not answer (ConnectError: "
+    )
+    assert str(caught.value).endswith("dataset=sample, or a file of your own with dataset=file dataset.path=FILE.")
+
+
+def test_without_a_hub_a_data_set_comes_from_the_cache(tmp_path, monkeypatch):
+    folder = tmp_path / "there" / "some_questions"
+    folder.mkdir(parents=True)
+    pd.DataFrame(sample.generate(5, 0, "train")).to_parquet(folder / "train.parquet")
+    datasets.load_dataset(str(folder))  # it is kept under the last part of its name
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("the hub's client tries again after pauses"))
+    config = DatasetConfig(name="some", source="hub", path="some_questions")
+    assert [row["question"] for row in read(replace(config, split="article")).train.records] == [
+        record["question"] for record in sample.generate(5, 0, "train")
+    ]
+    assert not datasets.config.HF_HUB_OFFLINE
 
 
 # Files without titles

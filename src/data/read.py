@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
+from datasets import config as settings
 from datasets import load_dataset
 
 from src.config import DatasetConfig, UserError
 from src.data import sample
 from src.data.records import Checked, check, read_file
+from src.hub import hub_problem
 
 
 @dataclass(frozen=True)
@@ -56,12 +60,25 @@ def read(config: DatasetConfig) -> Questions:
     )
 
 
+@contextmanager
+def _cache_alone(silent: bool) -> Iterator[None]:
+    """Keep `datasets` from asking a hub that does not answer, which it would for 24 seconds."""
+    before = settings.HF_HUB_OFFLINE
+    settings.HF_HUB_OFFLINE = before or silent
+    try:
+        yield
+    finally:
+        settings.HF_HUB_OFFLINE = before
+
+
 def _from_hub(config: DatasetConfig, split: str) -> Checked:
     """One split of a data set of the hub."""
+    silence = hub_problem(str(config.path))
     try:
-        dataset = load_dataset(str(config.path), split=split)
-    except Exception as error:  # the hub's client raises a dozen unrelated types when the hub is unreachable
-        reason = str(error).strip().splitlines()[0]
+        with _cache_alone(silence is not None):
+            dataset = load_dataset(str(config.path), split=split)
+    except Exception as error:  # the hub's client raises a dozen unrelated types when it is out of reach
+        reason = str(error).strip().partition("\n")[0]
         if reason.startswith("Unknown split"):
             sentence = f"dataset={config.name}: {config.path} has no split for this ({reason.rstrip('.')})"
             if split == config.test_path:
@@ -70,10 +87,12 @@ def _from_hub(config: DatasetConfig, split: str) -> Checked:
                 )
                 sentence += "that it has, or dataset.test_size=null for no test set"
             raise UserError(f"{sentence}.") from error
+        reason = f"{type(error).__name__}: {reason}"
+        if silence is not None and isinstance(error, OSError):
+            reason = f"it is not in the cache, and {silence}"
         raise UserError(
-            f"dataset={config.name}: {config.path} could not be loaded from the hub "
-            f"({type(error).__name__}: {reason}). Without a hub: dataset=sample, or a "
-            "file of your own with dataset=file dataset.path=FILE."
+            f"dataset={config.name}: {config.path} could not be loaded from the hub ({reason}). Without a hub: "
+            "dataset=sample, or a file of your own with dataset=file dataset.path=FILE."
         ) from error
     checked = check(((f"{split} row {i}", row) for i, row in enumerate(dataset)), str(config.path))
     checked.source = split

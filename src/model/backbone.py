@@ -22,10 +22,11 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.utils import find_adapter_config_file, logging
 
 from src.config import ModelConfig, UserError, nearest
+from src.hub import hub_problem
 from src.model import byte_tokenizer
 from src.model.gguf import converted
 from src.model.load_errors import explained
-from src.model.place import check_hash, hub_problem, place_of
+from src.model.place import check_hash, place_of
 from src.tasks import task_of
 
 # The names of the two kinds of dropout in the configurations of the architectures.

@@ -9,8 +9,9 @@ from pathlib import Path
 from transformers.utils import cached_file
 
 from src.config import ModelConfig, UserError
+from src.hub import hub_problem
 from src.model.load_errors import not_loaded
-from src.model.place import PACKAGE, hub_problem, place_of, sha256_of
+from src.model.place import PACKAGE, place_of, sha256_of
 
 FILE = "base.json"
 # The hub names of weights that a package contains under another name, by their sha256.

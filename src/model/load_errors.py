@@ -12,7 +12,7 @@ from huggingface_hub import constants
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
 
 from src.config import UserError
-from src.model.place import hub_problem
+from src.hub import hub_problem
 
 LONGEST_REASON = 200  # characters
 FILES = "config.json, model.safetensors and tokenizer.json"

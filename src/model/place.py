@@ -5,18 +5,11 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib.util
-import os
-import re
 from pathlib import Path
 
-from huggingface_hub import constants, is_offline_mode
-from huggingface_hub.utils import get_session
-
-from src.config import UserError, one_line
+from src.config import UserError
 
 PACKAGE = "pkg://"
-HUB_NAME = r"[\w.-]+(/[\w.-]+)?"
-HUB_SECONDS = 5  # the timeout of the hub, unless HF_HUB_ETAG_TIMEOUT sets another
 
 
 def place_of(path: str, install: str | None = None) -> str:
@@ -42,33 +35,6 @@ def place_of(path: str, install: str | None = None) -> str:
         how = install or "pip install it"
         raise UserError(f"{path}: the Python package {package} is not installed; {how}, or set model.path.")
     return str(Path(spec.submodule_search_locations[0]) / folder)
-
-
-def hub_problem(place: str) -> str | None:
-    """The reason why the hub cannot be asked for a model; None if it can, or if the model is a local folder.
-
-    The hub is tried once in a process, for a few seconds. Its own client would try for three quarters of a minute for
-    each file before it uses its cache.
-
-    Args:
-        place: as `place_of` returns it.
-    """
-    if re.fullmatch(HUB_NAME, place) is None or Path(place).is_dir():
-        return None
-    return _ask_hub()
-
-
-@functools.cache
-def _ask_hub() -> str | None:
-    """The reason why the hub does not answer; None if it answers, even with an error."""
-    if is_offline_mode():
-        return "HF_HUB_OFFLINE is set"
-    seconds = constants.HF_HUB_ETAG_TIMEOUT if "HF_HUB_ETAG_TIMEOUT" in os.environ else HUB_SECONDS
-    try:
-        get_session().head(constants.ENDPOINT, timeout=seconds)
-    except Exception as error:  # the types depend on the HTTP library of the installed huggingface_hub
-        return f"{constants.ENDPOINT} does not answer ({type(error).__name__}: {one_line(error)})"
-    return None
 
 
 def check_hash(file: Path, expected: str) -> None:
