@@ -17,7 +17,7 @@ HUB_SECONDS = 5  # the timeout of the hub, unless HF_HUB_ETAG_TIMEOUT sets anoth
 
 
 def hub_problem(place: str) -> str | None:
-    """The reason why the hub cannot be asked for a model or data set; None if it can, or if the place is a local folder.
+    """The reason why the hub cannot be asked for a model or data set; None if it can, or for a local folder.
 
     The hub is tried once in a process, for a few seconds. Its own client would try for three quarters of a minute for
     each file before it uses its cache.

@@ -17,7 +17,7 @@ import sys
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -65,6 +65,7 @@ class SweepCallback(Callback):
                     "A sweep (-m) cannot be started by torchrun or accelerate launch; start it without them, or start "
                     "single runs with them."
                 )
+            _refuse_secrets(config.hydra.job.env_set)
             _sweep = Sweep(config)
         except MISTAKES as error:
             fail(error)
@@ -78,6 +79,20 @@ class SweepCallback(Callback):
                 config.hydra.sweeper.storage = without_secrets(config.hydra.sweeper.storage)
         with read_write(config.tracking):  # Hydra writes all this to multirun.yaml
             config.tracking.uri = _sweep.tracking.uri
+
+
+def _refuse_secrets(variables: Mapping[str, Any]) -> None:
+    """Look for passwords and tokens among the variables that Hydra sets for runs: it writes them to files of a sweep.
+
+    Raises:
+        UserError: there is one.
+    """
+    assigned = {name: f"{name.upper()}={value}" for name, value in variables.items()}
+    if secret := [name for name, text in assigned.items() if hidden(text) != text]:
+        raise UserError(
+            f"hydra.job.env_set (or env_copy) holds a secret, {', '.join(secret)}, and Hydra would write it to "
+            "multirun.yaml; leave it out, and set the variable before the command: the runs of the sweep inherit it."
+        )
 
 
 @dataclass

@@ -131,6 +131,36 @@ def test_hydras_own_record_of_a_sweep_is_clean(monkeypatch):
     assert "s3cret" not in OmegaConf.to_yaml(config)
 
 
+@pytest.mark.parametrize(
+    ("given", "refused"),
+    [
+        ("+hydra.job.env_set.my_token=s3cret", "my_token"),
+        ("+hydra.job.env_set.PROXY='http://ada:s3cret@host'", "PROXY"),
+        ("hydra.job.env_copy=[MY_PASSWORD]", "MY_PASSWORD"),
+        ("+hydra.job.env_set.OMP_NUM_THREADS=2", None),
+    ],
+)
+def test_a_sweep_writes_no_secret_of_its_runs_environment(given, refused, monkeypatch, capsys):
+    monkeypatch.setenv("MY_PASSWORD", "s3cret")
+    register()
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        config = compose("config", ["hydra.mode=MULTIRUN", given], return_hydra_config=True)
+    planned = SimpleNamespace(parent=SimpleNamespace(run_id="1"), varied=[], tracking=TrackingConfig())
+    monkeypatch.setattr(sweep, "_sweep", None)
+    monkeypatch.setattr(sweep, "Sweep", lambda config: planned)
+    if refused is None:
+        sweep.SweepCallback().on_multirun_start(config)
+        assert sweep._sweep is planned
+        return
+    with pytest.raises(SystemExit) as ended:
+        sweep.SweepCallback().on_multirun_start(config)
+    said = capsys.readouterr().err
+    assert ended.value.code == 1 and sweep._sweep is None and "s3cret" not in said
+    assert said.startswith(
+        f"Error: hydra.job.env_set (or env_copy) holds a secret, {refused}, and Hydra would write it"
+    )
+
+
 def test_a_study_is_opened_with_its_password(monkeypatch):
     from src.runs import search
 
