@@ -2,8 +2,9 @@
 
     python -m src.serve run=RUN port=5001
 
-A RUN is the beginning of a run's id, a run's name, or `best`. The server is `mlflow models serve` with the packages
-that are installed here (docs/trained.md describes other ways to serve). It logs to serve.log in the store's folder.
+A RUN is the beginning of a run's id, a run's name, or `best`. The server is that of `mlflow models serve`, with the
+packages that are installed here (docs/trained.md says how it runs elsewhere). It logs to serve.log in the folder of
+the store.
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ from src.compose import MISTAKES, fail
 from src.config import UserError
 from src.console import begin
 from src.credentials import with_secrets
-from src.server import HOST, log_of, refuse_port_in_use, run_server
+from src.server import HOST, HOSTS, THIS_MACHINE, log_of, refuse_port_in_use, run_server
 
 TIMEOUT = "MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT"
+SCRIPT = Path(__file__).with_name("scoring.py")
 REQUEST = {"dataframe_records": [{"question": "Who wrote it?", "context": "It was written by Ada."}]}
 
 
@@ -65,7 +67,8 @@ def main() -> None:
             base = trained_from  # the stored model does not contain paths of this machine
         if base is not None:
             environment["MLFLOW_PYFUNC_INFERENCE_CONFIG"] = json.dumps({"base": base})
-        arguments = ["models", "serve", "--model-uri", f"runs:/{chosen.id}/model", "--env-manager", "local"]
+        hosts = os.environ.get(HOSTS, THIS_MACHINE)
+        arguments = [str(SCRIPT), "--model-uri", f"runs:/{chosen.id}/model", "--allowed-hosts", hosts]
         place = f"http://{HOST}:{given.port}/invocations"
         print(f"curl {place} -H 'Content-Type: application/json' -d '{json.dumps(REQUEST)}'")
         run_server(arguments, environment, given.port, chosen.name, place, log_of("serve", Path(given.folder)))

@@ -18,7 +18,11 @@ import psutil
 from src.config import UserError
 
 POLL_SECONDS = 0.2
-HOST = "127.0.0.1"  # this machine only
+HOST = "127.0.0.1"  # this machine alone
+HOSTS = "MLFLOW_SERVER_ALLOWED_HOSTS"
+# The names that a browser on this machine has for it. MLflow's own default also takes 10.* and 192.168.*, which names
+# of hosts begin with as well: a page from anywhere could send its visitor's browser to a server under such a name.
+THIS_MACHINE = "localhost,localhost:*,127.0.0.1,127.0.0.1:*"
 
 
 def refuse_port_in_use(port: int) -> None:
@@ -40,20 +44,20 @@ def log_of(command: str, folder: Path) -> Path:
 def run_server(
     arguments: Sequence[str], environment: Mapping[str, str], port: int, name: str, address: str, log: Path
 ) -> None:
-    """Run `mlflow ARGUMENTS` until it is interrupted, and print its address when it answers.
+    """Run `python ARGUMENTS` until it is interrupted; its address is printed when it answers.
 
     Args:
-        arguments: the arguments of MLflow without host and port.
-        environment: environment variables of the server.
-        port: a port of this machine.
-        name: the name of the server, for messages.
-        address: the address to print.
-        log: a new file for the output of the server.
+        arguments: that start a server, without host and port.
+        environment: variables that are set for it.
+        port: of this machine.
+        name: of what is served, for messages.
+        address: the text to print.
+        log: a new file, for what the server prints.
 
     Raises:
         UserError: the server ended by itself.
     """
-    command = [sys.executable, "-m", "mlflow", *arguments, "--host", HOST, "--port", str(port)]
+    command = [sys.executable, *arguments, "--host", HOST, "--port", str(port)]
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as output:
         # The server gets a new session, so that Ctrl-C reaches only this process, which ends the workers as well.

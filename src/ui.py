@@ -18,12 +18,7 @@ from pydantic import Field
 from src.arguments import ExperimentArguments, read
 from src.compose import MISTAKES, fail
 from src.console import begin
-from src.server import HOST, log_of, refuse_port_in_use, run_server
-
-HOSTS = "MLFLOW_SERVER_ALLOWED_HOSTS"
-# The names of this machine for its own browser. MLflow's default also allows 10.* and 192.168.*, and the names of hosts
-# can begin so too: a page on the internet could send its visitor's browser to the UI under such a name.
-THIS_MACHINE = "localhost,localhost:*,127.0.0.1,127.0.0.1:*"
+from src.server import HOST, HOSTS, THIS_MACHINE, log_of, refuse_port_in_use, run_server
 
 
 class Ui(ExperimentArguments):
@@ -51,7 +46,7 @@ def main() -> None:
         page = address(f"http://{HOST}:{given.port}", store)
         # Its workers for evaluations of language models are eight processes that are not needed here.
         environment = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", HOSTS: os.environ.get(HOSTS, THIS_MACHINE)}
-        arguments = ["ui", "--backend-store-uri", store.uri, "--workers", "1"]
+        arguments = ["-m", "mlflow", "ui", "--backend-store-uri", store.uri, "--workers", "1"]
         run_server(arguments, environment, given.port, "MLflow's UI", page, log_of("ui", Path(tracking.folder)))
     except MISTAKES as error:
         fail(error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -12,14 +13,16 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 import mlflow
 import pandas as pd
 import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from starlette.responses import PlainTextResponse
 
-from src import serve, serving
+from src import scoring, serve, server, serving
 from src.config import ROOT, UserError
 from src.model import backbone
 from src.run import run
@@ -204,6 +207,45 @@ def test_what_cannot_be_served(store, ended, monkeypatch):
     assert status == 1 and "stored no model that MLflow can serve (it is FINISHED" in said
 
 
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("localhost:5001", 200),
+        ("127.0.0.1:5001", 200),
+        ("LOCALHOST", 200),
+        ("evil.example:5001", 403),
+        ("localhost.evil.example:5001", 403),
+        (None, 403),
+    ],
+)
+def test_requests_are_answered_under_the_names_of_this_machine_alone(host, status):
+    """A page can have a name of its own lead to 127.0.0.1; a browser then sends that name as the host."""
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    app = scoring.under(server.THIS_MACHINE.split(","), PlainTextResponse("answered"))
+    headers = [] if host is None else [(b"host", host.encode())]
+    asyncio.run(app({"type": "http", "method": "POST", "path": "/invocations", "headers": headers}, None, send))
+    assert sent[0]["status"] == status and (sent[1]["body"] == b"answered") == (status == 200)
+
+
+def test_what_is_served_is_the_run_under_these_names(store, ended, monkeypatch):
+    started = []
+    monkeypatch.setattr(serve, "run_server", lambda *given: started.append(given))
+    monkeypatch.setattr(serve, "refuse_taken", lambda port: None)
+    monkeypatch.delenv(server.HOSTS, raising=False)
+    chosen = f"run={store[1]['full']}", f"folder={store[0]}"
+    assert ended(serve, *chosen)[0] == 0
+    monkeypatch.setenv(server.HOSTS, "mine.example")
+    assert ended(serve, *chosen)[0] == 0
+    script, *options = started[0][0]
+    assert Path(script) == Path(scoring.__file__)
+    assert options == ["--model-uri", f"runs:/{store[1]['full']}/model", "--allowed-hosts", server.THIS_MACHINE]
+    assert started[1][0][-1] == "mine.example"
+
+
 @pytest.mark.slow
 def test_a_model_answers_over_http(store, load):
     with socket.socket() as free:
@@ -213,10 +255,11 @@ def test_a_model_answers_over_http(store, load):
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     server = subprocess.Popen([sys.executable, "-m", "src.serve", *arguments], cwd=ROOT, **pipes)
 
-    def post(rows):
+    def post(rows, **headers):
         body = json.dumps({"dataframe_records": rows}).encode()
         request = urllib.request.Request(f"http://127.0.0.1:{port}/invocations", body)
-        request.add_header("Content-Type", "application/json")
+        for name, value in {"Content-Type": "application/json", **headers}.items():
+            request.add_header(name, value)
         with urllib.request.urlopen(request, timeout=60) as response:
             return json.load(response)["predictions"]
 
@@ -227,6 +270,9 @@ def test_a_model_answers_over_http(store, load):
         assert post(ASKED.to_dict("records")) == [
             expected[0] | {"score": pytest.approx(expected[0]["score"], abs=1e-5)}
         ]
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            post(ASKED.to_dict("records"), Host=f"evil.example:{port}")
+        assert refused.value.code == 403
         with pytest.raises(urllib.error.HTTPError) as refused:
             post([{"question": "", "context": "It was written by Ada."}])
         assert refused.value.code == 400 and b"`question` is empty" in refused.value.read()

@@ -131,10 +131,10 @@ def test_the_ui_writes_where_it_can(tmp_path, monkeypatch, writable):
     [(arguments, _, _, _, page, log)] = started
     assert f"/#/experiments/{store.experiment}/runs" in page
     if writable:
-        assert arguments[2] == f"sqlite:///{tmp_path / 'mlflow.db'}"
+        assert arguments[4] == f"sqlite:///{tmp_path / 'mlflow.db'}"
         assert page.endswith("&viewStateShareKey=tuneoff") and log == tmp_path / "ui.log"
     else:
-        assert arguments[2].endswith("/mlflow.db?mode=ro&uri=true")
+        assert arguments[4].endswith("/mlflow.db?mode=ro&uri=true")
         assert log.name == "ui.log" and log.parent != tmp_path and log.parent.is_dir()
         assert (tmp_path / "mlflow.db").read_bytes() == before
         log.parent.rmdir()
@@ -150,7 +150,7 @@ def test_the_ui_answers_to_the_names_of_this_machine_alone(tmp_path, monkeypatch
     monkeypatch.setenv(ui.HOSTS, "mine.example")
     ui.main()
     (arguments, ours, port, *_), (_, users, *_) = started
-    assert (arguments[0], port, users[ui.HOSTS]) == ("ui", 59998, "mine.example")
+    assert (arguments[2], port, users[ui.HOSTS]) == ("ui", 59998, "mine.example")
     monkeypatch.setenv(ui.HOSTS, ours[ui.HOSTS])
     allowed = get_allowed_hosts_from_env()
     for host in ("localhost:5000", "127.0.0.1:59998", "localhost"):
@@ -174,7 +174,7 @@ def test_a_server_of_ours_is_bound_to_this_machine(tmp_path, monkeypatch):
 
     monkeypatch.setattr(server.subprocess, "Popen", popen)
     with pytest.raises(UserError, match="ended by itself"):
-        server.run_server(["ui"], {"MADE": "up"}, 59998, "The UI", "http://page", tmp_path / "ui.log")
+        server.run_server(["-m", "mlflow", "ui"], {"MADE": "up"}, 59998, "The UI", "http://page", tmp_path / "ui.log")
     [(command, environment)] = started
     assert command[1:] == ["-m", "mlflow", "ui", "--host", "127.0.0.1", "--port", "59998"]
     assert environment["MADE"] == "up"
