@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import sys
@@ -12,6 +11,7 @@ from typing import Any
 from src.arguments import UsageError, written_out
 from src.compose import quiet_libraries
 from src.credentials import without_secrets_in_arguments
+from src.harmless import harmless
 
 
 def begin() -> None:
@@ -64,14 +64,7 @@ def tolerate_any_encoding(encoding: str | None = None) -> None:
             setattr(sys, name, Screen(stream))
 
 
-# Colour sequences, and control characters other than line breaks and tabs; texts of data sets may contain them.
-CONTROLS = re.compile(r"\x1b\[[\d;]*m|(?!\r\n)[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 PROGRESS = re.compile(r"\r|(?:\x1b\[A)+\Z")  # tqdm's sequences that return to the start of a bar, or to the bar above
-
-
-def harmless(text: str) -> str:
-    """The text without colours, and with other control characters as `\\x1b`, so that it cannot control a terminal."""
-    return CONTROLS.sub(lambda match: f"\\x{ord(match[0]):02x}" if len(match[0]) == 1 else "", text)
 
 
 class Screen:
@@ -96,9 +89,3 @@ class Screen:
 def behind(stream: Any) -> Any:
     """The stream that a `Screen` wraps; any other stream is returned as it is."""
     return stream.stream if isinstance(stream, Screen) else stream
-
-
-def json_text(value: Any, indent: int | None = None) -> str:
-    """A value as JSON for printing: control characters are escaped, so that a program still reads the same value."""
-    text = json.dumps(value, ensure_ascii=False, indent=indent)  # this escapes the characters below the space
-    return re.sub(r"[\x7f-\x9f]", lambda match: f"\\u{ord(match[0]):04x}", text)

@@ -7,18 +7,23 @@ import io
 from collections.abc import Iterable
 from typing import Any
 
+from src.harmless import harmless
+
 FORMULA = tuple("=+-@\t\r\n＝＋－＠")  # the first characters of a formula: `=cmd|...`
 
 
 def csv_text(rows: Iterable[Iterable[Any]]) -> str:
     """Rows of values as CSV; a text that would be a formula gets an apostrophe before it, a number does not."""
     text = io.StringIO()
-    csv.writer(text).writerows(map(_harmless, row) for row in rows)
+    csv.writer(text).writerows(map(_no_formula, row) for row in rows)
     return text.getvalue()
 
 
-def _harmless(value: Any) -> Any:
-    if not isinstance(value, str) or not value.lstrip(" ").startswith(FORMULA):
+def _no_formula(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    value = harmless(value)
+    if not value.lstrip(" ").startswith(FORMULA):
         return value
     try:
         float(value)

@@ -18,7 +18,8 @@ from pydantic import Field
 from src.arguments import Listed, StoreArguments, UsageError, read
 from src.compose import MISTAKES, fail
 from src.config import UserError
-from src.console import begin, json_text
+from src.console import begin
+from src.harmless import json_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -141,6 +142,8 @@ def _plain_exchange(between: Exchange) -> dict[str, Any]:
 def _print(
     runs: Sequence[Record], analyses: Sequence[Errors], between: Exchange | None, split: str, examples: int
 ) -> None:
+    from rich.text import Text
+
     from src.evaluation.kinds import Kind
     from src.report.terminal import Terminal
 
@@ -155,7 +158,8 @@ def _print(
     for run in runs:
         for name, f1 in _extra(run).items():
             change = f1 - run.metrics["quality/f1"]
-            terminal.console.print(f"{run.name} on {name}: F1 {f1:.1f}, {change:+.1f} against the validation questions")
+            line = f"{run.name} on {name}: F1 {f1:.1f}, {change:+.1f} against the validation questions"
+            terminal.console.print(Text(line))
     if between is not None:
         terminal.header(
             {

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
 from src.answering import AT_ONCE, SHOWN, STANDARD, StoredRun, place_of, together
-from src.console import behind, json_text
+from src.console import behind
 from src.data.files import parsed
+from src.harmless import json_text
 
 
 def answer_file(runs: Sequence[StoredRun], source: str, target: str, ensemble: bool) -> int:

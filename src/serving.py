@@ -31,7 +31,7 @@ BASE = "base"  # the key of `model_config` for the folder or hub name of an adap
 CONFIG = "run.yaml"  # the configuration of the run, in the folder of its model
 # The part of `src` that answers questions.
 SHIPPED = ("data", "evaluation", "model", "tasks", "training")
-SHIPPED_FILES = ("__init__", "answering", "config", "credentials", "evaluator", "hub", "serving")
+SHIPPED_FILES = ("__init__", "answering", "config", "credentials", "evaluator", "harmless", "hub", "serving")
 # What that part imports.
 PACKAGES = (
     *("accelerate", "datasets", "evaluate", "filelock", "huggingface-hub", "numpy", "omegaconf", "pandas", "peft"),

@@ -124,10 +124,11 @@ def test_the_errors_of_a_run_add_up(store, shown):
     assert run["kinds"] == [vars(group) for group in found.kinds]
     assert run["kind_of"] == found.rows["kind"].to_dict()
     assert json.loads(shown(f"run={id}", "format=json", "split=validation")[1])["runs"][0]["questions"] == 50
+    store.client.set_tag(id, "mlflow.runName", "lora [/b] rate")  # no markup of the terminal's
     status, out, _ = shown(f"run={id}", "examples=1")
     assert status == 0
     assert "│ right " in out and out.count("    predicted  another\n") == 1
-    assert "on noisy: F1 20.0, -30.0 against the validation questions" in out
+    assert "lora [/b] rate on noisy: F1 20.0, -30.0 against the validation questions" in out
 
 
 def test_what_the_second_run_gains_and_loses(store, shown):

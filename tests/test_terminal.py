@@ -15,6 +15,7 @@ from rich.color import ColorSystem
 from rich.console import Console
 
 from src import console
+from src.harmless import json_text
 from src.report.terminal import Terminal
 from src.runs import isolation
 from src.runs.isolation import Outcome, call
@@ -83,8 +84,8 @@ def test_a_progress_bar_moves_and_what_is_printed_meanwhile_is_harmless(monkeypa
 
 
 def test_json_that_is_printed_keeps_its_values():
-    assert console.json_text({"a": [EVIL, "Ä"]}, indent=None).isprintable()
-    assert json.loads(console.json_text({"a": [EVIL, "Ä"]}, indent=2)) == {"a": [EVIL, "Ä"]}
+    assert json_text({"a": [EVIL, "Ä"]}, indent=None).isprintable()
+    assert json.loads(json_text({"a": [EVIL, "Ä"]}, indent=2)) == {"a": [EVIL, "Ä"]}
 
 
 def test_a_run_off_a_terminal_tells_the_time_left_with_its_quarters(monkeypatch, capsys):

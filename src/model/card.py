@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from src.config import Config
+from src.harmless import harmless, in_markdown
 from src.metrics import TOTAL, TRAINABLE, Place, metric, shown
 from src.model import onnx
 from src.model.base import Base
@@ -13,6 +17,7 @@ from src.model.stored import ADAPTER, TRAINED
 from src.tasks import task_of
 
 SETTINGS = ("epochs", "batch_size", "gradient_accumulation_steps", "weight_decay", "warmup_ratio", "scheduler", "seed")
+UNKNOWN = "unknown"  # licence
 LOADING = {
     onnx.FILE: """\
 import onnxruntime
@@ -103,41 +108,60 @@ def _interval(ends: tuple[float, float] | None) -> str:
     return "" if ends is None else f" [{ends[0]:.1f}, {ends[1]:.1f}]"
 
 
-def _text(kind: str, config: Config, base: Base, metrics: Mapping[str, float], run_id: str, scores: str) -> str:
+def _front(kind: str, config: Config, base: Base) -> str:
+    """What the hub reads of the card, in YAML."""
+    values: dict[str, Any] = {
+        "library_name": LIBRARIES.get(kind, "transformers"),
+        "pipeline_tag": "question-answering",
+        "license": harmless(config.model.license or UNKNOWN),
+        **({"base_model": harmless(base.name)} if base.on_the_hub else {}),
+        "tags": ["question-answering", "tuneoff", harmless(config.method.name)],
+    }
+    return yaml.safe_dump(values, sort_keys=False, default_flow_style=None, allow_unicode=True, width=1000)
+
+
+def _rows(config: Config, base: Base, metrics: Mapping[str, float], scores: str) -> dict[str, str]:
+    """What the card's table says, by the heading of each row."""
     method, data, train = config.method, config.dataset, config.train
-    known = f"commit {base.revision}" if base.revision else "".join(f"sha256 {s}" for s in base.weights.values())
+    known = f", commit {base.revision}" if base.revision else "".join(f", sha256 {s}" for s in base.weights.values())
     peft = ", ".join(f"{key}={value}" for key, value in (method.peft or {}).items())
+    held = f", on a base in 4 bits ({method.quantize})" if method.quantize else ""
     size = data.train_size or "all"
     settings = {"learning_rate": f"{train.learning_rate:g}", **{key: getattr(train, key) for key in SETTINGS}}
     trainable, total = (metric(key).text(metrics[key]) for key in (TRAINABLE, TOTAL))
-    licence = config.model.license or "unknown"
-    held = f", on a base in 4 bits ({method.quantize})" if method.quantize else ""
+    return {
+        "base": f"{base.name} ({base.model_type}{known})",
+        "method": f"{method.name}{f' ({peft})' if peft else ''}{held}",
+        metric(TRAINABLE).heading: f"{trainable} of {total}",
+        "data": f"{data.name}: {size} training questions (subset {data.subset}, split {data.split}, seed {data.seed})",
+        "settings": ", ".join(f"{key}={value}" for key, value in settings.items()),
+        "scores (%) with 95 % intervals over questions, on the validation questions unless they name others": scores,
+        "licence": f"of the base model: {config.model.license or UNKNOWN}; see that of the data as well",
+    }
+
+
+def _text(kind: str, config: Config, base: Base, metrics: Mapping[str, float], run_id: str, scores: str) -> str:
+    rows = _rows(config, base, metrics, scores)
+    # Names come from people and from files.
+    table = "\n".join(f"| {label} | {in_markdown(value)} |" for label, value in rows.items())
+    model, method, data = map(in_markdown, (config.model.name, config.method.name, config.dataset.name))
     return f"""\
 ---
-library_name: {LIBRARIES.get(kind, "transformers")}
-pipeline_tag: question-answering
-license: {licence}
-{f"base_model: {base.name}" + chr(10) if base.on_the_hub else ""}tags: [question-answering, tuneoff, {method.name}]
+{_front(kind, config, base)}\
 ---
 
-# {config.model.name}, {method.name}, on {data.name}
+# {model}, {method}, on {data}
 
-For {config.model.task} question answering: {FORMS[kind]} {base.name}.
+For {config.model.task} question answering: {FORMS[kind]} {in_markdown(base.name)}.
 
 | | |
 |---|---|
-| base | {base.name} ({base.model_type}{", " + known if known else ""}) |
-| method | {method.name}{f" ({peft})" if peft else ""}{held} |
-| {metric(TRAINABLE).heading} | {trainable} of {total} |
-| data | {data.name}: {size} training questions (subset {data.subset}, split {data.split}, seed {data.seed}) |
-| settings | {", ".join(f"{key}={value}" for key, value in settings.items())} |
-| scores (%) with 95 % intervals over questions, on the validation questions unless they name others | {scores} |
-| licence | of the base model: {licence}; see that of the data as well |
+{table}
 
 ## Limits
 
-The scores hold for questions like those of {data.name}, in their language, and for this one seed: another may score
-differently. {LIMITS.get(config.model.task, "")} {NO_ANSWER[bool(data.unanswerable)]}
+The scores hold for questions like those of {data}, in their language, and for this one seed: another may score
+differently. {LIMITS.get(config.model.task, "")} {NO_ANSWER[bool(config.dataset.unanswerable)]}
 
 A question with its passage of more than {config.model.max_length} tokens is read in overlapping windows.
 

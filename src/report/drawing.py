@@ -16,6 +16,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from src.harmless import harmless
 from src.metrics import Metric
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#767676", "#8C6D00")
@@ -73,7 +74,7 @@ class Plot:
 
 def escaped(text: str) -> str:
     """Escape a name, since plotly interprets names as a kind of HTML."""
-    return html.escape(text, quote=False)
+    return html.escape(harmless(text), quote=False)
 
 
 def wrapped(text: str, width: int = WIDEST_NAME) -> str:

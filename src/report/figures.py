@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from src.harmless import harmless
+
 
 def loss_curve(steps: Sequence[Any], evaluations: Sequence[tuple[int, float]], title: str) -> Any:
     """Plot the training loss by step, and the validation loss at each evaluation.
@@ -28,7 +30,7 @@ def loss_curve(steps: Sequence[Any], evaluations: Sequence[tuple[int, float]], t
         axes.plot(*zip(*evaluations, strict=True), color="#d55e00", marker="o", linewidth=1, label="validation")
     axes.set_xlabel("optimizer step")
     axes.set_ylabel("cross entropy (nats)")
-    axes.set_title(title, parse_math=False)
+    axes.set_title(harmless(title), parse_math=False)
     axes.legend()
     axes.grid(alpha=0.3)
     return figure

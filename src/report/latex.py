@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from src.harmless import harmless
 from src.report.comparison import Comparison
 from src.report.findings import basis_text
 from src.report.tables import NOTHING, overview
@@ -50,5 +51,6 @@ def _caption(comparison: Comparison) -> str:
 
 def _escaped(text: str) -> str:
     """Escape text for LaTeX; a hyphen before a number becomes a minus sign."""
-    escaped = "".join(ESCAPED.get(character, character) for character in " ".join(text.split()))
+    escaped = "".join(ESCAPED.get(character, character) for character in " ".join(harmless(text).split()))
+    escaped = re.sub(r"^(?=[\[*])", "{}", escaped)  # at the start of a row, LaTeX would read them as an option of the row before
     return re.sub(r"(?<![\w.])-(?=\d)", "$-$", escaped)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
 from src.csv_text import csv_text
+from src.harmless import json_text
 from src.metrics import Place, shown
 from src.report.arms import Arm
 from src.report.comparison import Comparison, Contrast
@@ -71,7 +71,7 @@ def as_dict(comparison: Comparison, made: Mapping[str, Any]) -> dict[str, Any]:
 
 def as_json(content: Mapping[str, Any]) -> str:
     """The text of verdict.json."""
-    return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return json_text(content, indent=2, allow_nan=False) + "\n"
 
 
 def as_csv(content: Mapping[str, Any]) -> str:

@@ -17,6 +17,7 @@ from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from src.harmless import harmless
 from src.metrics import F1, metric
 from src.report import tables, verdict
 from src.report.arms import Arm
@@ -38,7 +39,7 @@ def render(comparison: Comparison, plots: list[Plot], examples: int = EXAMPLES) 
         plots: the figures.
         examples: questions shown for each method, with their passages; with 0 the page holds no text of the data set.
     """
-    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
+    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, finalize=_harmless)
     # plotly's JSON writes NaN as null. Within a script element, `<` must be escaped.
     figures = "{" + ",".join(f"{json.dumps(plot.name)}:{plot.figure.to_json()}" for plot in plots) + "}"
     recommendation = verdict.recommendation(comparison)
@@ -69,6 +70,11 @@ def render(comparison: Comparison, plots: list[Plot], examples: int = EXAMPLES) 
         figures=Markup(figures.replace("<", "\\u003c")),
         plotly=Markup(packed),
     )
+
+
+def _harmless(value: Any) -> Any:
+    """A value for the page; in text, characters that change the direction of writing are escaped, in Markup they stay."""
+    return harmless(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def question(comparison: Comparison) -> str:

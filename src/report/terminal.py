@@ -20,7 +20,8 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from src.console import behind, harmless
+from src.console import behind
+from src.harmless import harmless
 from src.metrics import EXAMPLES_PER_SECOND, F1, TRAIN_LOSS, Place, listed, metric, shown
 from src.report.words import HARD_SPACE, duration, unbroken
 

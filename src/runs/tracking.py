@@ -27,6 +27,7 @@ from mlflow.exceptions import MlflowException
 
 from src.config import Config, UserError
 from src.credentials import without_secrets_in_values
+from src.harmless import json_text
 from src.runs.identity import alive, describe_process, hashes, process_tags
 from src.runs.naming import run_name
 from src.runs.provenance import environment, git_commit, versions
@@ -430,7 +431,7 @@ class RunLog:
         self.client.log_text(self.run_id, content, name)
 
     def json(self, name: str, content: Any) -> None:
-        self.client.log_text(self.run_id, json.dumps(content, ensure_ascii=False, indent=1), name)
+        self.client.log_text(self.run_id, json_text(content, indent=1), name)
 
     def table(self, name: str, columns: dict[str, Sequence[Any]]) -> None:
         self.client.log_table(self.run_id, columns, name)

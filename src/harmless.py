@@ -1,0 +1,41 @@
+"""Text of data sets and of people, so written that it is text alone: to a terminal, in Markdown and in JSON."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+# Control characters but for line breaks and tabs, and those that turn the direction of the text around them, in which a
+# name can be made to look like another. A colour is one with what belongs to it.
+TURNING = "\u202a-\u202e\u2066-\u2069"
+CONTROLS = re.compile(rf"\x1b\[[\d;]*m|(?!\r\n)[\x00-\x08\x0b-\x1f\x7f-\x9f{TURNING}]")
+# What is markup in Markdown: of code, emphasis, links, pictures, cells of a table, HTML and its characters by name.
+MARKUP = re.compile(r"[\\`*\[\]|]|(?<![^\W_])_|_(?![^\W_])|<|&(?=#?\w+;)")
+OF_HTML = {"<": "&lt;", "&": "&amp;"}
+
+
+def harmless(text: str) -> str:
+    """The text without colours, and with other control characters shown as `\\x1b`: it cannot steer a terminal."""
+    return CONTROLS.sub(lambda found: _shown(found[0]) if len(found[0]) == 1 else "", text)
+
+
+def _shown(character: str) -> str:
+    return f"\\x{ord(character):02x}" if ord(character) < 256 else f"\\u{ord(character):04x}"
+
+
+def in_markdown(text: str) -> str:
+    """The text as one line of Markdown that shows it as it is."""
+    line = " ".join(harmless(text).split())
+    return MARKUP.sub(lambda found: OF_HTML.get(found[0], f"\\{found[0]}"), line)
+
+
+def json_text(value: Any, **options: Any) -> str:
+    """A value as JSON: what steers a terminal is escaped, so that a program reads the same value.
+
+    Args:
+        value: of JSON's types.
+        options: `indent` and others of json.dumps.
+    """
+    text = json.dumps(value, ensure_ascii=False, **options)  # which escapes those below the space
+    return re.sub(rf"[\x7f-\x9f{TURNING}]", lambda found: f"\\u{ord(found[0]):04x}", text)
