@@ -27,7 +27,7 @@ USER_INFO = re.compile(rf"^({SCHEME})([^:/?#@]*)(?::(?!\d+[/?#])(.*?))?@([^@/?#]
 QUERY_SECRET = re.compile(r"([?&])([^=&]*(?:pass|pwd|token|secret|key|signature)[^=&]*)=([^&#]*)", re.IGNORECASE)
 EMBEDDED = re.compile(SCHEME + r"[^\s'\",{}\[\]]+")  # in a list or dictionary of Hydra's
 ALONE = re.compile(r"^((?:\w+\+)?https?://)[^:/?#@]+@", re.IGNORECASE)
-SECRET_NAME = r"(?:TOKEN|PASSWORD|PASSWD|SECRET|CREDENTIALS|(?:API|ACCESS|PRIVATE|ACCOUNT)_?KEY)S?"  # at its end
+SECRET_NAME = r"(?:TOKEN|PASSWORD|PASSWD|SECRET|CREDENTIALS|(?:API|ACCESS|PRIVATE|ACCOUNT)_?KEY)S?"  # a pattern  # nosec B105
 ASSIGNED = re.compile(rf"(\b[A-Z0-9_]*{SECRET_NAME}\s*[=:]\s*['\"]?)[^\s'\",}}\]]+")
 SHORTEST = 12  # characters of a variable's value, below which it does not count as a secret
 _warned: set[str] = set()

@@ -212,7 +212,7 @@ def read_alone(stored: StoredRun, folder: Path) -> StoredRun:
     from src.model.stored import ADAPTER
 
     if (folder / onnx.FILE).exists():
-        config = AutoConfig.from_pretrained(folder)
+        config = AutoConfig.from_pretrained(folder)  # a folder of ours  # nosec B615
         return replace(stored, model=onnx.OnnxModel(folder, config, stored.runtime.threads))
     if (folder / ADAPTER).exists():
         return replace(stored, model=read_folder(stored.config, folder, stored.name, stored.base_path).model)

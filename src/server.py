@@ -61,7 +61,7 @@ def run_server(
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as output:
         # The server gets a new session, so that Ctrl-C reaches only this process, which ends the workers as well.
-        server = subprocess.Popen(
+        server = subprocess.Popen(  # no shell, and a command of ours  # nosec B603
             command, env=os.environ | environment, start_new_session=True, stdout=output, stderr=subprocess.STDOUT
         )
     print(f"{name} starts; its log is {log}", file=sys.stderr)
