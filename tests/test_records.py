@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -203,6 +205,23 @@ def test_a_place_of_thousands_of_digits_is_none(tmp_path):
 def test_a_folder_is_no_file(tmp_path):
     with pytest.raises(UserError, match="is a folder"):
         read_file(tmp_path)
+
+
+def test_what_is_no_file_of_questions_is_neither_read_nor_waited_for(tmp_path, monkeypatch):
+    (tmp_path / "in" / "side").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "in" / "side")
+    os.mkfifo("pipe.csv")  # which nobody writes to
+    Path("endless.csv").symlink_to("/dev/zero")
+    Path("loop.csv").symlink_to("loop.csv")
+    sentences = {
+        "../..": "is a folder",
+        "pipe.csv": "is empty",
+        "endless.csv": "is empty",
+        "loop.csv": "does not exist",
+    }
+    for path, sentence in sentences.items():
+        with pytest.raises(UserError, match=rf"^{path} {sentence}"):
+            read_file(Path(path))
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
+import stat
 import zipfile
 from io import BytesIO
 from pathlib import Path
@@ -376,6 +377,18 @@ DAMAGE = {
         lambda file, run: change(file, lambda head: head["runs"][0].update(id="../../evil")),
         r"cannot be read \('../../evil' is not an id\)",
     ),
+    "an absolute id": (
+        lambda file, run: change(file, lambda head: head["runs"][0].update(id="/etc/passwd")),
+        r"cannot be read \('/etc/passwd' is not an id\)",
+    ),
+    "a link": (
+        lambda file, run: zip_of(file, {part(HEAD, stat.S_IFLNK | 0o777): "/etc/passwd"}),
+        r"cannot be read \(.*; it is damaged",
+    ),
+    "a bomb": (  # 2 MB in 2 kB
+        lambda file, run: zip_of(file, {part(HEAD, 0o644): " " * 2_000_000}),
+        r"cannot be read \(runs.json is larger than 1,000,000 bytes",
+    ),
     "a number for a text": (
         lambda file, run: change(file, lambda head: head["runs"][0]["tags"].update(x=1)),
         r"cannot be read \(1 should be text\)",
@@ -425,6 +438,13 @@ DAMAGE = {
         r"cannot be read \(curves/\w+.parquet is larger than 1,000,000 bytes",
     ),
 }
+
+
+def part(name, mode):
+    """A packed part of a zip with a mode of Unix."""
+    info = zipfile.ZipInfo(name)
+    info.external_attr, info.compress_type = mode << 16, zipfile.ZIP_DEFLATED
+    return info
 
 
 def zip_of(file, parts):
