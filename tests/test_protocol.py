@@ -24,7 +24,7 @@ from src.protocol.plan import (
     share_out,
     spread_of,
 )
-from src.report.decision import Decision
+from src.report.decision import Decision, decide
 from src.report.statistics import Difference
 
 PEAKED = {-4: 5.0, -3: 10.0, -2: 30.0, -1: 50.0, 0: 60.0, 1: 52.0, 2: 20.0, 3: 9.0, 4: 8.0}
@@ -510,3 +510,23 @@ def test_a_larger_budget_decides_more():
         summary(simulate(kind, 200, plan_of(kind, budget))).decided for budget in ("12 runs", "16 runs", "24 runs")
     ]
     assert shares == sorted(shares) and shares[0] + 10 < shares[-1]
+
+
+# What an interval decides
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (0.1, 3.0, Decision.BETTER),
+        (0.0, 3.0, Decision.NOT_INFERIOR),
+        (-0.9, -0.1, Decision.NOT_INFERIOR),
+        (-1.0, 0.5, Decision.UNDECIDED),
+        (-3.0, 0.0, Decision.UNDECIDED),
+        (-3.0, -0.1, Decision.WORSE),
+        (-3.0, -1.0, Decision.WORSE),
+        (-3.0, -1.1, Decision.INFERIOR),
+    ],
+)
+def test_an_end_that_lies_on_a_border_decides_nothing(low, high, expected):
+    assert decide(difference(low, high), margin=1.0) is expected
