@@ -70,6 +70,40 @@ def test_best_spans_are_those_of_brute_force():
         assert sum(s.probability for s in answer.n_best) == pytest.approx(1.0)
 
 
+@pytest.mark.parametrize("n_best", [1, 2, 3, 12])
+def test_the_n_best_are_all_there_whatever_their_number(n_best):
+    """Words of one letter: the first of them too is more than white space."""
+    text = "a b c d e"
+    spans = words(text)
+    for seed in range(20):
+        start, end = np.random.default_rng(seed).normal(size=(2, 5))
+        config = EvaluationConfig(n_best=n_best)
+        [answer] = answer_questions(
+            [{"id": "1", "context": text}], windows((0, 0, spans)), [start], [end], config, False
+        )
+        pairs = sorted(((start[i] + end[j], i, j) for i in range(5) for j in range(i, 5)), reverse=True)[:n_best]
+        assert [(s.start, s.end) for s in answer.n_best] == [(spans[i][0], spans[j][1]) for _, i, j in pairs]
+
+
+def test_large_logits_overflow_nowhere():
+    text = "a b"
+    start, end = np.array([400.0, 0.0]), np.array([400.0, 0.0])
+    made = windows((0, 0, words(text)))
+    [answer] = answer_questions([{"id": "1", "context": text}], made, [start], [end], CONFIG, False)
+    assert [s.score for s in answer.n_best] == [800.0, 400.0, 0.0]
+    assert [s.probability for s in answer.n_best] == pytest.approx([1.0, 0.0, 0.0], abs=1e-99)
+    labelled = {"start": np.array([1]), "end": np.array([0]), "labelled": np.array([True])}
+    assert mean_loss(labelled, [np.array([900.0, 0.0])], [np.array([900.0, 0.0])]) == 450.0
+
+
+def test_no_answer_must_be_better_than_the_threshold_says():
+    made, logits = windows((0, 1, [(0, 3)])), np.array([1.0, 1.0])
+    for threshold, text in ((0.0, "Ada"), (0.1, "Ada"), (-0.1, "")):
+        config = EvaluationConfig(null_threshold=threshold)
+        [answer] = answer_questions([{"id": "1", "context": "Ada"}], made, [logits], [logits], config, True)
+        assert answer.best.text == text and answer.null_score == 2.0
+
+
 def test_question_and_special_tokens_are_no_answer():
     text = "one two"
     logits = np.array([99.0, 99.0, 99.0, 1.0, 2.0, 99.0])
