@@ -370,6 +370,7 @@ def test_an_arm_without_a_difference_stops():
     study = Study(PEAKED, PEAKED, looks=lambda arm, seeds: None)
     [look] = study.settle(plan_with()).looks[1]
     assert look.stops and look.difference is None and look.decision is Decision.UNDECIDED
+    assert study.told[-1] == "Look 1 of 2, 5 seeds: lora 1 against full: no difference can be computed."
 
 
 # Time
