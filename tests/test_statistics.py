@@ -275,3 +275,32 @@ def test_the_interval_of_one_run_is_that_of_a_mean_over_clusters():
     means = scores.reshape(4, 2).mean(1)  # equal clusters: the mean of their means, with three degrees of freedom
     half = t.ppf(0.975, 3) * means.std(ddof=1) / 2
     assert (low, high) == pytest.approx((means.mean() - half, means.mean() + half))
+
+
+def test_a_difference_has_the_unit_of_the_scores():
+    first, second = scores(0, seeds=3), scores(1, seeds=3)
+    [large] = compare([first], [second], SMALL, margin=1.0)
+    [small] = compare([first / 1e6], [second / 1e6], SMALL, margin=1e-6)
+    for part in ("mean", "low", "high", "standard_error", "minimum_detectable"):
+        assert 1e6 * getattr(small, part) == pytest.approx(getattr(large, part), rel=1e-9)
+    for part in ("question_variance", "seed_variance", "noise_variance"):
+        assert 1e12 * getattr(small, part) == pytest.approx(getattr(large, part), rel=1e-9)
+    assert (small.p, small.p_inferior) == pytest.approx((large.p, large.p_inferior))
+
+
+def test_of_several_splits_the_middle_one_counts():
+    first, second = scores(0, seeds=3, splits=5), scores(1, seeds=3, splits=5)
+    [whole] = compare([first], [second], SMALL)
+    parts = [compare([first[[split]]], [second[[split]]], SMALL)[0] for split in range(5)]
+    for part in ("mean", "seed_variance", "noise_variance", "degrees_of_freedom"):
+        assert getattr(whole, part) == pytest.approx(np.median([getattr(each, part) for each in parts]))
+    squares = [each.standard_error**2 + (each.mean - whole.mean) ** 2 for each in parts]
+    assert whole.standard_error**2 == pytest.approx(np.median(squares))
+
+
+def test_the_two_methods_may_change_places():
+    first, second = scores(0, seeds=2), scores(1, seeds=4)
+    [one], [other] = compare([first], [second], SMALL), compare([second], [first], SMALL)
+    assert (other.mean, other.low, other.high) == pytest.approx((-one.mean, -one.high, -one.low))
+    for part in ("p", "question_variance", "seed_variance", "noise_variance", "degrees_of_freedom"):
+        assert getattr(other, part) == pytest.approx(getattr(one, part))
