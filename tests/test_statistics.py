@@ -21,6 +21,7 @@ from benchmarks.coverage import (
     power,
     selection_bias,
 )
+from src.report import statistics
 from src.report.decision import Decision, decide
 from src.report.planning import NOISE_STD
 from src.report.statistics import Clusters, compare, detectable, interval, reach, satterthwaite
@@ -304,3 +305,18 @@ def test_the_two_methods_may_change_places():
     assert (other.mean, other.low, other.high) == pytest.approx((-one.mean, -one.high, -one.low))
     for part in ("p", "question_variance", "seed_variance", "noise_variance", "degrees_of_freedom"):
         assert getattr(other, part) == pytest.approx(getattr(one, part))
+
+
+def test_the_bootstrap_is_the_covariance_of_the_drawn_means():
+    sizes, residuals = np.array([2, 3, 1, 4]), np.random.default_rng(0).normal(size=(2, 4))
+    counts = np.random.default_rng(1).multinomial(4, np.full(4, 1 / 4), size=20)
+    means = residuals @ counts.T / (counts @ sizes)
+    found = statistics._bootstrap_covariance(residuals, sizes, 20, np.random.default_rng(1))
+    assert found == pytest.approx(np.cov(means, ddof=0) * 4 / 3)
+
+
+def test_a_bound_is_how_much_worse_a_method_is_at_most():
+    [found] = compare([scores(0, seeds=3)], [scores(1, seeds=3) + 9], SMALL)
+    assert found.low < 0 and found.bound == -found.low
+    [found] = compare([scores(0, seeds=3) + 900], [scores(1, seeds=3)], SMALL)
+    assert found.low > 0 and found.bound == 0.0
