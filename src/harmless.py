@@ -11,7 +11,7 @@ from typing import Any
 TURNING = "\u202a-\u202e\u2066-\u2069"
 CONTROLS = re.compile(rf"\x1b\[[\d;]*m|(?!\r\n)[\x00-\x08\x0b-\x1f\x7f-\x9f{TURNING}]")
 # What is markup in Markdown: of code, emphasis, links, pictures, cells of a table, HTML and its characters by name.
-MARKUP = re.compile(r"[\\`*\[\]|]|(?<![^\W_])_|_(?![^\W_])|<|&(?=#?\w+;)")
+MARKUP = re.compile(r"[\\`*|]|\](?=[(\[:])|(?<![^\W_])_|_(?![^\W_])|<|&(?=#?\w+;)")
 OF_HTML = {"<": "&lt;", "&": "&amp;"}
 
 
