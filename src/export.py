@@ -29,6 +29,7 @@ from src.config import UserError
 from src.console import begin
 
 CARD = "README.md"
+UNFINISHED = "unfinished"  # the file that marks a folder whose export has not come to its end
 
 
 class Arguments(ModelArguments):
@@ -46,8 +47,7 @@ def main() -> None:
     try:
         begin()
         given = read(Arguments, sys.argv[1:] or ["--help"], str(__doc__))
-        if given.to.exists() and (not given.to.is_dir() or any(given.to.iterdir())):
-            raise UserError(f"to={given.to} is not empty; give a new folder.")
+        refuse_filled(given.to)
         if given.format == "onnx":
             from src.model import onnx
 
@@ -55,6 +55,7 @@ def main() -> None:
         stored = load_run(given.run, given.tracking(), given.trust_remote_code, given.base)
         rows = scored_questions(stored, given.questions) if given.questions else []
         before = answered(stored, rows) if rows else None  # merging changes the model
+        clear(given.to)
         kind = write(stored, given.to, given.merged or given.format == "onnx")
         if given.format == "onnx":
             kind = as_onnx(stored, given.to)
@@ -64,8 +65,37 @@ def main() -> None:
             with (given.to / CARD).open("a", encoding="utf-8") as file:
                 file.write(shown)
             print(shown.strip())
+        (given.to / UNFINISHED).unlink()
     except MISTAKES as error:
         fail(error)
+
+
+def refuse_filled(folder: Path) -> None:
+    """
+    Raises:
+        UserError: the folder holds something that no interrupted export has left there.
+    """
+    filled = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+    if filled and not (folder / UNFINISHED).exists():
+        raise UserError(f"to={folder} is not empty; give a new folder.")
+
+
+def clear(folder: Path) -> None:
+    """Make the folder, marked as unfinished, without what an interrupted export has left in it.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / UNFINISHED).touch()
+        for path in folder.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name != UNFINISHED:
+                path.unlink()
+    except OSError as error:
+        raise UserError(f"to={folder} cannot be written ({error.strerror or error}).") from error
 
 
 def write(stored: StoredRun, folder: Path, merged: bool) -> str:

@@ -149,6 +149,38 @@ def test_an_adapter_stays_one(store, exported, tmp_path):
     )
 
 
+def test_what_an_interrupted_export_has_left_is_written_anew(tmp_path):
+    folder = tmp_path / "out"
+    export.clear(folder)
+    (folder / "model.safetensors").write_bytes(b"half of")
+    (folder / "model").mkdir()
+    export.refuse_filled(folder)
+    export.clear(folder)
+    assert [path.name for path in folder.iterdir()] == ["unfinished"]
+    (folder / "unfinished").unlink()
+    (folder / "of the user").touch()
+    with pytest.raises(UserError, match="is not empty; give a new folder"):
+        export.refuse_filled(folder)
+    assert (folder / "of the user").exists()
+
+
+@pytest.mark.slow
+def test_an_interrupted_export_is_typed_again(store, exported, tmp_path, monkeypatch):
+    folder = tmp_path / "out"
+
+    def interrupt(*given):
+        (folder / "model.safetensors").write_bytes(b"half of")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(export, "write", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            exported(folder, store[1]["lora"], "questions=0")
+    assert exported(folder, store[1]["lora"], "questions=0") == (0, f"{folder}: an adapter\n", "")
+    names = {path.name for path in folder.iterdir()}
+    assert "adapter_model.safetensors" in names and not names & {"unfinished", "model.safetensors"}
+
+
 @pytest.mark.slow
 def test_a_mistake_is_one_sentence(store, exported, tmp_path):
     (tmp_path / "there").mkdir()
