@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import time
 from copy import deepcopy
 from pathlib import Path
 
@@ -278,6 +280,18 @@ def test_two_processes_may_make_the_same_cache(tmp_path, monkeypatch):
     assert (outer["row"][:], notes) == (list(range(2000)), [])
     assert (inner[0][0]["row"][:], inner[0][1]) == (list(range(2000)), [])
     assert [file.name for file in (tmp_path / "tuneoff").iterdir()] == ["a.arrow"]
+
+
+def test_what_a_killed_process_has_left_in_the_cache_goes_a_day_later(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
+    old, young = (tmp_path / "tuneoff" / f"unfinished-{name}" for name in ("old", "young"))
+    for folder in (old, young):
+        folder.mkdir(parents=True)
+        (folder / "a.arrow").write_bytes(b"half")
+    a_day_ago = time.time() - 25 * 3600
+    os.utime(old, (a_day_ago, a_day_ago))
+    cached("b.arrow", lambda file: datasets.Dataset.from_dict({"row": [1]}).map(cache_file_name=str(file)))
+    assert {path.name for path in (tmp_path / "tuneoff").iterdir()} == {"unfinished-young", "b.arrow"}
 
 
 # Characters that the tokenizer drops

@@ -6,9 +6,11 @@ A file is an Arrow stream, followed by the SHA-256 of the stream, which Arrow's 
 from __future__ import annotations
 
 import hashlib
+import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
 
@@ -16,6 +18,8 @@ import datasets
 from datasets import Dataset
 
 FOLDER = "tuneoff"  # in the cache of `datasets`
+UNFINISHED = "unfinished-"  # begins the names of the folders in which files are being made
+LONGEST_SECONDS = 24 * 3600  # after which nobody is at it any more
 DIGEST_SIZE = hashlib.sha256().digest_size
 TEMPORARY: ContextVar[str | None] = ContextVar(
     "TEMPORARY", default=None
@@ -46,18 +50,28 @@ def cached(name: str, make: Callable[[Path], object]) -> tuple[Dataset, list[str
     notes = []
     folder = Path(TEMPORARY.get() or datasets.config.HF_DATASETS_CACHE) / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
+    _clear(folder)
     file = folder / name
     exists = file.exists()
     if not (exists and _is_whole(file)):
         if exists:
             notes.append(f"The cached file {file} is damaged; it is made again.")
-        with tempfile.TemporaryDirectory(dir=folder) as temporary:  # another process may be making the same file
+        # Another process may be making the same file.
+        with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=folder) as temporary:
             made = Path(temporary) / name
             make(made)
             with made.open("ab") as end:
                 end.write(_digest(made, made.stat().st_size))
             made.replace(file)
     return Dataset.from_file(str(file)), notes
+
+
+def _clear(folder: Path) -> None:
+    """Remove what killed processes have left long ago."""
+    for left in folder.glob(f"{UNFINISHED}*"):
+        with suppress(OSError):  # another process removes it
+            if time.time() - left.stat().st_mtime > LONGEST_SECONDS:
+                shutil.rmtree(left)
 
 
 def _is_whole(file: Path) -> bool:
