@@ -8,9 +8,12 @@ import socket
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from requests import HTTPError
 from werkzeug.serving import make_server
 
 from src import runs
@@ -19,6 +22,7 @@ from src.credentials import DATABASES
 from src.run import run
 from src.runs import REQUESTS
 from src.runs.store import connect, patience, quick_refusal
+from src.runs.tracking import RunLog
 from tests.conftest import TINY
 
 
@@ -91,6 +95,68 @@ def test_a_database_whose_driver_is_not_installed(monkeypatch):
         "tracking.uri=postgresql+psycopg://ada:***@127.0.0.1:9/other needs the Python package psycopg, which is not "
         "installed; pip install -e '.[postgresql]'."
     )
+
+
+def test_a_server_that_does_not_answer_is_asked_more_and_more_seldom(configure, tmp_path, monkeypatch):
+    now = [1000.0]
+    clock = SimpleNamespace(monotonic=lambda: now[0], time=lambda: now[0])
+    monkeypatch.setattr("src.runs.tracking.time", clock)
+    asked, answers, said = [], [], []
+    log = RunLog(configure(*TINY, f"tracking.folder={tmp_path}"), warn=said.append)
+
+    def log_batch(run_id, metrics):
+        asked.append(now[0] - 1000)
+        if not answers:
+            raise MlflowException("Connection refused")
+        answers.append([metric.step for metric in metrics])
+
+    monkeypatch.setattr(log.client, "log_batch", log_batch)
+    for step in range(800):
+        now[0] += 1
+        log.metrics({"train/loss": 1.0}, step)
+        if step == 500:
+            answers.append("again")
+    assert asked[:7] == [11, 32, 73, 154, 315, 476, 637]
+    assert asked[7:] == [648 + 11 * i for i in range(len(asked) - 7)] and len(asked) > 20
+    assert answers[1] == list(range(637)), "each once and in order"
+    assert [sentence.partition(" (")[0].partition(";")[0] for sentence in said] == [
+        "The tracking store does not answer",
+        "The tracking store answers again",
+    ]
+
+
+def test_a_server_that_does_not_take_a_file_is_told_like_one_that_fails(configure, tmp_path):
+    """MLflow raises what requests raises."""
+    config = configure(*TINY, f"tracking.folder={tmp_path}")
+
+    def ended_by(checkpoint):
+        with RunLog(config) as log:
+            if checkpoint:
+                (log.checkpoints / "step-00000010").mkdir(parents=True)
+            raise HTTPError("401 Client Error: UNAUTHORIZED for url: http://HOST/api")
+
+    with pytest.raises(UserError) as raised:
+        ended_by(checkpoint=False)
+    reason = "401 Client Error: UNAUTHORIZED for url: http://HOST/api"
+    assert str(raised.value) == f"The tracking store failed ({reason}); check that it answers and has room."
+    with pytest.raises(UserError, match=r"What was trained is kept in .*checkpoints.*; the same command goes on"):
+        ended_by(checkpoint=True)
+
+
+def test_a_server_that_goes_away_while_a_run_begins_is_one_sentence(configure, tmp_path, monkeypatch):
+    log = RunLog(configure(*TINY, f"tracking.folder={tmp_path}"))
+
+    def refuse(*given, **more):
+        raise MlflowException("Connection refused")
+
+    monkeypatch.setattr(log.client, "log_text", refuse)
+    with (
+        pytest.raises(UserError, match=r"^The tracking store failed \(Connection refused\); check that"),
+        log,
+    ):
+        pass
+    [run] = log.client.search_runs([log.store.experiment])
+    assert run.info.status == "FAILED"
 
 
 class Server:

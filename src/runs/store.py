@@ -25,6 +25,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run,
 from mlflow.exceptions import MlflowException
 from mlflow.store.db import utils as databases
 from pyarrow.parquet import read_schema
+from requests import RequestException
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -48,6 +49,7 @@ CAUSE = re.compile(r"\(Caused by (\w+)\([\"'](?:HTTPS?Connection\w*\(.*?\): )?(.
 PARAMS_A_BATCH = TAGS_A_BATCH = 100  # MLflow's limits
 METRICS_A_BATCH = 1000
 databases.MAX_RETRY_COUNT = 3  # an unreachable database fails within seconds; MLflow's default of 10 takes 102 s
+STORE_ERRORS = (MlflowException, RequestException)  # the latter if a server refuses a file
 
 
 class AlreadyRunning(UserError):
@@ -90,11 +92,11 @@ def store_errors_explained() -> Iterator[None]:
     """Turn the errors that MLflow raises when its store fails into one sentence."""
     try:
         yield
-    except MlflowException as error:
+    except STORE_ERRORS as error:
         raise store_failed(error) from error
 
 
-def store_failed(error: MlflowException) -> UserError:
+def store_failed(error: Exception) -> UserError:
     """The error for a store that fails."""
     return UserError(f"The tracking store failed ({reason_of(error)}); check that it answers and has room.")
 

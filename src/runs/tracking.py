@@ -35,18 +35,21 @@ from src.runs.records import SPENT, Input, Record, Status
 from src.runs.store import (
     METRICS_A_BATCH,
     PARAMS_A_BATCH,
+    STORE_ERRORS,
     AlreadyRunning,
     connect,
     joined,
     patience,
     quick_refusal,
     reason_of,
+    store_errors_explained,
     store_failed,
 )
 
 LONGEST_VALUE = 6000
 KEY = re.compile(r"[\w.-]{1,100}")
 FLUSH_SECONDS = 10.0
+LONGEST_WAIT = 16  # the most, in FLUSH_SECONDS, between attempts at a server that does not answer: each may take 20 s
 CLAIMED = "claimed"  # tag of a run that has checked that no other machine started it at the same moment
 
 
@@ -97,7 +100,7 @@ class RunLog:
 
     Entering it resumes an unfinished run of the same configuration that left a checkpoint on this machine, or starts a
     new run that replaces unfinished ones without a checkpoint. Metrics are collected and sent in batches, at the latest
-    after FLUSH_SECONDS.
+    after FLUSH_SECONDS; while the store does not answer, less and less often.
     """
 
     def __init__(
@@ -117,6 +120,7 @@ class RunLog:
         self.warn = warn
         self.pending: list[Metric] = []
         self.out_of_reach = False  # whether the store did not answer last time
+        self.wait = 1  # in FLUSH_SECONDS, until metrics are sent again
         self.flushed = time.monotonic()
         self.run_id = ""
         self.resumed = False
@@ -161,8 +165,8 @@ class RunLog:
             # The lock keeps two processes of this machine from starting the same run.
             with FileLock(Path(tracking.folder).resolve() / "runs.lock"):
                 self._claim()
-        except MlflowException as error:
-            if error.error_code != "INVALID_PARAMETER_VALUE":
+        except STORE_ERRORS as error:
+            if getattr(error, "error_code", None) != "INVALID_PARAMETER_VALUE":
                 raise store_failed(error) from error
             raise UserError(  # such as a deleted experiment
                 f"tracking.experiment={tracking.experiment} takes no run ({reason_of(error)}); restore it in the "
@@ -172,8 +176,9 @@ class RunLog:
         if self.resumed:
             return self
         try:
-            self._log_params()
-            self.text("environment.txt", environment())
+            with store_errors_explained():
+                self._log_params()
+                self.text("environment.txt", environment())
         except BaseException:  # also an interruption must not leave the run RUNNING
             self._end("FAILED")
             raise
@@ -317,7 +322,7 @@ class RunLog:
                 self.flush()
                 self.client.set_terminated(self.run_id, "FINISHED")
                 return
-            except MlflowException as failure:
+            except STORE_ERRORS as failure:
                 error = failure
         stopped = isinstance(error, KeyboardInterrupt | SystemExit | Stopped)
         if not isinstance(error, KeyboardInterrupt | SystemExit):
@@ -325,7 +330,7 @@ class RunLog:
             self._quietly(lambda: self.tags({key: text[:LONGEST_VALUE]}))
         self._quietly(self.flush)
         self._end("KILLED" if stopped else "FAILED")
-        if isinstance(error, MlflowException):
+        if isinstance(error, STORE_ERRORS):
             if not any(self.checkpoints.glob("step-*")):
                 raise store_failed(error) from error
             raise UserError(
@@ -359,7 +364,7 @@ class RunLog:
             for name, value in values.items()
             if (name, step) not in self.logged
         ]
-        if time.monotonic() - self.flushed > FLUSH_SECONDS:
+        if time.monotonic() - self.flushed > self.wait * FLUSH_SECONDS:
             self._try_to_flush()
 
     def final(self, values: Mapping[str, float]) -> None:
@@ -392,11 +397,11 @@ class RunLog:
             if not self.out_of_reach:
                 reason = reason_of(error)
                 self.warn(f"The tracking store does not answer ({reason}). Training goes on; metrics are sent later.")
-            self.out_of_reach = True
+            self.out_of_reach, self.wait = True, min(2 * self.wait, LONGEST_WAIT)
         else:
             if self.out_of_reach:
                 self.warn(f"The tracking store answers again; {kept:,} metrics have been sent.")
-            self.out_of_reach = False
+            self.out_of_reach, self.wait = False, 1
         self.flushed = time.monotonic()
 
     def state_dict(self) -> dict[str, Any]:
