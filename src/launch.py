@@ -60,6 +60,8 @@ def command_line(text: str, translate: Callable[[Sequence[str]], list[str]] = li
                 _run(primary)
     except MISTAKES as error:
         fail(error)
+    except KeyboardInterrupt:  # before anything was begun, or once more while all was put in order
+        sys.exit(130)
 
 
 def job(composed: DictConfig) -> float | None:

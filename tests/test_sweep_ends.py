@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from src import launch
 from src.config import ROOT, SweepConfig
 from src.runs.identity import config_hash
 from src.runs.isolation import call
@@ -60,6 +61,20 @@ def test_a_killed_run_and_an_interrupted_sweep_go_on(command, tmp_path):
         assert "error" not in child.data.tags
         points = client_of(tmp_path).get_metric_history(child.info.run_id, "eval/f1")
         assert sorted(point.step for point in points) == list(range(7))
+
+
+def test_a_second_interruption_while_all_is_put_in_order_ends_without_a_traceback(monkeypatch, capsys):
+    def interrupted(*given, **more):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "argv", ["src.train", "model=tiny"])
+    monkeypatch.setattr(launch, "_hydra", interrupted)
+    monkeypatch.setattr(launch.sweep, "end", interrupted)
+    monkeypatch.setattr(launch.signal, "signal", lambda *given: None)
+    with pytest.raises(SystemExit) as end:
+        launch.command_line("")
+    assert end.value.code == 130
+    assert capsys.readouterr().err.endswith("this goes on where it stopped:\n  python -m src.train model=tiny\n")
 
 
 @pytest.mark.slow
