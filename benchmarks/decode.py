@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.vs_stock.__main__ import machine
+from benchmarks.machine import machine
 from src.config import ROOT
 
 

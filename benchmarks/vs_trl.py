@@ -27,7 +27,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from benchmarks.vs_stock.__main__ import machine
+from benchmarks.machine import machine
 from benchmarks.vs_stock.clock import Clock
 from benchmarks.vs_stock.job import BATCH, WARM_UP
 from benchmarks.vs_stock.loops import Enough, Until

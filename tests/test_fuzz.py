@@ -1,6 +1,7 @@
 """Thousands of files that nobody has thought of: readers raise UserError or nothing else, and find every gold span.
 
-The inputs are the same at every run of one version of hypothesis.
+The inputs are the same at every run of one version of hypothesis. `python -m benchmarks.torture fuzz` tries others, as
+many as TUNEOFF_EXAMPLES says.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,11 +24,12 @@ from src.data.files import DELIMITERS, SUFFIXES
 from src.data.records import read_file
 from src.question_file import _question
 
+MORE = os.environ.get("TUNEOFF_EXAMPLES")
 quick = settings(
-    max_examples=250,
+    max_examples=int(MORE or 250),
     deadline=None,
     database=None,
-    derandomize=True,
+    derandomize=MORE is None,
     suppress_health_check=[HealthCheck.too_slow],
 )
 
@@ -231,7 +234,7 @@ def test_every_gold_span_is_found_in_every_form(folder, rows):
         assert (checked.records, checked.left_out, checked.realigned_ids, checked.not_found) == (rows, [], [], []), name
 
 
-@settings(quick, max_examples=40)
+@settings(quick, max_examples=int(MORE or 40))
 @given(rows=st.lists(asked(), min_size=1, max_size=4), data=st.data())
 def test_a_parquet_file_is_read_to_the_letter_or_refused(folder, rows, data):
     rows = [{"id": f"q{number}", **row} for number, row in enumerate(rows)]

@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 
 from hydra import compose, initialize_config_dir
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from src.arguments import SHORT_FORMS, schema_keys
 from src.compose import MISTAKES, Primary, check_method_keys, completed, explain, from_hydra, groups
 from src.config import ROOT
 from src.problems import validate
+from tests.test_fuzz import MORE, quick
 
 KEYS = [
     *(*groups(), *schema_keys(), *SHORT_FORMS),
@@ -52,7 +53,7 @@ OVERRIDES = st.builds(
 NOT_A_SENTENCE = re.compile(r"\w+Error: |Traceback|object at 0x|<class |\bNoneType\b")
 
 
-@settings(max_examples=30, deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(quick, max_examples=int(MORE or 30))
 @given(st.lists(OVERRIDES, min_size=1, max_size=2))
 def test_random_overrides_are_a_configuration_or_one_sentence(overrides):
     try:

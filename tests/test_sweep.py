@@ -123,7 +123,7 @@ def test_a_wider_grid_runs_what_is_new_and_shows_all(whole, command, tmp_path):
 
 @pytest.mark.slow
 def test_killed_sweeps_are_finished_by_the_same_command(whole, command, tmp_path):
-    """SIGKILL, with nothing put in order, in the course of a sweep; benchmarks/kill_sweep.py does more."""
+    """SIGKILL, with nothing put in order, in the course of a sweep; `benchmarks.torture kills` does more."""
     part = [*SMALL, "method=full,lora", "train.learning_rate=1e-2", "train.seed=0,1"]
     folder = tmp_path / "killed"
     with started("src.train", "-m", *part, f"tracking.folder={folder}") as process:

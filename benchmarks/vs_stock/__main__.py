@@ -20,13 +20,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import sys
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 
+from benchmarks.machine import machine
 from benchmarks.vs_stock.evaluation import evaluate
 from benchmarks.vs_stock.job import MODELS, VARIANTS, fast_precision
 from benchmarks.vs_stock.measurements import components, large, quality, tokenise, train
@@ -89,24 +87,6 @@ def parser() -> argparse.ArgumentParser:
 def shown_command() -> str:
     """The command as it was given, without the places of this machine."""
     return " ".join(["python -m benchmarks.vs_stock", *(Path(word).name for word in sys.argv[1:])])
-
-
-def machine() -> str:
-    """Cores, CPU, its bf16 units, threads and versions of packages."""
-    import torch
-
-    cpu = next(
-        (line.partition(":")[2].strip() for line in _cpuinfo() if line.startswith("model name")), platform.processor()
-    )
-    flags = next((line for line in _cpuinfo() if line.startswith("flags")), "").split()
-    units = ", ".join(unit for unit in ("amx_bf16", "avx512_bf16") if unit in flags) or "no bf16 unit"
-    packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "peft", "accelerate"))
-    return f"{os.cpu_count()} cores, {cpu} ({units}), {torch.get_num_threads()} threads; {packages}"
-
-
-def _cpuinfo() -> list[str]:
-    path = Path("/proc/cpuinfo")
-    return path.read_text().splitlines() if path.exists() else []
 
 
 if __name__ == "__main__":
