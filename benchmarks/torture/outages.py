@@ -197,9 +197,9 @@ TRIALS: dict[str, Trial] = {
 def scene(folder: Path, arguments: list[str]) -> Iterator[Scene]:
     """A server with an empty store, behind a proxy."""
     server = Server(folder / "server")
-    server.up()
     proxy = Proxy(server.port)
     try:
+        server.up()
         yield Scene(Place(folder), server, proxy, arguments)
     finally:
         proxy.shutdown()

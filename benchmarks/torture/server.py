@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 HOST = "127.0.0.1"
-START_SECONDS = 180.0
+START_SECONDS = 600.0
 SLOW_SECONDS = 2.0
 STATUSES = {"500": 500, "401": 401}  # what the proxy answers by itself
 NOT_PASSED_ON = {"connection", "transfer-encoding", "content-length", "host", "keep-alive"}

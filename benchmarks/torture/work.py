@@ -97,6 +97,7 @@ class Place:
     def start(self, module: str, *arguments: str, output: Path | None = None) -> Process:
         """A command under way, as the leader of a process group."""
         words, output = self.words(module, *arguments), output or self.output
+        output.touch()
         if not (self.fresh or self.always_fresh):
             return Forked(words[2:], ROOT, self.surroundings, output)
         with output.open("ab") as file:
