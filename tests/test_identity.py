@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from src.runs import identity
-from src.runs.identity import alive, config_hash, hashes, holder, previous_hash, who
+from src.runs.identity import alive, config_hash, describe_process, hashes, previous_hash, process_tags
 
 
 def sha(text):
@@ -111,11 +111,14 @@ def test_version_0_1_did_not_look_into_folders(configure, folder):
 
 def test_what_a_process_says_of_itself(monkeypatch):
     monkeypatch.setattr(identity.time, "time", lambda: 1234.6)
-    mine = holder()
+    mine = process_tags()
     assert mine["process_id"] == str(os.getpid()) and mine["host"] == socket.gethostname()
     assert mine["process_start"] == f"{psutil.Process().create_time():.2f}" and mine["heartbeat"] == "1235"
     assert mine["host_id"] == sha(f"{socket.gethostname()} {identity.uuid.getnode()}")[:12]
-    assert who(mine) == f"process {os.getpid()} on {socket.gethostname()}" and who({}) == "process ? on ?"
+    assert (
+        describe_process(mine) == f"process {os.getpid()} on {socket.gethostname()}"
+        and describe_process({}) == "process ? on ?"
+    )
 
 
 @pytest.mark.parametrize(("apart", "lives"), [(-1.9, True), (0.0, True), (1.9, True), (-2.0, False), (2.0, False)])

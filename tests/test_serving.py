@@ -234,7 +234,7 @@ def test_requests_are_answered_under_the_names_of_this_machine_alone(host, statu
 def test_what_is_served_is_the_run_under_these_names(store, ended, monkeypatch):
     started = []
     monkeypatch.setattr(serve, "run_server", lambda *given: started.append(given))
-    monkeypatch.setattr(serve, "refuse_taken", lambda port: None)
+    monkeypatch.setattr(serve, "refuse_port_in_use", lambda port: None)
     monkeypatch.delenv(server.HOSTS, raising=False)
     chosen = f"run={store[1]['full']}", f"folder={store[0]}"
     assert ended(serve, *chosen)[0] == 0

@@ -52,5 +52,5 @@ def _caption(comparison: Comparison) -> str:
 def _escaped(text: str) -> str:
     """Escape text for LaTeX; a hyphen before a number becomes a minus sign."""
     escaped = "".join(ESCAPED.get(character, character) for character in " ".join(harmless(text).split()))
-    escaped = re.sub(r"^(?=[\[*])", "{}", escaped)  # at the start of a row, LaTeX would read them as an option of the row before
+    escaped = re.sub(r"^(?=[\[*])", "{}", escaped)  # or they would be an option of the row before
     return re.sub(r"(?<![\w.])-(?=\d)", "$-$", escaped)

@@ -73,7 +73,7 @@ def render(comparison: Comparison, plots: list[Plot], examples: int = EXAMPLES) 
 
 
 def _harmless(value: Any) -> Any:
-    """A value for the page; in text, characters that change the direction of writing are escaped, in Markup they stay."""
+    """A value for the page; text gets no characters that change the direction of writing, Markup stays as it is."""
     return harmless(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
