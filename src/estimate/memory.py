@@ -28,7 +28,7 @@ CUBLAS_WORKSPACE = 32 * 1024**2
 # Two parts of the resident size on a CPU: the memory of a process other than tensors, and the unused bytes in the heap
 # of the C allocator for each byte of activations and temporary tensors. Fitted to measured runs (docs/memory.md).
 CPU_PROCESS = 50e6  # bytes
-CPU_HOLES, CPU_HOLES_OF_SEVERAL = 0.85, 1.15  # with one micro-batch in a step; with several of different lengths
+CPU_HOLES, CPU_HOLES_OF_SEVERAL = 0.35, 0.85  # with one micro-batch in a step; with several of different lengths
 
 
 @dataclass(frozen=True)
