@@ -1,4 +1,4 @@
-"""Text of data sets and of people, so written that it is text alone: to a terminal, in Markdown and in JSON."""
+"""Escapes texts and names of data sets and users for the terminal, Markdown and JSON."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import json
 import re
 from typing import Any
 
-# Control characters but for line breaks and tabs, and those that turn the direction of the text around them, in which a
-# name can be made to look like another. A colour is one with what belongs to it.
+# Colour sequences, control characters other than line breaks and tabs, and characters that change the direction of
+# writing, with which a name can be made to look like another.
 TURNING = "\u202a-\u202e\u2066-\u2069"
 CONTROLS = re.compile(rf"\x1b\[[\d;]*m|(?!\r\n)[\x00-\x08\x0b-\x1f\x7f-\x9f{TURNING}]")
-# What is markup in Markdown: of code, emphasis, links, pictures, cells of a table, HTML and its characters by name.
+# Markup of Markdown: code, emphasis, links, pictures, cells of a table, HTML and its character references.
 MARKUP = re.compile(r"[\\`*|]|\](?=[(\[:])|(?<![^\W_])_|_(?![^\W_])|<|&(?=#?\w+;)")
 OF_HTML = {"<": "&lt;", "&": "&amp;"}
 
 
 def harmless(text: str) -> str:
-    """The text without colours, and with other control characters shown as `\\x1b`: it cannot steer a terminal."""
+    """The text without colours, and with other control characters as `\\x1b`, so that it cannot control a terminal."""
     return CONTROLS.sub(lambda found: _shown(found[0]) if len(found[0]) == 1 else "", text)
 
 
@@ -25,17 +25,17 @@ def _shown(character: str) -> str:
 
 
 def in_markdown(text: str) -> str:
-    """The text as one line of Markdown that shows it as it is."""
+    """The text as one line of Markdown that displays it unchanged."""
     line = " ".join(harmless(text).split())
     return MARKUP.sub(lambda found: OF_HTML.get(found[0], f"\\{found[0]}"), line)
 
 
 def json_text(value: Any, **options: Any) -> str:
-    """A value as JSON: what steers a terminal is escaped, so that a program reads the same value.
+    """A value as JSON: control characters are escaped, so that a program still reads the same value.
 
     Args:
         value: of JSON's types.
         options: `indent` and others of json.dumps.
     """
-    text = json.dumps(value, ensure_ascii=False, **options)  # which escapes those below the space
+    text = json.dumps(value, ensure_ascii=False, **options)  # this escapes the characters below the space
     return re.sub(rf"[\x7f-\x9f{TURNING}]", lambda found: f"\\u{ord(found[0]):04x}", text)

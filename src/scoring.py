@@ -1,6 +1,7 @@
-"""MLflow's scoring server for one model, for requests under some names of this machine alone; `src.serve` starts it.
+"""MLflow's scoring server for one model, which answers only requests under given host names; `src.serve` starts it.
 
-It runs as a script, outside the package: a stored model brings along the code that answers, which is called `src` too.
+It runs as a script outside the package, because a stored model comes with the code that answers, which is called `src`
+too.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from typing import Any
 
 
 def main() -> None:
-    """Load the model and answer, until it is ended."""
-    # Where Python looks first for what a script imports: in this folder, where `data`, `model` and the like are ours.
+    """Load the model and answer requests until the process is ended."""
+    # Python looks for imports in the folder of the script first, where `data`, `model` and others are modules of ours.
     here = Path(__file__).resolve().parent
     sys.path[:] = [path for path in sys.path if not path or Path(path).resolve() != here]
     parser = argparse.ArgumentParser(description=__doc__)
@@ -32,10 +33,10 @@ def main() -> None:
 
 
 def under(names: Sequence[str], app: Any) -> Any:
-    """The application for requests under some names alone, in which * stands for anything.
+    """The application, restricted to requests under some host names; * in a name matches any text.
 
-    A web page can have a name of its own lead to this machine, and would then be let by the visitor's browser to read
-    what is answered here.
+    Otherwise a web page could make its own host name point to this machine, and the browser of its visitor would let it
+    read the answers (DNS rebinding).
     """
     from starlette.responses import PlainTextResponse
 

@@ -62,7 +62,7 @@ def read(config: DatasetConfig) -> Questions:
 
 @contextmanager
 def _cache_alone(silent: bool) -> Iterator[None]:
-    """Keep `datasets` from asking a hub that does not answer, which it would for 24 seconds."""
+    """Keep `datasets` from asking a hub that does not answer, which would take 24 seconds."""
     before = settings.HF_HUB_OFFLINE
     settings.HF_HUB_OFFLINE = before or silent
     try:
@@ -77,7 +77,7 @@ def _from_hub(config: DatasetConfig, split: str) -> Checked:
     try:
         with _cache_alone(silence is not None):
             dataset = load_dataset(str(config.path), split=split)  # runs record its digest  # nosec B615
-    except Exception as error:  # the hub's client raises a dozen unrelated types when it is out of reach
+    except Exception as error:  # the hub's client raises a dozen unrelated types when the hub is unreachable
         reason = str(error).strip().partition("\n")[0]
         if reason.startswith("Unknown split"):
             sentence = f"dataset={config.name}: {config.path} has no split for this ({reason.rstrip('.')})"
