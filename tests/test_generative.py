@@ -278,7 +278,7 @@ def test_what_the_labelled_answer_says_is_not_decoded_again(tokenizer, model):
     assert same == plain
     for one, two in zip(scored, drafted, strict=True):
         assert one.written.log_probability == pytest.approx(two.written.log_probability, abs=1e-3)
-        assert one.silence.score == pytest.approx(two.silence.score, abs=1e-3)
+        assert one.null_answer.score == pytest.approx(two.null_answer.score, abs=1e-3)
     same, _, read = write(written)
     assert same == plain
     assert len(read) == 3  # the prompts, "no answer" and the labelled answers: nothing is left to write

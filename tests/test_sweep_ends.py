@@ -74,7 +74,7 @@ def test_a_second_interruption_while_all_is_put_in_order_ends_without_a_tracebac
     with pytest.raises(SystemExit) as end:
         launch.command_line("")
     assert end.value.code == 130
-    assert capsys.readouterr().err.endswith("this goes on where it stopped:\n  python -m src.train model=tiny\n")
+    assert capsys.readouterr().err.endswith("Interrupted; continue with:\n  python -m src.train model=tiny\n")
 
 
 @pytest.mark.slow
