@@ -227,6 +227,7 @@ def test_what_could_not_be_sent_is_in_the_checkpoint_and_arrives_later(configure
         assert [point.step for point in client.get_metric_history(killed.info.run_id, key)] == list(steps)
 
 
+@pytest.mark.slow
 def test_final_metrics_of_a_retry_replace_those_of_an_attempt_that_could_not_store_them(
     configure, tmp_path, monkeypatch
 ):
@@ -251,6 +252,7 @@ def test_final_metrics_of_a_retry_replace_those_of_an_attempt_that_could_not_sto
     assert {key: found.data.metrics[key] for key in result["metrics"]} == result["metrics"]
 
 
+@pytest.mark.slow
 def test_a_pruned_run_that_goes_on_is_pruned_no_more(configure, tmp_path):
     config = configure(*SETTINGS, f"tracking.folder={tmp_path}")
 

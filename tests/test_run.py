@@ -279,6 +279,7 @@ def test_the_test_set_is_scored_once_and_last_by_the_reported_weights(configure,
     assert score(questions, stored.answer(questions))["f1"] == metrics["test/f1"]
 
 
+@pytest.mark.slow
 def test_a_head_on_states_that_were_kept_is_tested_too(configure, tmp_path):
     """The encoder's states are kept for what is seen several times; the test questions are seen once, as tokens."""
     head = ["method=head", "train.hidden_dropout=0", "train.epochs=1", "hardware.precision=fp32"]
