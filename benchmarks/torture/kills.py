@@ -91,10 +91,10 @@ def decided(place: Place) -> dict[str, Any]:
 def exported(place: Place) -> dict[str, Any]:
     """What an exported folder holds; its card names the speed."""
     files = [path for path in (place.folder / "exported").rglob("*") if path.is_file() and path.name != "README.md"]
-    beside = [path.name for path in place.folder.iterdir() if path.name.startswith("exported")]
+    exported = [path.name for path in place.folder.iterdir() if path.name.startswith("exported")]
     return {
         "files": {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files},
-        "folders": {"beside": sorted(beside)},
+        "folders": {"exported": sorted(exported)},
     }
 
 
@@ -251,12 +251,12 @@ def outlived(process: Process) -> list[str]:
 
 def members(group: int) -> list[int]:
     """The processes of a process group that still run."""
-    found = []
+    pids = []
     for process in psutil.process_iter():
         with suppress(ProcessLookupError, psutil.NoSuchProcess):
             if os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process.pid)
-    return found
+                pids.append(process.pid)
+    return pids
 
 
 def kept(place: Place) -> dict[str, tuple[str, int]]:

@@ -36,7 +36,11 @@ SURVIVED = {
 
 def page(results: dict[str, Any]) -> str:
     """The page, in Markdown, of the parts that were run."""
-    lines = ["# Faults that were tried", "", "Made by `python -m benchmarks.torture`, whose `--help` lists the parts. Commands are"]
+    lines = [
+        "# Faults that were tried",
+        "",
+        "Made by `python -m benchmarks.torture`, whose `--help` lists the parts. Commands are",
+    ]
     lines += ["forked from a process that has imported everything, unless `--fresh` is given.", ""]
     for part, title in TITLES.items():
         if part in results:
