@@ -47,6 +47,7 @@ from src.training.forgetting import Probe, forgetting, is_decoder, language_loss
 from src.training.hardware import Runtime
 from src.training.meter import Meter, Usage
 from src.training.together import main_process_first, together
+from src.training.watch import all_respond
 
 EXAMPLES_SHOWN = 4
 EXAMPLES_LOGGED = 200
@@ -107,11 +108,17 @@ def run(config: Config, on_score: OnScore | None = None, progress_file: Path | N
 
     Raises:
         AlreadyRunning: another process works on the run.
-        UserError: a mistake in the configuration, the data or the environment that the user can correct.
+        UserError: a mistake in the configuration, the data or the environment that the user can correct, or another
+            process of the run is lost.
     """
     validate(config)
     runtime = hardware.start(config.hardware, config.train.cache_encoder, task_of(config.model).cpu_tokens)
     terminal = Terminal(quiet=not runtime.is_main_process, progress_file=progress_file)
+    with all_respond():
+        return _run(config, runtime, terminal, on_score)
+
+
+def _run(config: Config, runtime: Runtime, terminal: Terminal, on_score: OnScore | None) -> RunResult | None:
     log = together(lambda: RunLog(config, runtime.is_main_process, terminal.warning))
     [done] = broadcast_object_list([together(lambda: _done(log))])
     if done is not None:

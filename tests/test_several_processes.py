@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
+import signal
 import socket
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 
@@ -14,6 +17,7 @@ from src.run import run
 from src.runs.isolation import call
 from src.runs.store import connect
 from src.sweep import train
+from src.training import watch
 from tests.conftest import TINY
 from tests.test_run import STEPWISE, client_of, limit_the_size_of_files, runs_of
 
@@ -46,6 +50,19 @@ def interrupted_in_the_second_epoch(number):
         original(history, steps)
         if steps[-1].number == 11:
             raise KeyboardInterrupt
+
+    History.on_steps = on_steps
+
+
+def lost_in_the_second_epoch(number, signal_number, which):
+    """One process kills or stops itself; the other may wait for 3 seconds instead of half a minute."""
+    watch.BEAT_SECONDS = 0.3
+    original = History.on_steps
+
+    def on_steps(history, steps):
+        original(history, steps)
+        if steps[-1].number == 11 and number == which:
+            os.kill(os.getpid(), signal_number)
 
     History.on_steps = on_steps
 
@@ -134,6 +151,28 @@ def test_an_interrupted_run_goes_on_in_both(two_processes, configure, settings, 
     whole = tmp_path / "whole"
     two_processes(configure(*settings, "train.epochs=2", "train.hidden_dropout=0.1", f"tracking.folder={whole}"))
     assert curves(tmp_path) == curves(whole), "not the run that nobody interrupted, to the bit"
+
+
+STOPPED = r"Process {} \(on .+, process id \d+\) of this run did not respond for 3 seconds, so the run ends\. The same"
+
+
+@pytest.mark.parametrize(
+    ("signal_number", "which", "sentence"),
+    [
+        pytest.param(
+            signal.SIGKILL, 1, r"Another process of this run has ended \(.+\)\. The same", marks=pytest.mark.slow
+        ),
+        pytest.param(signal.SIGSTOP, 1, STOPPED.format(1), marks=pytest.mark.slow),
+        (signal.SIGSTOP, 0, STOPPED.format(0)),  # it holds the store, which then does not answer
+    ],
+)
+def test_a_lost_process_ends_the_other(two_processes, configure, settings, tmp_path, signal_number, which, sentence):
+    config = configure(*settings, "train.epochs=2")
+    before = partial(lost_in_the_second_epoch, signal_number=signal_number, which=which)
+    outcomes, _ = two_processes(config, before)
+    assert re.match(sentence, outcomes[1 - which].reason), outcomes
+    assert "killed by SIGKILL" in outcomes[which].reason
+    assert [run.info.status for run in runs_of(tmp_path)] == ["FAILED" if which == 1 else "RUNNING"]
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import threading
@@ -13,7 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from benchmarks.torture import soak
-from benchmarks.torture.__main__ import parser, shown_command
+from benchmarks.torture.__main__ import add, parser, shown_command
 from benchmarks.torture.kills import JOBS, done_again, has_tables, members, reached
 from benchmarks.torture.page import page
 from benchmarks.torture.server import Proxy
@@ -21,15 +22,28 @@ from benchmarks.torture.work import Place, differences, ended_well, left_over, r
 
 
 def test_a_page_counts_what_was_tried_and_lists_what_was_lost():
-    outcomes = [
+    trials = [
         {"tried": {"command": "src.train", "signal": "SIGKILL"}, "lost": []},
         {"tried": {"command": "src.train", "signal": "SIGINT"}, "lost": ["exit status 1", "x stays RUNNING"]},
     ]
-    text = page({"kills": {"outcomes": outcomes, "command": "C", "minutes": 1.5, "machine": "2 cores"}})
+    about = {"commit": "c0ffee", "machine": "2 cores"}
+    entries = [{"command": f"C{n}", "minutes": 1.5, "trials": [trial], **about} for n, trial in enumerate(trials)]
+    text = page({"kills": entries})
     assert "| command | tried | survived | lost |\n|---|---:|---:|---:|\n| src.train | 2 | 1 | 1 |\n" in text
     assert "| SIGINT | 1 | 0 | 1 |\n| SIGKILL | 1 | 1 | 0 |\n" in text
     assert "Lost:\n\n- src.train, SIGINT: exit status 1; x stays RUNNING\n" in text
-    assert text.endswith("`C`, 1.5 minutes on 2 cores.\n")
+    assert text.endswith("`C1`: 1 trials in 1.5 minutes, commit c0ffee, 2 cores.\n")
+
+
+def test_the_trials_of_several_commands_add_up(tmp_path):
+    def entry(command, lost):
+        trials = [{"tried": {"fault": "a full disk"}, "lost": lost}]
+        return {"command": command, "commit": "c0ffee", "machine": "2 cores", "minutes": 1.0, "trials": trials}
+
+    for command, lost in (("A", ["a run"]), ("B", []), ("A", [])):  # A was mended and tried again
+        add(tmp_path, "disk", entry(command, lost))
+    assert [each["command"] for each in json.loads((tmp_path / "torture.json").read_text())["disk"]] == ["A", "B"]
+    assert "| a full disk | 2 | 2 | 0 |" in (tmp_path / "TORTURE.md").read_text()
 
 
 def test_results_that_differ_are_named():

@@ -3,14 +3,17 @@
     python -m benchmarks.torture kills --count 200      # signals at any moment of a run, a sweep, a settle, an export
     python -m benchmarks.torture outages                # an MLflow server that stops, fails, is slow or refuses
     python -m benchmarks.torture outages --only 401     # those of a name, here those that refuse the credentials
+    python -m benchmarks.torture outages --only 'at a random moment' --times 10
     python -m benchmarks.torture disk                   # full, read-only, deleted, truncated
-    python -m benchmarks.torture concurrency            # several commands in one folder at once
+    python -m benchmarks.torture concurrency --times 5  # several commands in one folder at once
+    python -m benchmarks.torture processes              # one of the two processes of a run is killed or stopped
     python -m benchmarks.torture surroundings           # numbers that overflow, clocks, locales, paths, HOME
     python -m benchmarks.torture fuzz --examples 2000   # generated files, questions and overrides
     python -m benchmarks.torture soak --minutes 60      # memory, open files, threads and queries of a long sweep
 
-Each part writes its table into the page as it goes (benchmarks/TORTURE.md, or --output FOLDER). The exit status is 1 if
-anything was lost.
+Each part writes its table into the page as it goes (benchmarks/TORTURE.md, or --output FOLDER). The trials of several
+commands of a part, such as kills with several seeds, add up; a command that is repeated replaces its earlier trials.
+The exit status is 1 if anything was lost.
 """
 
 from __future__ import annotations
@@ -18,10 +21,14 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
 
 from benchmarks.machine import machine
 from benchmarks.torture.concurrency import concurrency
@@ -31,15 +38,17 @@ from benchmarks.torture.fuzz import fuzz
 from benchmarks.torture.kills import JOBS, kills
 from benchmarks.torture.outages import outages
 from benchmarks.torture.page import page
+from benchmarks.torture.processes import processes
 from benchmarks.torture.soak import soak
 from benchmarks.torture.surroundings import surroundings
-from benchmarks.torture.work import Outcome, Place
+from benchmarks.torture.work import ROOT, Outcome, Place
 
 PARTS: dict[str, Callable[[argparse.Namespace], Iterator[Outcome]]] = {
     "kills": kills,
     "outages": outages,
     "disk": disk,
     "concurrency": concurrency,
+    "processes": processes,
     "surroundings": surroundings,
     "fuzz": fuzz,
     "soak": soak,
@@ -52,24 +61,37 @@ def main() -> None:
     Place.always_fresh = arguments.fresh
     if not arguments.fresh:
         preload()
-    store = arguments.output / "torture.json"
     begun = time.monotonic()
-    outcomes: list[Outcome] = []
-    about = {"machine": machine(), "command": shown_command()}
+    trials: list[dict[str, Any]] = []
+    about = {"command": shown_command(), "commit": commit(), "machine": machine()}
     for outcome in PARTS[arguments.part](arguments):
-        outcomes.append(outcome)
+        trials.append({"tried": dict(outcome.tried), "lost": list(outcome.lost)})
         print(", ".join(outcome.tried.values()), "->", "; ".join(outcome.lost) or "survived", flush=True)
-        results = json.loads(store.read_text()) if store.exists() else {}
-        rows = [{"tried": dict(each.tried), "lost": list(each.lost)} for each in outcomes]
-        results[arguments.part] = {**about, "minutes": round((time.monotonic() - begun) / 60, 1), "outcomes": rows}
-        store.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        (arguments.output / "TORTURE.md").write_text(page(results), encoding="utf-8")
-    sys.exit(1 if any(outcome.lost for outcome in outcomes) else 0)
+        minutes = round((time.monotonic() - begun) / 60, 1)
+        add(arguments.output, arguments.part, {**about, "minutes": minutes, "trials": trials})
+    sys.exit(1 if any(trial["lost"] for trial in trials) else 0)
+
+
+def add(folder: Path, part: str, entry: dict[str, Any]) -> None:
+    """Store the trials of a command in place of the same command's earlier ones, and write the page."""
+    store = folder / "torture.json"
+    with FileLock(store.with_suffix(".lock")):
+        parts = json.loads(store.read_text(encoding="utf-8")) if store.exists() else {}
+        entries = {each["command"]: each for each in parts.get(part, [])} | {entry["command"]: entry}
+        parts[part] = list(entries.values())
+        store.write_text(json.dumps(parts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        (folder / "TORTURE.md").write_text(page(parts), encoding="utf-8")
+
+
+def commit() -> str:
+    """The commit of the checkout, abbreviated."""
+    command = ["git", "rev-parse", "--short=10", "HEAD"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.strip() or "unknown"
 
 
 def parser() -> argparse.ArgumentParser:
     """The options."""
-    found = argparse.ArgumentParser(
+    options = argparse.ArgumentParser(
         "python -m benchmarks.torture", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     shared = argparse.ArgumentParser(add_help=False)
@@ -77,20 +99,21 @@ def parser() -> argparse.ArgumentParser:
     shared.add_argument("--keep", type=Path, help="folder for the trials; those that lost something stay in it")
     shared.add_argument("--fresh", action="store_true", help="an interpreter for each command, instead of forking")
     shared.add_argument("--seed", type=int, default=0, help="of what is drawn")
-    parts = found.add_subparsers(dest="part", required=True)
-    options = {name: parts.add_parser(name, parents=[shared]) for name in PARTS}
-    options["kills"].add_argument("--count", type=int, default=20)
-    options["kills"].add_argument("--jobs", nargs="+", choices=JOBS, default=list(JOBS))
-    for name in ("outages", "disk", "concurrency", "surroundings"):
-        options[name].add_argument("--only", nargs="+", default=[""], help="trials whose names contain one of these")
-    options["outages"].add_argument("--epochs", type=int, default=60, help="of the run, which must outlast the outage")
-    options["fuzz"].add_argument("--examples", type=int, default=1000, help="of each property")
-    options["soak"].add_argument("--minutes", type=float, default=10)
-    return found
+    subparsers = options.add_subparsers(dest="part", required=True)
+    parts = {name: subparsers.add_parser(name, parents=[shared]) for name in PARTS}
+    parts["kills"].add_argument("--count", type=int, default=20)
+    parts["kills"].add_argument("--jobs", nargs="+", choices=JOBS, default=list(JOBS))
+    for name in ("outages", "disk", "concurrency", "processes", "surroundings"):
+        parts[name].add_argument("--only", nargs="+", default=[""], help="trials whose names contain one of these")
+        parts[name].add_argument("--times", type=int, default=1, help="how often each trial is made")
+    parts["outages"].add_argument("--epochs", type=int, default=60, help="of the run, which must outlast the outage")
+    parts["fuzz"].add_argument("--examples", type=int, default=1000, help="of each property")
+    parts["soak"].add_argument("--minutes", type=float, default=10)
+    return options
 
 
 def shown_command() -> str:
-    """The command as it was given, without the places of this machine."""
+    """The command as it was given, without this machine's folders."""
     words = sys.argv[1:]
     places = {at + more for at, word in enumerate(words) if word in ("--output", "--keep") for more in (0, 1)}
     return shlex.join(["python", "-m", "benchmarks.torture", *(w for at, w in enumerate(words) if at not in places)])

@@ -16,6 +16,7 @@ from benchmarks.torture.work import (
     PATIENCE,
     ROOT,
     SETTINGS,
+    NotTried,
     Outcome,
     Place,
     chosen,
@@ -52,10 +53,6 @@ def mount(folder: Path, size: str) -> bool:
 
 def remount(folder: Path, options: str) -> None:
     subprocess.run(["mount", "-o", f"remount,{options}", str(folder)], check=True)
-
-
-class NotTried(Exception):
-    """A fault that this machine does not allow to make."""
 
 
 def full(size: str) -> Trial:
@@ -171,7 +168,7 @@ TRIALS: dict[str, tuple[Trial, list[str]]] = {
 
 
 def disk(arguments: argparse.Namespace) -> Iterator[Outcome]:
-    """One trial of each fault; those that need a mount are left out where none is allowed."""
+    """`--times` trials of each fault; those that need a mount are left out where none is allowed."""
     with scratch(arguments.keep) as folder:
         expected = {}
         for name, typed in {"run": RUN, "sweep": SWEEP}.items():
@@ -180,7 +177,7 @@ def disk(arguments: argparse.Namespace) -> Iterator[Outcome]:
             if status:
                 raise SystemExit(f"undisturbed, the command failed:\n{text}")
             expected[tuple(typed)] = results(whole.client())
-        for number, (name, (trial, typed)) in enumerate(chosen(TRIALS, arguments.only).items()):
+        for number, (name, (trial, typed)) in enumerate(chosen(TRIALS, arguments)):
             try:
                 lost = trial(Place(folder / f"trial-{number}", new=name.startswith(NEW)), expected[tuple(typed)])
             except NotTried as reason:

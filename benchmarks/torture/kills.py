@@ -1,4 +1,4 @@
-"""SIGKILL, SIGTERM, Ctrl-C once and twice, at any moment of a command; then the same command until it ends."""
+"""Signals, or a closed pipe, at any moment of a command; then the same command once more, to its end."""
 
 from __future__ import annotations
 
@@ -41,6 +41,8 @@ SIGNALS = {
     "SIGTERM": [signal.SIGTERM],
     "SIGINT": [signal.SIGINT],
     "SIGINT twice": [signal.SIGINT, signal.SIGINT],
+    "SIGHUP (a closed terminal)": [signal.SIGHUP],
+    "a closed pipe": [],  # whoever reads what the command prints ends
 }
 TARGETS = ("the command", "a child", "the group")
 POLL_SECONDS = 0.003
@@ -145,7 +147,7 @@ def kills(arguments: argparse.Namespace) -> Iterator[Outcome]:
         while done < arguments.count:
             job = draw.choices(chosen, [job.weight for job in chosen])[0]
             name, moment = draw.choice(list(SIGNALS)), draw.choice(list(job.moments))
-            target = draw.choice(TARGETS)
+            target = draw.choice(TARGETS) if SIGNALS[name] else "the command"
             place = place_of(job, folder, f"trial-{done}", new=moment in (ANY, "start"))
             lost = trial(job, place, SIGNALS[name], target, moment, draw)
             if not lost or not arguments.keep:
@@ -181,13 +183,19 @@ def trial(
     job: Job, place: Place, numbers: Sequence[int], target: str, moment: str, draw: random.Random
 ) -> list[str] | None:
     """Disturb a command, start it again, and say what was lost; None where it had ended before."""
-    process = place.start(job.module, *typed(job, place))
+    pipe, reader = place.folder / "pipe", None
+    if not numbers:
+        os.mkfifo(pipe)
+        reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    process = place.start(job.module, *typed(job, place), output=None if reader is None else pipe)
     after = draw.uniform(0.05, 0.95) * job.seconds if moment == ANY else draw.uniform(0, 0.05)
     if not reached(process, place, job.moments[moment], after):
         return None
     for number in numbers:
         send(process, number, target, draw)
         time.sleep(draw.uniform(0, 0.5) if len(numbers) > 1 else 0)
+    if reader is not None:
+        os.close(reader)
     lost = []
     try:
         process.wait(STOP_SECONDS)

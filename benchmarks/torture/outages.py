@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -36,12 +37,14 @@ KEPT = "What was trained is kept in "
 
 @dataclass
 class Scene:
-    """A run on its way to a server."""
+    """A run that logs to a server."""
 
     place: Place
     server: Server
     proxy: Proxy
     arguments: list[str]
+    seconds: float  # of the undisturbed run
+    draw: random.Random
 
     def start(self) -> Process:
         return self.place.start("train", *self.arguments, f"uri={self.proxy.uri}")
@@ -169,13 +172,30 @@ def in_a_sweep(scene: Scene, expected: dict[str, Any]) -> list[str]:
     scene.mend()
     lost += ended_well(*scene.again())
     if not lost:
-        found = results(scene.client())
-        lost += [] if len(found) == 2 else [f"{len(found)} runs instead of 2"]
-        lost += differences({known: found[known] for known in expected if known in found}, expected)
+        after = results(scene.client())
+        lost += [] if len(after) == 2 else [f"{len(after)} runs instead of 2"]
+        lost += differences({name: after[name] for name in expected if name in after}, expected)
         parents, children = runs(scene.client())
         statuses = {run.info.status for run in parents + children}
         lost += [] if statuses == {"FINISHED"} else [f"statuses {statuses}"]
     return lost
+
+
+def at_random(scene: Scene, expected: dict[str, Any]) -> list[str]:
+    """The server fails in any way, at any moment, for up to a minute; a run that gave up is started again."""
+    process = scene.start()
+    time.sleep(scene.draw.uniform(0, 1.2) * scene.seconds)
+    scene.fail(scene.draw.choice(["stopped", "500", "never", "401", "slow"]))
+    time.sleep(scene.draw.uniform(1, 60))
+    scene.mend()
+    status = process.wait(PATIENCE)
+    lost = no_traceback(scene.shown())
+    if status == 1 and "Error: " in scene.shown():
+        status, text = scene.again()
+        lost += ended_well(status, text)
+    elif status:
+        lost.append(f"exit status {status} without a sentence")
+    return lost or differences(results(scene.client()), expected)
 
 
 TRIALS: dict[str, Trial] = {
@@ -190,17 +210,18 @@ TRIALS: dict[str, Trial] = {
     "not there when the run begins": from_the_start("stopped"),
     "answers 401 when the run begins": from_the_start("401"),
     "stopped in the first run of a sweep, back later": in_a_sweep,
+    "fails at a random moment, in a random way, for up to a minute": at_random,
 }
 
 
 @contextmanager
-def scene(folder: Path, arguments: list[str]) -> Iterator[Scene]:
+def scene(folder: Path, arguments: list[str], seconds: float, draw: random.Random) -> Iterator[Scene]:
     """A server with an empty store, behind a proxy."""
     server = Server(folder / "server")
     proxy = Proxy(server.port)
     try:
         server.up()
-        yield Scene(Place(folder), server, proxy, arguments)
+        yield Scene(Place(folder), server, proxy, arguments, seconds, draw)
     finally:
         proxy.shutdown()
         proxy.server_close()
@@ -208,16 +229,19 @@ def scene(folder: Path, arguments: list[str]) -> Iterator[Scene]:
 
 
 def outages(arguments: argparse.Namespace) -> Iterator[Outcome]:
-    """One trial of each outage."""
+    """`--times` trials of each outage."""
+    draw = random.Random(arguments.seed)
     with scratch(arguments.keep) as folder:
         given = [*SETTINGS, f"epochs={arguments.epochs}", "method=lora"]
         whole = Place(folder / "whole")
+        begun = time.monotonic()
         status, text = whole.finish("train", *given)
         if status:
             raise SystemExit(f"undisturbed, the run failed:\n{text}")
+        seconds = time.monotonic() - begun
         expected = results(whole.client())
-        for number, (name, trial) in enumerate(chosen(TRIALS, arguments.only).items()):
-            with scene(folder / f"trial-{number}", list(given)) as staged:
+        for number, (name, trial) in enumerate(chosen(TRIALS, arguments)):
+            with scene(folder / f"trial-{number}", list(given), seconds, draw) as staged:
                 try:
                     lost = trial(staged, expected)
                 except AssertionError as error:

@@ -10,6 +10,7 @@ TITLES = {
     "outages": "A tracking server that fails",
     "disk": "Disks and damaged files",
     "concurrency": "Several commands in one folder",
+    "processes": "Several processes of one run",
     "surroundings": "Numbers, clocks, locales, paths",
     "fuzz": "Generated inputs",
     "soak": "A long sweep",
@@ -26,6 +27,9 @@ SURVIVED = {
     "disk": "Survived: the command recovers, or says in a sentence what to do; after that the same command ends as an "
     "undisturbed one does.",
     "concurrency": "Survived: every command ends with its results, or says that another one does the same work.",
+    "processes": "`torchrun` starts two processes of one run. Survived: within a minute after the fault the command "
+    "ends with a sentence; the same command then continues, and its results equal those of an undisturbed command to "
+    "the bit.",
     "surroundings": "Survived: the same results as elsewhere to the bit, or a sentence that says what is wrong.",
     "fuzz": "The properties of `tests/test_fuzz.py` and `tests/test_overrides.py` with new random inputs: readers "
     "raise one sentence or read to the letter, every answer's span is found, overrides compose or give one sentence.",
@@ -34,8 +38,8 @@ SURVIVED = {
 }
 
 
-def page(results: dict[str, Any]) -> str:
-    """The page, in Markdown, of the parts that were run."""
+def page(parts: dict[str, list[dict[str, Any]]]) -> str:
+    """The page, in Markdown, of the parts that were run; each has one entry for each of its commands."""
     lines = [
         "# Faults that were tried",
         "",
@@ -43,26 +47,30 @@ def page(results: dict[str, Any]) -> str:
     ]
     lines += ["forked from a process that has imported everything, unless `--fresh` is given.", ""]
     for part, title in TITLES.items():
-        if part in results:
-            found = results[part]
-            lines += [f"## {title}", "", SURVIVED[part], "", *tables(found["outcomes"]), "", *lost(found["outcomes"])]
-            lines += [f"`{found['command']}`, {found['minutes']} minutes on {found['machine']}.", ""]
+        if part in parts:
+            trials = [trial for entry in parts[part] for trial in entry["trials"]]
+            lines += [f"## {title}", "", SURVIVED[part], "", *tables(trials), "", *lost(trials)]
+            lines += [
+                f"`{entry['command']}`: {len(entry['trials'])} trials in {entry['minutes']} minutes, commit "
+                f"{entry['commit']}, {entry['machine']}.\n"
+                for entry in parts[part]
+            ]
     return "\n".join(lines)
 
 
-def tables(outcomes: list[dict[str, Any]]) -> list[str]:
+def tables(trials: list[dict[str, Any]]) -> list[str]:
     """A table for each way in which the trials differ."""
     lines: list[str] = []
-    for number, heading in enumerate(outcomes[0]["tried"]):
+    for number, heading in enumerate(trials[0]["tried"]):
         lines += [""] if number else []
         lines += [f"| {heading} | tried | survived | lost |", "|---|---:|---:|---:|"]
-        tried = Counter(each["tried"][heading] for each in outcomes)
-        bad = Counter(each["tried"][heading] for each in outcomes if each["lost"])
-        lines += [f"| {name} | {count} | {count - bad[name]} | {bad[name]} |" for name, count in sorted(tried.items())]
+        tried = Counter(trial["tried"][heading] for trial in trials)
+        failed = Counter(trial["tried"][heading] for trial in trials if trial["lost"])
+        lines += [f"| {name} | {n} | {n - failed[name]} | {failed[name]} |" for name, n in sorted(tried.items())]
     return lines
 
 
-def lost(outcomes: list[dict[str, Any]]) -> list[str]:
+def lost(trials: list[dict[str, Any]]) -> list[str]:
     """What was lost, a line a trial."""
-    rows = [f"- {', '.join(each['tried'].values())}: {'; '.join(each['lost'])}" for each in outcomes if each["lost"]]
+    rows = [f"- {', '.join(trial['tried'].values())}: {'; '.join(trial['lost'])}" for trial in trials if trial["lost"]]
     return ["Lost:", "", *rows, ""] if rows else []

@@ -72,14 +72,14 @@ TRIALS: dict[str, Trial] = {
 
 
 def surroundings(arguments: argparse.Namespace) -> Iterator[Outcome]:
-    """One trial of each."""
+    """`--times` trials of each."""
     with scratch(arguments.keep) as folder:
         whole = Place(folder / "whole")
         status, text = whole.finish("train", *RUN)
         if status:
             raise SystemExit(f"undisturbed, the run failed:\n{text}")
         expected = results(whole.client())
-        for number, (name, trial) in enumerate(chosen(TRIALS, arguments.only).items()):
+        for number, (name, trial) in enumerate(chosen(TRIALS, arguments)):
             yield Outcome({"surroundings": name}, tried(trial, folder / f"trial-{number}", expected))
 
 

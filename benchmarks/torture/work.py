@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
 import subprocess
@@ -11,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from mlflow import MlflowClient
 
@@ -27,6 +28,7 @@ PATIENCE = 900.0  # seconds; a command that takes longer hangs
 
 
 Process = subprocess.Popen[bytes] | Forked
+Trial = TypeVar("Trial")
 
 
 @dataclass(frozen=True)
@@ -37,9 +39,14 @@ class Outcome:
     lost: Sequence[str]
 
 
-def chosen(trials: Mapping[str, Any], only: Sequence[str]) -> dict[str, Any]:
-    """The trials whose names contain one of some words."""
-    return {name: trial for name, trial in trials.items() if any(word in name for word in only)}
+def chosen(trials: Mapping[str, Trial], arguments: argparse.Namespace) -> list[tuple[str, Trial]]:
+    """The trials whose names contain one of the words of `--only`, each as often as `--times` says."""
+    names = [name for name in trials if any(word in name for word in arguments.only)]
+    return [(name, trials[name]) for name in names for _ in range(arguments.times)]
+
+
+class NotTried(Exception):
+    """A fault that cannot be made on this machine."""
 
 
 @contextmanager
@@ -62,6 +69,7 @@ class Place:
     folder: Path
     environment: Mapping[str, str | None] = field(default_factory=dict)  # None: the variable is not set
     at: Path | None = None  # another store
+    uri: str | None = None  # of a database instead of the store's SQLite file
     fresh: bool = False  # start interpreters instead of forking
     new: bool = False  # begin without a database
     always_fresh: ClassVar[bool] = False
@@ -124,15 +132,15 @@ class Place:
         return status, output.read_text(encoding="utf-8", errors="replace")
 
     def client(self) -> MlflowClient:
-        return MlflowClient(f"sqlite:///{self.store / 'mlflow.db'}")
+        return MlflowClient(self.uri or f"sqlite:///{self.store / 'mlflow.db'}")
 
 
 def runs(client: MlflowClient) -> tuple[list[Any], list[Any]]:
     """Parents and children of a store."""
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    found = client.search_runs(experiments, max_results=1000)
-    parents = [run for run in found if run.data.tags.get("kind") == "sweep"]
-    return parents, [run for run in found if run not in parents]
+    everything = client.search_runs(experiments, max_results=1000)
+    parents = [run for run in everything if run.data.tags.get("kind") == "sweep"]
+    return parents, [run for run in everything if run not in parents]
 
 
 def points(client: MlflowClient, run_id: str, key: str) -> list[Any]:
@@ -146,26 +154,26 @@ def results(client: MlflowClient) -> dict[str, dict[str, Any]]:
     Raises:
         AssertionError: a configuration is there twice.
     """
-    found: dict[str, dict[str, Any]] = {}
+    by_hash: dict[str, dict[str, Any]] = {}
     for run in runs(client)[1]:
-        known = run.data.tags["config_hash"]
-        assert known not in found, f"{known} is there twice"
-        curves = {key: [(p.step, p.value) for p in points(client, run.info.run_id, key)] for key in CURVES}
+        key = run.data.tags["config_hash"]
+        assert key not in by_hash, f"{key} is there twice"
+        curves = {name: [(p.step, p.value) for p in points(client, run.info.run_id, name)] for name in CURVES}
         final = {k: v for k, v in run.data.metrics.items() if not k.startswith(MEASURED) and k not in CURVES}
         artifacts = sorted(item.path for item in client.list_artifacts(run.info.run_id))
-        found[known] = {"status": run.info.status, "artifacts": artifacts, **curves, **final}
-    return found
+        by_hash[key] = {"status": run.info.status, "artifacts": artifacts, **curves, **final}
+    return by_hash
 
 
-def differences(found: Mapping[str, Mapping[str, Any]], expected: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def differences(after: Mapping[str, Mapping[str, Any]], expected: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """What is not as in an undisturbed store, as sentences."""
-    sentences = [f"{known} is missing" for known in expected.keys() - found.keys()]
-    sentences += [f"{known} should not be there" for known in found.keys() - expected.keys()]
-    for known in expected.keys() & found.keys():
-        for key in expected[known].keys() | found[known].keys():
-            is_now, was = found[known].get(key), expected[known].get(key)
+    sentences = [f"{name} is missing" for name in expected.keys() - after.keys()]
+    sentences += [f"{name} should not be there" for name in after.keys() - expected.keys()]
+    for name in expected.keys() & after.keys():
+        for key in expected[name].keys() | after[name].keys():
+            is_now, was = after[name].get(key), expected[name].get(key)
             if is_now != was:
-                sentences.append(f"{known} {key}: {str(is_now)[:200]} instead of {str(was)[:200]}")
+                sentences.append(f"{name} {key}: {str(is_now)[:200]} instead of {str(was)[:200]}")
     return sentences
 
 
