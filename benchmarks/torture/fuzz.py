@@ -13,15 +13,16 @@ from xml.etree import ElementTree
 
 from benchmarks.torture.work import ROOT, Outcome
 
-FILES = ("tests/test_fuzz.py", "tests/test_overrides.py")
-GENERATED = ("test_any_bytes", "test_values_in", "test_lines_of", "test_every_gold", "test_a_parquet", "test_random")
+FILES = ("tests/test_fuzz.py", "tests/test_fuzz_tasks.py", "tests/test_overrides.py")
+GENERATED = ("fuzz_tasks", "any_bytes", "values_in", "lines_of", "every_gold", "a_parquet", "random")
 
 
 def fuzz(arguments: argparse.Namespace) -> Iterator[Outcome]:
     """`--examples` inputs of each property; a property that fails is one trial that was lost."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
-        command = [sys.executable, "-m", "pytest", *FILES, "-n0", f"--junitxml={report}", "-k", " or ".join(GENERATED)]
+        options = ["-n0", f"--junitxml={report}", f"--hypothesis-seed={arguments.seed}", "-k", " or ".join(GENERATED)]
+        command = [sys.executable, "-m", "pytest", *FILES, *options]
         environment = {**os.environ, "TUNEOFF_EXAMPLES": str(arguments.examples)}
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
         if not report.exists():
@@ -30,4 +31,4 @@ def fuzz(arguments: argparse.Namespace) -> Iterator[Outcome]:
     for case in cases:
         name = case.get("name", "").removeprefix("test_").replace("_", " ")
         lost = [str(fault.get("message")).splitlines()[0] for fault in case if fault.tag in ("failure", "error")]
-        yield Outcome({f"property, {arguments.examples:,} inputs": name}, lost)
+        yield Outcome({"property": f"{name}, {arguments.examples:,} inputs"}, lost)
