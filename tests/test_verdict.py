@@ -183,7 +183,7 @@ def test_what_decides_comes_from_the_plan(store, monkeypatch):
         ),
         ((None, 1200), "no number of seeds would decide it on these questions; about 1,200 more validation questions"),
         ((4, None), "about 4 more seeds per method would decide it"),
-        ((None, None), "it takes both more seeds and more validation questions to decide it"),
+        ((None, None), "both more seeds and more validation questions are needed to decide it"),
     ):
         monkeypatch.setattr("src.report.findings.more_needed", lambda *given, planned=planned: planned)
         assert missing(found.contrasts[0], found).startswith(expected)

@@ -33,8 +33,8 @@ SURVIVED = {
     "surroundings": "Survived: the same results as elsewhere to the bit, or a sentence that says what is wrong.",
     "fuzz": "The properties of `tests/test_fuzz.py`, `tests/test_fuzz_tasks.py` and `tests/test_overrides.py` with new "
     "random inputs: readers raise one sentence or read to the letter, windows and prompts cover every character, every "
-    "answer's span is labelled, answers are parts of their passages, scores lie between 0 and 100, overrides compose or "
-    "give one sentence.",
+    "answer's span is labelled, answers are parts of their passages, scores lie between 0 and 100, overrides compose "
+    "or give one sentence.",
     "soak": "One sweep of tiny runs. Flat: the 95 % interval of the Theil-Sen slope contains 0, or the growth over the "
     "whole time is below 5 % of the median.",
 }

@@ -160,19 +160,19 @@ def missing(contrast: Contrast, comparison: Comparison) -> str:
         return f"{each} or {more} {power}" if more else f"{each} {power}"
     if more:
         return f"no number of seeds would decide it on these questions; about {more} would"
-    return f"it takes both more seeds and more {split} questions to decide it"
+    return f"both more seeds and more {split} questions are needed to decide it"
 
 
 def _new_questions(contrast: Contrast, comparison: Comparison) -> str:
     """What would decide a contrast that has no looks left."""
     assert contrast.basis is not None
-    used = "its looks at these questions are used up, so that more seeds cannot decide it"
-    new = "test questions that are new (another dataset.seed, another file, or dataset.test_path)"
+    used = "no planned look is left, so more seeds cannot decide it on these questions"
+    new = "new test questions are needed (another dataset.seed, another file, or dataset.test_path)"
     _, more = needed(contrast, comparison)
     if more is None:
-        return f"{used}; it takes {new}"
+        return f"{used}; {new}"
     number = f"about {contrast.basis.questions + more:,} of them"
-    return f"{used}; it takes {new}; {number} would decide it with 80 % power if the two are equal"
+    return f"{used}; {new}; {number} would decide it with 80 % power if the two are equal"
 
 
 def at_look(contrast: Contrast) -> str:
