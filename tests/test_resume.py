@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mlflow import MlflowClient
 from safetensors.numpy import load_file
 
 from src.config import Config, TrackingConfig, TrainConfig, UserError
@@ -443,6 +444,20 @@ def test_of_two_machines_that_begin_one_run_the_first_goes_on(configure, tmp_pat
     with pytest.raises(AlreadyRunning):
         younger._check_again()
     assert [found.info.run_id for found in runs_of(tmp_path)] == [older.run_id]
+
+
+def test_a_server_that_is_asked_twice_for_one_run_leaves_one(configure, tmp_path, monkeypatch):
+    """The first answer came too late, so the client repeated its request; the first run is the older one."""
+    original = MlflowClient.create_run
+
+    def create_twice(client, *arguments, **more):
+        original(client, *arguments, **more)
+        return original(client, *arguments, **more)
+
+    monkeypatch.setattr(MlflowClient, "create_run", create_twice)
+    done = run(configure(*TINY, "train.epochs=1", f"tracking.folder={tmp_path}"))
+    [left] = runs_of(tmp_path)
+    assert (left.info.run_id, left.info.status) == (done.run_id, "FINISHED")
 
 
 def test_runs_of_other_tools_are_left_alone(tmp_path):

@@ -14,6 +14,7 @@ import sys
 import tempfile
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -51,6 +52,7 @@ KEY = re.compile(r"[\w.-]{1,100}")
 FLUSH_SECONDS = 10.0
 LONGEST_WAIT = 16  # the most, in FLUSH_SECONDS, between attempts at a server that does not answer: each may take 20 s
 CLAIMED = "claimed"  # tag of a run that has checked that no other machine started it at the same moment
+REQUEST = "request_id"  # tag: drawn for each request to create a run
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
@@ -122,6 +124,7 @@ class RunLog:
         self.out_of_reach = False  # whether the store did not answer last time
         self.wait = 1  # in FLUSH_SECONDS, until metrics are sent again
         self.flushed = time.monotonic()
+        self.request = uuid.uuid4().hex
         self.run_id = ""
         self.resumed = False
         self.result: dict[str, Any] | None = None  # of a run that was complete but for its status
@@ -224,7 +227,8 @@ class RunLog:
     def _check_again(self) -> None:
         """Give way to a run that another machine started at the same moment, since file locks are local to a machine.
 
-        A run that has passed this check has priority over one that has not, and otherwise the older one.
+        A run that has passed this check has priority over one that has not, and otherwise the older one. If a server
+        answered too late, was asked again and made a second run, that run is deleted.
 
         Raises:
             AlreadyRunning: the other run has priority.
@@ -233,15 +237,24 @@ class RunLog:
         def order(run: Record) -> tuple[bool, int, str]:
             return CLAIMED not in run.tags, run.started, run.id
 
-        first = min((run for run in self.store.of_hash(self.hashes) if run.status is Status.RUNNING), key=order)
+        running = [run for run in self.store.of_hash(self.hashes) if run.status is Status.RUNNING]
+        for run in running:
+            if run.tags.get(REQUEST) == self.request and run.id != self.run_id:
+                self._discard(run.id)
+        first = min(
+            (run for run in running if run.tags.get(REQUEST) != self.request or run.id == self.run_id), key=order
+        )
         if first.id != self.run_id:
-            self.client.set_terminated(self.run_id, "KILLED")
-            self.client.delete_run(self.run_id)
+            self._discard(self.run_id)
             raise AlreadyRunning(
                 f"{run_name(self.config)} was begun at the same moment by {describe_process(first.tags)} "
                 f"(run {first.id}), which goes on with it."
             )
         self.tags({CLAIMED: "true"})
+
+    def _discard(self, run_id: str) -> None:
+        self.client.set_terminated(run_id, "KILLED")
+        self.client.delete_run(run_id)
 
     def _create(self) -> None:
         config = self.config
@@ -255,6 +268,7 @@ class RunLog:
             "git_commit": git_commit(),
             "versions": versions(),
             "command": " ".join(sys.argv[1:]),
+            REQUEST: self.request,
             **self._membership({}),
             **process_tags(),
         }
