@@ -219,8 +219,8 @@ def coverage_tables(data: dict[str, Clusters], simulations: int, short: bool) ->
             f"### Coverage: {name}, {len(clusters.passages):,} questions of {passages} passages in {articles} articles"
             f"\n\nSimulation, {simulations:,} studies a row. Correlations by passage and by article; in percent how "
             "often the nominal 95 % interval covers the truth, for each rule (the rest are false alarms); `falsely`: "
-            '"at most the margin worse" shown by the interval by article where the truth is -margin (nominal 2.5 %); '
-            "`width`: mean, of that by question without correlation.\n\n"
+            '"at most the margin worse" shown by the interval by article if the truth is -margin (nominal 2.5 %); '
+            "`width`: mean width relative to the interval by question at zero correlation.\n\n"
             "| seeds | passage | article | **by article** | falsely | width | wider of both | width | shrunk | width | "
             "by passage | width | by question |\n|---:|---:|---:|" + "---:|" * 10
         )
@@ -285,8 +285,8 @@ def bias_table(simulations: int) -> Iterator[str]:
     yield (
         "### What choosing adds to the F1 of the chosen setting\n\n"
         f"Simulation, {50 * simulations:,} studies a row, {simulations:,} cross-fitted. Settings equally good, "
-        f"deviation between seeds {LEVEL:g} F1, three seeds scored. Bias in F1 ± its standard error, of the level of "
-        "one method. The difference to a method with one setting, whose level has no bias, has the same.\n\n"
+        f"standard deviation between seeds {LEVEL:g} F1, three seeds scored. Bias in F1 ± its standard error, of the "
+        "mean F1 of one method. Its difference from a method with a single setting, which has no bias, has the same bias.\n\n"
         "| settings | chosen on one of the seeds scored | that seed left out | cross-fitted: level | and difference |\n"
         "|---:|---:|---:|---:|---:|"
     )
@@ -408,8 +408,8 @@ def freedom_table(clusters: Clusters, simulations: int) -> Iterator[str]:
     yield (
         "### Degrees of freedom of questions and seeds together\n\n"
         f"Simulation, {50 * simulations:,} studies a row. How often the truth lies outside the interval of one of "
-        f"several comparisons, in percent; sizes of new_wiki's test articles, deviation between seeds {LEVEL:g} F1, no "
-        "correlation.\n\n"
+        f"several comparisons, in percent; sizes of new_wiki's test articles, standard deviation between seeds "
+        f"{LEVEL:g} F1, no correlation.\n\n"
         "| unit | seeds | comparisons | nominal | Satterthwaite | as used |\n|---|---:|---:|---:|---:|---:|"
     )
     for unit, seeds, comparisons in itertools.product(("article", "passage"), (2, 3, 5), (1, 5)):

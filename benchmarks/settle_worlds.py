@@ -288,9 +288,9 @@ def grid_table(place: str, worlds: int) -> Iterator[str]:
         "shares in percent. `difference`: true, of the peaks. `near`: chosen rates within half a decade of the peak. "
         "`lost`: F1 from the peak to the chosen rate. `runs`: mean. `falsely`: better or at most the margin worse is "
         "shown, and at the chosen rates the method is worse by the margin or more. `decided`: not undecided. "
-        "`strictly`: nor worse by an open number of points. The grid has "
-        f"{len(GRID)} rates and {GRID_SEEDS} seeds, which choose and are judged by: "
-        f"{len(GRID) * GRID_SEEDS * 2} runs.\n\n"
+        "`strictly`: decided, but not as 'worse by an open number'. `deviation`: standard deviation between seeds, F1. "
+        f"The grid runs {len(GRID)} rates on {GRID_SEEDS} seeds ({len(GRID) * GRID_SEEDS * 2} runs); the same seeds "
+        "choose the rate and give the verdict.\n\n"
         + table(
             "deviation, difference, near, lost, runs, better, at most the margin worse, worse by more, "
             "worse by an open number, undecided, falsely, **decided**, **strictly**, grid: near, decided, strictly, "
@@ -336,8 +336,8 @@ def error_table(worlds: int) -> Iterator[str]:
 def budget_table(worlds: int) -> Iterator[str]:
     """What a budget buys."""
     yield (
-        "### What a budget buys\n\nTwo methods, deviation 1 F1, peaks anywhere within a decade, "
-        f"{worlds:,} worlds a row. `-3`, `+1`: where that is the true difference of the peaks. `far`: peaks within "
+        "### What a budget buys\n\nTwo methods, standard deviation between seeds 1 F1, peaks anywhere within a decade, "
+        f"{worlds:,} worlds a row. `-3`, `+1`: if that is the true difference of the peaks. `far`: peaks within "
         "one and a half decades.\n\n"
         + table(
             "budget, rates, second choosing seed, verdict seeds, looks, near, lost, far: near, lost, runs, "
@@ -381,8 +381,8 @@ OPTIONS = (
 def shares_table(worlds: int) -> Iterator[str]:
     """What a budget is best spent on."""
     yield (
-        "### What a budget is best spent on\n\nTwo methods, deviation 1 F1, peaks anywhere within a decade, "
-        f"{worlds:,} worlds a row. `right`, `wrong`: decisions whose sign is that of the true difference of the peaks, "
+        "### What a budget is best spent on\n\nTwo methods, standard deviation between seeds 1 F1, peaks anywhere within "
+        f"a decade, {worlds:,} worlds a row. `right`, `wrong`: decisions whose sign is that of the true difference of the peaks, "
         "and others. In bold what is done.\n\n"
         + table(
             "rounds, extra rates, second choosing seed, verdict seeds, near, lost, -3: right, wrong, +1: right, wrong"

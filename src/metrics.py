@@ -237,7 +237,7 @@ METRICS: tuple[Metric, ...] = (
         EXACT_MATCH, "exact match", "predictions that equal a human answer, by SQuAD's rules", short="EM",
         places=SCORES
     ),
-    _quality(F1, "F1", "words shared with the closest human answer, by SQuAD's rules", places=SCORES | CHARTS),
+    _quality(F1, "F1", "F1 of the words, with the closest human answer, by SQuAD's rules", places=SCORES | CHARTS),
     _quality(
         "quality/start_accuracy", "start accuracy", "predictions that begin where an answer does", only=EXTRACTIVE,
         places=RESULT
@@ -345,8 +345,8 @@ METRICS: tuple[Metric, ...] = (
     _loss("train/final_loss", "final training loss", "mean over the last ten steps", places=RESULT | SIDE_BY_SIDE),
     Metric(
         CKA, "hidden-state similarity, CKA",
-        "similarity of the last hidden states to those before training (1: unchanged), on up to 48 validation passages "
-        "that no training question is about",
+        "linear CKA of the last hidden states with those before training (1: unchanged), on up to 48 validation "
+        "passages that no training question is about",
         form=",.3f", short="CKA", places=SIDE_BY_SIDE | Place.ALL_RUNS
     ),
     Metric(

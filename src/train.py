@@ -7,7 +7,7 @@
   python -m src.train from_run=ID                              # repeat a run, with any value changed
 
 COMMON KEYS (KEY=VALUE)
-  train.learning_rate=1e-3     by default the method's own
+  train.learning_rate=1e-3     by default that of the method
   train.epochs=3   train.batch_size=16   train.seed=0   train.keep=best
   dataset.train_size=1000      questions; null for all there are
   dataset.subset=first         the first questions, or `random`

@@ -123,7 +123,7 @@ def on_postgresql(place: Place, expected: Results) -> list[str]:
 
 @contextmanager
 def postgresql() -> Iterator[str]:
-    """The address of an empty database on a server of its own, which refuses to run as root."""
+    """Start a PostgreSQL server, which refuses to run as root; the address of an empty database on it."""
     programs = sorted(Path("/").glob(POSTGRES[1:]))
     if not programs:
         raise NotTried("PostgreSQL is not installed here")

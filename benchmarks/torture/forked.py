@@ -1,7 +1,7 @@
 """Commands in processes that are forked from this one, which has imported everything: an interpreter takes seconds.
 
 Arguments, output, exit status, signals and process groups are those of `python -m MODULE ARGUMENTS`; the runs that a
-command isolates are forked from the command instead of from a server of its own.
+command isolates are forked from the command, not from a server.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Forked:
 
 
 def apart(function: Callable[..., Any], *given: Any) -> Any:
-    """The value of a function in a process of its own: an open database must not be forked into a command."""
+    """Call a function in a separate process, because an open database must not be forked into a command."""
     with FORK.Pool(1) as pool:
         return pool.apply(function, given)
 

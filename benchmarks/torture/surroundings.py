@@ -42,7 +42,7 @@ class Trial:
     given: tuple[str, ...] = ()
     environment: Mapping[str, str | None] = field(default_factory=dict)
     clock: bool = False  # jumps
-    questions: str = ""  # the name of a file of one's own
+    questions: str = ""  # the name of a file of questions to train on
     folder: str = ""  # within that of the trial
     same: bool = True
     sentence: str = ""

@@ -1,4 +1,4 @@
-"""What the parts share: commands in folders of their own, and what they must leave there."""
+"""What the parts share: a separate folder for each trial, its commands, and what they must leave there."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def make_database(file: Path) -> None:
 
 @dataclass
 class Place:
-    """A folder of its own for a trial: the store, the caches, the temporary files and what the commands print."""
+    """The folder of a trial: its store, caches and temporary files, and what its commands print."""
 
     folder: Path
     environment: Mapping[str, str | None] = field(default_factory=dict)  # None: the variable is not set

@@ -95,7 +95,7 @@ def _test_digest(dataset: DatasetConfig) -> str:
     if test is None:
         raise UserError(
             f"src.settle decides on test questions, and dataset={dataset.name} has none here; leave out "
-            "dataset.test_size=null, give more articles, or test questions of their own (dataset.test_path)."
+            "dataset.test_size=null, give more articles, or a separate file of test questions (dataset.test_path)."
         )
     return digest_of(test)
 
