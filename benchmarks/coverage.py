@@ -286,7 +286,8 @@ def bias_table(simulations: int) -> Iterator[str]:
         "### What choosing adds to the F1 of the chosen setting\n\n"
         f"Simulation, {50 * simulations:,} studies a row, {simulations:,} cross-fitted. Settings equally good, "
         f"standard deviation between seeds {LEVEL:g} F1, three seeds scored. Bias in F1 ± its standard error, of the "
-        "mean F1 of one method. Its difference from a method with a single setting, which has no bias, has the same bias.\n\n"
+        "mean F1 of one method. Its difference from a method with a single setting, which has no bias, has the same "
+        "bias.\n\n"
         "| settings | chosen on one of the seeds scored | that seed left out | cross-fitted: level | and difference |\n"
         "|---:|---:|---:|---:|---:|"
     )

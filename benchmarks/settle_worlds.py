@@ -381,9 +381,9 @@ OPTIONS = (
 def shares_table(worlds: int) -> Iterator[str]:
     """What a budget is best spent on."""
     yield (
-        "### What a budget is best spent on\n\nTwo methods, standard deviation between seeds 1 F1, peaks anywhere within "
-        f"a decade, {worlds:,} worlds a row. `right`, `wrong`: decisions whose sign is that of the true difference of the peaks, "
-        "and others. In bold what is done.\n\n"
+        "### What a budget is best spent on\n\nTwo methods, standard deviation between seeds 1 F1, peaks anywhere "
+        f"within a decade, {worlds:,} worlds a row. `right`, `wrong`: decisions whose sign is that of the true "
+        "difference of the peaks, and others. In bold what is done.\n\n"
         + table(
             "rounds, extra rates, second choosing seed, verdict seeds, near, lost, -3: right, wrong, +1: right, wrong"
         )
