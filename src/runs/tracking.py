@@ -130,6 +130,7 @@ class RunLog:
         self.result: dict[str, Any] | None = None  # of a run that was complete but for its status
         self.logged: dict[tuple[str, int], float] = {}  # values of earlier attempts, by metric and step
         self.ended = threading.Event()
+        self.end_failed = False  # whether it has been said that the end could not be logged
 
     def finished(self) -> Record | None:
         """The finished run of this configuration, if any."""
@@ -338,6 +339,7 @@ class RunLog:
                 return
             except STORE_ERRORS as failure:
                 error = failure
+        self.end_failed = isinstance(error, STORE_ERRORS)  # which says so itself
         stopped = isinstance(error, KeyboardInterrupt | SystemExit | Stopped)
         if not isinstance(error, KeyboardInterrupt | SystemExit):
             key, text = ("stopped", str(error)) if stopped else ("error", f"{type(error).__name__}: {error}")
@@ -355,14 +357,15 @@ class RunLog:
     def _end(self, status: str) -> None:
         self._quietly(lambda: self.client.set_terminated(self.run_id, status))
 
-    @staticmethod
-    def _quietly(action: Any) -> None:
-        """Do something while an error is handled: if the store fails as well, it must not hide the first error."""
+    def _quietly(self, action: Any) -> None:
+        """Do something while an error is handled: if the store fails as well, that must not hide the first error."""
         try:
             with quick_refusal():
                 action()
         except (MlflowException, OSError) as error:
-            print(f"The run's end could not be logged: {reason_of(error)}", file=sys.stderr)
+            if not self.end_failed:
+                print(f"The run's end could not be logged: {reason_of(error)}", file=sys.stderr)
+            self.end_failed = True
 
     def metrics(self, values: Mapping[str, float], step: int = 0, at: float | None = None) -> None:
         """Collect metrics, which are sent later.
