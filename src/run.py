@@ -224,7 +224,7 @@ def make_ready(config: Config, runtime: Runtime, bare: PreTrainedModel, model: A
 def announce(job: Prepared) -> None:
     """Show and log what is about to run."""
     config, counts, sets, log, terminal = job.config, job.counts, job.data.sets, job.log, job.terminal
-    resumed = ", goes on from its last checkpoint" if log.resumed else ""
+    resumed = ", continues from its last checkpoint" if log.resumed else ""
     terminal.header(
         {
             "model": f"{config.model.name}, {counts.total:,} parameters",

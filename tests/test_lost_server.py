@@ -139,7 +139,7 @@ def test_a_server_that_does_not_take_a_file_is_told_like_one_that_fails(configur
         ended_by(checkpoint=False)
     reason = "401 Client Error: UNAUTHORIZED for url: http://HOST/api"
     assert str(raised.value) == f"The tracking store failed ({reason}); check that it answers and has room."
-    with pytest.raises(UserError, match=r"What was trained is kept in .*checkpoints.*; the same command goes on"):
+    with pytest.raises(UserError, match=r"What was trained is kept in .*checkpoints.*; the same command continues"):
         ended_by(checkpoint=True)
 
 
@@ -210,7 +210,7 @@ def test_a_lost_server_loses_no_work(tracking_server, configure, tmp_path, monke
         if epoch == 2:
             tracking_server.up()
 
-    with pytest.raises(UserError, match=r"What was trained is kept in .*checkpoints.*; the same command goes on"):
+    with pytest.raises(UserError, match=r"What was trained is kept in .*checkpoints.*; the same command continues"):
         run(config, on_score)
     said = capsys.readouterr().out
     assert said.count("The tracking store does not answer") == 2

@@ -77,7 +77,7 @@ def test_the_report_repeats_what_the_look_has_decided(settled):
     assert look in shown.stdout
     assert contrast["method"]["seeds"] == contrast["baseline"]["seeds"] == ["7", "8", "9"]
     assert contrast["margin"] == 20
-    assert "spent: 12 of 12 runs. Nothing goes on beyond the last look without new test questions." in shown.stdout
+    assert "spent: 12 of 12 runs. After the last look, more runs need new test questions." in shown.stdout
 
 
 @pytest.mark.slow

@@ -139,7 +139,7 @@ def test_seeds_beyond_the_look_of_one_of_them_change_nothing(store):
     [head] = [contrast for contrast in found.contrasts if contrast.arm.name == "head"]
     assert head.look.chance >= 0.1 and head.look.goes_on
     assert recommendation(found).next_command == COMMAND
-    assert "the same command goes on with it" in " ".join(verdict(found)[found.contrasts.index(head)])
+    assert "the same command continues it" in " ".join(verdict(found)[found.contrasts.index(head)])
 
 
 @pytest.mark.slow

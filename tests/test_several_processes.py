@@ -144,7 +144,7 @@ def test_an_interrupted_run_goes_on_in_both(two_processes, configure, settings, 
     assert stopped.info.status == "KILLED"
     again, (said, _) = two_processes(config)
     assert [(outcome.value, outcome.reason) for outcome in again] == [(stopped.info.run_id, None), (None, None)]
-    assert "goes on from its last checkpoint" in said
+    assert "continues from its last checkpoint" in said
     [resumed] = runs_of(tmp_path)
     assert (resumed.info.status, resumed.data.tags["resumed"]) == ("FINISHED", "1")
 

@@ -19,7 +19,7 @@ from src.report.words import count, listed, share
 
 CKA_APART = 0.01  # smaller differences in CKA are not reported
 MOST_DECIMALS = 3
-GOES_ON = "the sweep has not ended, and the same command goes on with it"
+GOES_ON = "the sweep has not ended, and the same command continues it"
 TRY = (
     "Train on more questions (dataset.train_size), for more epochs (train.epochs) or at a higher rate "
     "(train.learning_rate)."

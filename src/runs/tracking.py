@@ -249,7 +249,7 @@ class RunLog:
             self._discard(self.run_id)
             raise AlreadyRunning(
                 f"{run_name(self.config)} was begun at the same moment by {describe_process(first.tags)} "
-                f"(run {first.id}), which goes on with it."
+                f"(run {first.id}), which continues with it."
             )
         self.tags({CLAIMED: "true"})
 
@@ -351,7 +351,7 @@ class RunLog:
                 raise store_failed(error) from error
             raise UserError(
                 f"The tracking store failed ({reason_of(error)}). What was trained is kept in "
-                f"{self.checkpoints}; the same command goes on from there when the store answers again."
+                f"{self.checkpoints}; the same command continues from there when the store answers again."
             ) from error
 
     def _end(self, status: str) -> None:
@@ -413,7 +413,7 @@ class RunLog:
         except MlflowException as error:
             if not self.out_of_reach:
                 reason = reason_of(error)
-                self.warn(f"The tracking store does not answer ({reason}). Training goes on; metrics are sent later.")
+                self.warn(f"The tracking store does not answer ({reason}). Training continues; metrics are sent later.")
             self.out_of_reach, self.wait = True, min(2 * self.wait, LONGEST_WAIT)
         else:
             if self.out_of_reach:

@@ -91,7 +91,7 @@ class Runs:
             if record is None or not (_is_final(record) or record.failed):
                 raise UserError(
                     f"The run {' '.join(overrides[i])} is not finished, and the protocol needs it; the same command "
-                    "goes on."
+                    "continues."
                 )
             self._keep(wanted[i].present, self._outcome(record))
         return [self.outcomes[each.present] for each in wanted]
@@ -207,8 +207,8 @@ def carry_out(runs: Runs, terminal: Terminal) -> Settled:
         runs.parent.store.tag(runs.parent.run_id, {ENDED_AT: str(last)})
     terminal.line()
     terminal.line(
-        f"The protocol has come to its end; spent: {spent_of(plan.budget, settled.spent)}. Nothing goes on beyond "
-        "the last look without new test questions."
+        f"The protocol is complete; spent: {spent_of(plan.budget, settled.spent)}. After the last look, more runs need "
+        "new test questions."
     )
     return settled
 
