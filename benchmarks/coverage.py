@@ -151,15 +151,15 @@ def ends(differences: list[Difference]) -> np.ndarray:
 
 def shrunk(by_article: list[Difference], by_passage: list[Difference], seed_freedom: int) -> np.ndarray:
     """A rule that was not taken: a tenth of the variance is that by passage, nine tenths that by article."""
-    found = []
+    bounds = []
     for one, other in zip(by_article, by_passage, strict=True):
-        own, lent = 0.9 * one.question_variance, 0.1 * other.question_variance
-        variance = own + lent + one.seed_variance
-        freedom = (own + lent) ** 2 / (own**2 / one.question_freedom + lent**2 / other.question_freedom)
+        article, passage = 0.9 * one.question_variance, 0.1 * other.question_variance
+        variance = article + passage + one.seed_variance
+        freedom = (article + passage) ** 2 / (article**2 / one.question_freedom + passage**2 / other.question_freedom)
         share = min(1.0, (one.noise_variance + one.seed_variance) / variance) if seed_freedom else 0.0
         half = reach(blended_freedom(share, freedom, seed_freedom), 1) * np.sqrt(variance)
-        found.append((one.mean - half, one.mean + half))
-    return np.array(found).T
+        bounds.append((one.mean - half, one.mean + half))
+    return np.array(bounds).T
 
 
 RULES = ("by article", "wider of both", "shrunk", "by passage", "by question")
@@ -170,36 +170,36 @@ def intervals(first: np.ndarray, second: np.ndarray, clusters: Clusters) -> dict
     by_article = compare(list(first), list(second), clusters)
     by_passage = compare(list(first), list(second), Clusters(clusters.passages), resamples=RESAMPLES)
     a, p = ends(by_article), ends(by_passage)
-    found = (
+    by_rule = (
         a,
         np.stack([np.minimum(a[0], p[0]), np.maximum(a[1], p[1])]),
         shrunk(by_article, by_passage, 2 * (first.shape[2] - 1)),
         p,
         by_question(first, second, np.random.default_rng(1)),
     )
-    return dict(zip(RULES, found, strict=True))
+    return dict(zip(RULES, by_rule, strict=True))
 
 
-class Found(NamedTuple):
-    """What the intervals of one rule do."""
+class Coverage(NamedTuple):
+    """How often the intervals of one rule are right, and how wide they are."""
 
     covered: float  # share that hold the truth
     falsely_shown: float  # share that show "at most the margin worse" where the truth is -margin
     width: float  # mean, F1
 
 
-def coverage(design: Design, simulations: int, seed: int = 0) -> dict[str, Found]:
-    """What the intervals of each of RULES do, from studies of two equal methods."""
+def coverage(design: Design, simulations: int, seed: int = 0) -> dict[str, Coverage]:
+    """The coverage of each of RULES, from studies of two equal methods."""
     generator = np.random.default_rng(seed)
-    found: dict[str, list[np.ndarray]] = {rule: [] for rule in RULES}
+    errors: dict[str, list[np.ndarray]] = {rule: [] for rule in RULES}
     for first, second, truth in design.studies(generator, simulations):
         for rule, both in intervals(first, second, design.clusters).items():
-            found[rule].append(both - truth)
+            errors[rule].append(both - truth)
     result = {}
-    for rule, batches in found.items():
+    for rule, batches in errors.items():
         low, high = np.concatenate(batches, axis=1)
         shown = [decide_shifted(a, b, -MARGIN) in SHOWN for a, b in zip(low, high, strict=True)]
-        result[rule] = Found(
+        result[rule] = Coverage(
             float(np.mean((low <= 0) & (high >= 0))), float(np.mean(shown)), float((high - low).mean())
         )
     return result
@@ -228,12 +228,12 @@ def coverage_tables(data: dict[str, Clusters], simulations: int, short: bool) ->
             reference = 0.0
             cells = itertools.product((0, 0.1) if short else (0, 0.1, 0.2), (0, 0.02) if short else (0, 0.01, 0.02))
             for number, (passage, article) in enumerate(cells):
-                found = coverage(Design(clusters, passage, article, seeds), simulations, number)
-                reference = reference or found["by question"].width
-                row = [f"{seeds}", f"{passage:g}", f"{article:g}", f"**{100 * found[RULES[0]].covered:.1f}**"]
-                row.append(f"{100 * found[RULES[0]].falsely_shown:.1f}")
+                results = coverage(Design(clusters, passage, article, seeds), simulations, number)
+                reference = reference or results["by question"].width
+                row = [f"{seeds}", f"{passage:g}", f"{article:g}", f"**{100 * results[RULES[0]].covered:.1f}**"]
+                row.append(f"{100 * results[RULES[0]].falsely_shown:.1f}")
                 for rule in RULES:
-                    row += [f"{100 * found[rule].covered:.1f}", f"{found[rule].width / reference:.2f}"]
+                    row += [f"{100 * results[rule].covered:.1f}", f"{results[rule].width / reference:.2f}"]
                 yield "| " + " | ".join(row[:5] + row[6:-1]) + " |"
         yield ""
 
@@ -314,29 +314,29 @@ def expectation_table(clusters: Clusters, simulations: int, short: bool) -> Iter
     fewer = Clusters(np.unique(clusters.passages[some], return_inverse=True)[1], clusters.articles[some])  # type: ignore[index]
     for questions, seeds in itertools.product((fewer, clusters), (3,) if short else (3, 5, 8)):
         design = Design(questions, seeds=seeds, level=SEED_STD)
-        found: list[Difference] = []
+        differences: list[Difference] = []
         for first, second, _ in design.studies(np.random.default_rng(seeds), simulations):
-            found += compare(list(first), list(second), questions, margin=MARGIN)
+            differences += compare(list(first), list(second), questions, margin=MARGIN)
         for difference in (-3.0, -1.0, 0.0, 1.0):
-            counts = Counter(decide_shifted(one.low, one.high, difference) for one in found)
-            shares = " | ".join(f"{100 * counts[decision] / len(found):.0f}" for decision in Decision)
+            counts = Counter(decide_shifted(one.low, one.high, difference) for one in differences)
+            shares = " | ".join(f"{100 * counts[decision] / len(differences):.0f}" for decision in Decision)
             yield f"| {design.questions:,} | {seeds} | {difference:+g} | {shares} |"
     yield ""
 
 
 class Power(NamedTuple):
-    """What becomes of a true difference as large as is stated to be detectable."""
+    """How often a true difference is detected that is as large as the stated minimum detectable effect."""
 
     stated: float  # mean over studies, F1
-    found: float  # share of studies that find a difference as large as that mean
-    found_by_next: float  # share that find one as large as another study like it happened to state
-    alarms: float  # share in which one of the other comparisons, of equal methods, is found to differ
+    detected: float  # share of studies that detect a difference as large as that mean
+    detected_by_next: float  # share that detect one as large as another study like it happened to state
+    alarms: float  # share in which one of the other comparisons, of equal methods, shows a difference
 
 
 def power(design: Design, comparisons: int, simulations: int, seed: int = 0) -> Power:
-    """Of one method that differs, beside others that do not, all against one baseline."""
+    """The power for one method that differs, among others that do not, all against one baseline."""
     generator = np.random.default_rng(seed)
-    found: list[Difference] = []
+    differences: list[Difference] = []
     alarms = 0
     for begin in range(0, simulations, BATCH):
         size = min(BATCH, simulations - begin)
@@ -344,15 +344,15 @@ def power(design: Design, comparisons: int, simulations: int, seed: int = 0) -> 
         alarm = np.zeros(size, bool)
         for arm in range(comparisons):
             runs = list(design.method(generator, size, METHOD_STD)[0])
-            differences = compare(runs, base, design.clusters, comparisons, resamples=RESAMPLES)
+            compared = compare(runs, base, design.clusters, comparisons, resamples=RESAMPLES)
             if arm == 0:
-                found += differences
+                differences += compared
             else:
-                alarm |= [one.significant for one in differences]
+                alarm |= [one.significant for one in compared]
         alarms += int(alarm.sum())
-    stated = np.array([one.minimum_detectable for one in found])
-    low, high = ends(found)
-    shares = [  # found where it is the mean, and where it is what the study before stated
+    stated = np.array([one.minimum_detectable for one in differences])
+    low, high = ends(differences)
+    shares = [  # detected if it is the mean, and if it is what the study before stated
         float(np.mean((low + true > 0) | (high + true < 0)))
         for true in (np.full_like(stated, stated.mean()), np.roll(stated, 1))
     ]
@@ -366,7 +366,7 @@ def power_table(clusters: Clusters, simulations: int, short: bool) -> Iterator[s
         f"Simulation, {simulations:,} studies a row. Test articles of new_wiki, typical deviations. `power`: where the "
         "true difference is the mean of what is stated; `of one study`: where it is what one other study like it "
         "states, which the spread of its few seeds makes uncertain; in percent, nominal 80. `false alarms`: one of the "
-        "four equal methods beside it is found to differ (nominal at most 4).\n\n"
+        "four equal methods differs significantly (nominal at most 4).\n\n"
         "| unit | seeds | comparisons | stated, F1 | power | of one study | false alarms |\n"
         "|---|---:|---:|---:|---:|---:|---:|"
     )
@@ -374,9 +374,9 @@ def power_table(clusters: Clusters, simulations: int, short: bool) -> Iterator[s
         questions = clusters if unit == "article" else Clusters(clusters.passages)
         # With one seed the difference is that of two runs.
         design = Design(questions, seeds=seeds, level=SEED_STD if seeds > 1 else 0.0)
-        found = power(design, comparisons, simulations, seeds)
-        row = [f"{found.stated:.1f}", f"{100 * found.found:.1f}", f"{100 * found.found_by_next:.1f}"]
-        row.append(f"{100 * found.alarms:.1f}" if comparisons > 1 else "")
+        result = power(design, comparisons, simulations, seeds)
+        row = [f"{result.stated:.1f}", f"{100 * result.detected:.1f}", f"{100 * result.detected_by_next:.1f}"]
+        row.append(f"{100 * result.alarms:.1f}" if comparisons > 1 else "")
         yield f"| {unit} | {seeds} | {comparisons} | {' | '.join(row)} |"
     yield ""
 
@@ -397,11 +397,11 @@ def outside(questions: Clusters, seeds: int, comparisons: int, simulations: int)
     share = np.minimum(1, spread / variance)
     mean = np.sqrt(method + noise + seed) * generator.standard_normal(simulations)
     squared = 1 / ((1 - share) ** 2 / of_questions + share**2 / freedom)
-    found = [
+    shares = [
         float(np.mean(np.abs(mean) > reach(degrees, comparisons) * np.sqrt(variance)))
         for degrees in (squared, blended_freedom(share, of_questions, freedom))
     ]
-    return found[0], found[1]
+    return shares[0], shares[1]
 
 
 def freedom_table(clusters: Clusters, simulations: int) -> Iterator[str]:
@@ -438,7 +438,7 @@ def family_wise(errors: Sequence[float], order: str, simulations: int, seed: int
         is shown where all are equal to the baseline; nominal 2.5 % each.
     """
     generator, arms, scale = np.random.default_rng(seed), len(errors), np.array(errors)
-    found = []
+    shares = []
     for truth, bound in ((-MARGIN, -MARGIN), (0.0, 0.0)):
         means = truth + scale * generator.standard_normal((simulations, arms))
         p = 2 * norm.sf(np.abs(means) / scale) if order == "difference" else norm.sf((means + MARGIN) / scale)
@@ -454,8 +454,8 @@ def family_wise(errors: Sequence[float], order: str, simulations: int, seed: int
         if order == "none":
             share[:] = 1 / arms
         low = means - norm.isf(0.025 * share) * scale
-        found.append(float((low > bound).any(1).mean()))
-    return found[0], found[1]
+        shares.append(float((low > bound).any(1).mean()))
+    return shares[0], shares[1]
 
 
 def holm_table(simulations: int) -> Iterator[str]:

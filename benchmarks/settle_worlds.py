@@ -204,8 +204,8 @@ def by_grid(world: World) -> Result:
         ends = np.array([each.f1 or 0.0 for each in world.run(jobs)]).reshape(len(GRID), GRID_SEEDS)
         steps.append(GRID[int(ends.mean(1).argmax())])
     arms = range(1, world.kind.arms)
-    found = [world.difference(arm, steps, slice(0, GRID_SEEDS), len(arms)) for arm in arms]
-    decisions = tuple(decide(each, MARGIN) for each in found)
+    differences = [world.difference(arm, steps, slice(0, GRID_SEEDS), len(arms)) for arm in arms]
+    decisions = tuple(decide(each, MARGIN) for each in differences)
     runs = len(GRID) * GRID_SEEDS * world.kind.arms
     return outcome(world, decisions, runs, GRID_SEEDS, steps)
 
@@ -302,11 +302,11 @@ def grid_table(place: str, worlds: int) -> Iterator[str]:
         kind = Kind(deviation, difference, place)
         plan = plan_of(kind)
         pairs = [(settled(world, plan), by_grid(world)) for world in (World(kind, n) for n in range(worlds))]
-        found, grid = (summary(each) for each in zip(*pairs, strict=True))
+        protocol, grid = (summary(each) for each in zip(*pairs, strict=True))
         yield row(
-            *(f"{deviation:g}", f"{difference:+g}", found.near, f"{found.lost:.2f}", found.runs),
-            *found.decisions.values(),
-            *(found.falsely, f"**{found.decided:.1f}**", f"**{found.strictly:.1f}**"),
+            *(f"{deviation:g}", f"{difference:+g}", protocol.near, f"{protocol.lost:.2f}", protocol.runs),
+            *protocol.decisions.values(),
+            *(protocol.falsely, f"**{protocol.decided:.1f}**", f"**{protocol.strictly:.1f}**"),
             *(grid.near, grid.decided, grid.strictly, grid.falsely),
         )
 
@@ -326,10 +326,10 @@ def error_table(worlds: int) -> Iterator[str]:
     for kind, budget in cells:
         plan = plan_of(kind, budget)
         names = f"{len(plan.verdict_seeds)} seeds, looks {' and '.join(map(str, plan.looks))}"
-        found = summary(simulate(kind, worlds, plan))
+        result = summary(simulate(kind, worlds, plan))
         yield row(
             *(kind.place, f"{kind.deviation:g}", kind.arms, names, f"{kind.passage:g}", f"{kind.article:g}"),
-            f"{found.falsely:.2f}",
+            f"{result.falsely:.2f}",
         )
 
 
@@ -367,8 +367,8 @@ def looks_table(worlds: int) -> Iterator[str]:
         cells: list[float] = []
         for difference in (-7.0, -3.0, 0.0, 1.0):
             kind = Kind(1.0, difference)
-            found = summary(simulate(kind, worlds, plan_of(kind, rounds=Rounds(2, False, looks[-1]), looks=looks)))
-            cells += [found.decided, found.runs]
+            result = summary(simulate(kind, worlds, plan_of(kind, rounds=Rounds(2, False, looks[-1]), looks=looks)))
+            cells += [result.decided, result.runs]
         yield row(looks[-1], " and ".join(map(str, looks)), *cells)
 
 
@@ -393,11 +393,13 @@ def shares_table(worlds: int) -> Iterator[str]:
         cells: list[float] = []
         for difference in (-3.0, 1.0):
             kind = Kind(1.0, difference, "anywhere")
-            found = summary(simulate(kind, worlds, plan_of(kind, rounds=shared)))
-            worse = found.decisions[Decision.INFERIOR] + found.decisions[Decision.WORSE]
-            cells += [worse, found.shown] if difference < 0 else [found.shown, worse]
+            result = summary(simulate(kind, worlds, plan_of(kind, rounds=shared)))
+            worse = result.decisions[Decision.INFERIOR] + result.decisions[Decision.WORSE]
+            cells += [worse, result.shown] if difference < 0 else [result.shown, worse]
         name = f"**{rounds}**" if shared == share_out(rounds) else rounds
-        yield row(name, extra, "yes" if second else "no", shared.verdict_seeds, found.near, f"{found.lost:.2f}", *cells)
+        yield row(
+            name, extra, "yes" if second else "no", shared.verdict_seeds, result.near, f"{result.lost:.2f}", *cells
+        )
 
 
 def chances_table(worlds: int) -> Iterator[str]:
@@ -409,15 +411,15 @@ def chances_table(worlds: int) -> Iterator[str]:
     )
     bins = np.array([0, 0.1, 0.25, 0.5, 0.75, 1.01])
     for deviation in DEVIATIONS:
-        found = []
+        pairs = []
         for difference, number in itertools.product(DIFFERENCES, range(worlds)):
             world = World(Kind(deviation, difference, exactly=True), number)
             now, last = (world.difference(1, (0, 0), slice(2, 2 + seeds), 2) for seeds in (5, 8))
             before, after = decide(now, MARGIN), decide(last, MARGIN)
             if before in OPEN:
                 chance = chance_to_decide(now, MARGIN, 5, 8, 2)
-                found.append((chance, after not in (Decision.UNDECIDED, before)))
-        chances, came = np.array(found).T
+                pairs.append((chance, after not in (Decision.UNDECIDED, before)))
+        chances, came = np.array(pairs).T
         for low, high in itertools.pairwise(bins):
             inside = (chances >= low) & (chances < high)
             yield row(

@@ -17,7 +17,7 @@ OF_HTML = {"<": "&lt;", "&": "&amp;"}
 
 def harmless(text: str) -> str:
     """The text without colours, and with other control characters as `\\x1b`, so that it cannot control a terminal."""
-    return CONTROLS.sub(lambda found: _shown(found[0]) if len(found[0]) == 1 else "", text)
+    return CONTROLS.sub(lambda match: _shown(match[0]) if len(match[0]) == 1 else "", text)
 
 
 def _shown(character: str) -> str:
@@ -27,7 +27,7 @@ def _shown(character: str) -> str:
 def in_markdown(text: str) -> str:
     """The text as one line of Markdown that displays it unchanged."""
     line = " ".join(harmless(text).split())
-    return MARKUP.sub(lambda found: OF_HTML.get(found[0], f"\\{found[0]}"), line)
+    return MARKUP.sub(lambda match: OF_HTML.get(match[0], f"\\{match[0]}"), line)
 
 
 def json_text(value: Any, **options: Any) -> str:
@@ -38,4 +38,4 @@ def json_text(value: Any, **options: Any) -> str:
         options: `indent` and others of json.dumps.
     """
     text = json.dumps(value, ensure_ascii=False, **options)  # this escapes the characters below the space
-    return re.sub(rf"[\x7f-\x9f{TURNING}]", lambda found: f"\\u{ord(found[0]):04x}", text)
+    return re.sub(rf"[\x7f-\x9f{TURNING}]", lambda match: f"\\u{ord(match[0]):04x}", text)
