@@ -227,7 +227,7 @@ def test_decisions(shift, decision):
 @pytest.mark.parametrize("comparisons", [1, 5])
 def test_what_is_stated_to_be_detectable_is_found_four_times_in_five(spoken, comparisons):
     found = power(Design(spoken, level=0.7), comparisons, 400)
-    assert 0.75 <= found.found <= 0.85
+    assert 0.75 <= found.detected <= 0.85
     assert found.alarms <= 0.05
 
 
