@@ -131,7 +131,7 @@ def test_the_card_says_what_the_run_was(store):
     tested = f"test exact match {metrics['test/exact_match']:.1f}{interval}, test F1 {metrics['test/f1']:.1f}{interval}"
     assert re.search(rf"\| {scores}, {tested} \|", text)
     assert "| licence | of the base model: unknown; see that of the data as well |" in text
-    assert "## Limits" in text and "It always gives an answer, also where the passage holds none." in text
+    assert "## Limits" in text and "It always gives an answer, even if the passage contains none." in text
     assert f"python -m src.predict run={store[1]['lora']} " in text
 
 

@@ -53,8 +53,8 @@ LIMITS = {
     "generative": "An answer is written by a language model: it may not occur in the passage.",
 }
 NO_ANSWER = {
-    False: "It always gives an answer, also where the passage holds none.",
-    True: "It may give no answer; how often it is right to do so, the scores above do not say.",
+    False: "It always gives an answer, even if the passage contains none.",
+    True: "It may give no answer; the scores above do not say how often that is right.",
 }
 # For an adapter that was trained and scored on a base in 4 bits (method=qlora).
 IN_4_BITS = """, quantization_config=BitsAndBytesConfig(
@@ -109,7 +109,7 @@ def _interval(ends: tuple[float, float] | None) -> str:
 
 
 def _front(kind: str, config: Config, base: Base) -> str:
-    """What the hub reads of the card, in YAML."""
+    """The metadata that the hub reads, in YAML."""
     values: dict[str, Any] = {
         "library_name": LIBRARIES.get(kind, "transformers"),
         "pipeline_tag": "question-answering",
@@ -121,7 +121,7 @@ def _front(kind: str, config: Config, base: Base) -> str:
 
 
 def _rows(config: Config, base: Base, metrics: Mapping[str, float], scores: str) -> dict[str, str]:
-    """What the card's table says, by the heading of each row."""
+    """The contents of the card's table, by the heading of each row."""
     method, data, train = config.method, config.dataset, config.train
     known = f", commit {base.revision}" if base.revision else "".join(f", sha256 {s}" for s in base.weights.values())
     peft = ", ".join(f"{key}={value}" for key, value in (method.peft or {}).items())
@@ -160,10 +160,10 @@ For {config.model.task} question answering: {FORMS[kind]} {in_markdown(base.name
 
 ## Limits
 
-The scores hold for questions like those of {data}, in their language, and for this one seed: another may score
+The scores are for questions like those of {data}, in their language, and for one seed; another seed may score
 differently. {LIMITS.get(config.model.task, "")} {NO_ANSWER[bool(config.dataset.unanswerable)]}
 
-A question with its passage of more than {config.model.max_length} tokens is read in overlapping windows.
+A passage that does not fit into {config.model.max_length} tokens with its question is read in overlapping windows.
 
 ## How to load it
 
@@ -171,7 +171,7 @@ A question with its passage of more than {config.model.max_length} tokens is rea
 {_loading(kind, config, base)}
 ```
 
-Or, where the run is in the store:
+Or, if the run is in the store:
 
     python -m src.predict run={run_id} question="..." context="..."
 """
