@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 from transformers import BertConfig, BertForMaskedLM
 
 from src import compare, predict, questions
@@ -561,6 +562,25 @@ def test_a_store_that_is_none_is_one_sentence(configure, tmp_path):
     (tmp_path / "mlflow.db").write_text("not a database, just some text that was saved here")
     with pytest.raises(UserError, match=r"mlflow.db cannot be used as MLflow's store"):
         run(configure(*TINY, f"tracking.folder={tmp_path}"))
+
+
+@pytest.mark.slow
+def test_a_store_whose_creation_was_interrupted_is_created_again(tmp_path):
+    (tmp_path / "mlflow.db").unlink(missing_ok=True)
+    (tmp_path / "mlflow.db.unfinished").write_bytes(b"a part of a database")
+    assert connect(TrackingConfig(folder=str(tmp_path))).runs() == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mlflow.db", "mlflow.db.lock"]
+
+
+def test_no_database_is_left_where_its_tables_cannot_be_created(tmp_path, monkeypatch):
+    def full(client, **more):
+        raise MlflowException("(sqlite3.OperationalError) database or disk is full")
+
+    monkeypatch.setattr(MlflowClient, "search_experiments", full)
+    (tmp_path / "mlflow.db").unlink(missing_ok=True)
+    with pytest.raises(UserError, match="disk is full"):
+        connect(TrackingConfig(folder=str(tmp_path)))
+    assert not (tmp_path / "mlflow.db").exists()
 
 
 def test_a_deleted_experiment_is_one_sentence(finished, configure, tmp_path):

@@ -66,7 +66,7 @@ def full(size: str) -> Trial:
             remount(place.store, "size=64m")
             return lost + settled(place, expected)
         finally:
-            subprocess.run(["umount", str(place.store)], check=True)
+            subprocess.run(["umount", "--lazy", str(place.store)], check=True)  # this process has the database open
 
     return trial
 
@@ -81,7 +81,7 @@ def only_read(place: Place, expected: dict[str, Any]) -> list[str]:
         remount(place.store, "rw")
         return lost + settled(place, expected)
     finally:
-        subprocess.run(["umount", str(place.store)], check=True)
+        subprocess.run(["umount", "--lazy", str(place.store)], check=True)  # this process has the database open
 
 
 def small_files(place: Place, expected: dict[str, Any]) -> list[str]:

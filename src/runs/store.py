@@ -408,14 +408,30 @@ def connect(config: TrackingConfig, create: bool = True) -> Store:
     # Processes that start together must not create the schema at the same time.
     with FileLock(folder / LOCK):
         try:
+            if not database.exists():
+                _create(database)
             client = Client(uri)
             client.search_experiments(max_results=1)
-        except (MlflowException, SQLAlchemyError) as error:
+        except (MlflowException, SQLAlchemyError, OSError) as error:
             raise UserError(
                 f"{database} cannot be used as MLflow's store ({reason_of(error)}); check that its "
                 "folder is writable and has room, move the file away, or set tracking.folder."
             ) from error
     return Store(client, uri, config, create)
+
+
+def _create(database: Path) -> None:
+    """Create the tables in another file, which becomes the database when it is complete.
+
+    If MLflow is interrupted while it creates its tables, it cannot use the file any more.
+    """
+    unfinished = database.with_name("mlflow.db.unfinished")
+    for left in database.parent.glob(f"{unfinished.name}*"):  # with SQLite's journal
+        left.unlink()
+    client = MlflowClient(f"sqlite:///{unfinished}")
+    client.search_experiments(max_results=1)
+    client._tracking_client.store.engine.dispose()  # close the file
+    unfinished.rename(database)
 
 
 def _read_only(database: Path) -> str:
