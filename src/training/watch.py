@@ -43,7 +43,8 @@ def all_respond() -> Iterator[None]:
     if state.num_processes == 1:
         yield
         return
-    watch = Watch(distributed.distributed_c10d._get_default_store().clone(), state.process_index, state.num_processes)
+    store: Any = distributed.distributed_c10d._get_default_store()
+    watch = Watch(store.clone(), state.process_index, state.num_processes)
     try:
         yield
     except RuntimeError as error:
