@@ -185,7 +185,8 @@ class OnnxModel(torch.nn.Module):
         if decoder:
             empty = torch.zeros(_cache_shape(self.config, len(input_ids), 0))
             layers = [] if past_key_values is None else past_key_values.layers
-            past = [values for layer in layers for values in (layer.keys, layer.values)]
+            # A cache that nothing was read into has layers without keys and values.
+            past = [values for layer in layers if layer.is_initialized for values in (layer.keys, layer.values)]
             names = cache_names(self.config, "past_key_values")
             feed |= {
                 name: values.cpu().numpy() for name, values in zip(names, past or [empty] * len(names), strict=True)
