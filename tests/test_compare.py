@@ -247,6 +247,7 @@ def test_no_run_waits_longer_than_it_trains(store):
 NOTHING_LEARNED = {"quality/f1": 7.0, "quality/exact_match": 1.0}
 
 
+@pytest.mark.slow
 def test_where_nobody_learned_anything_there_is_no_answer(store):
     store.run("full", 1e-4, 0.6, metrics=NOTHING_LEARNED)
     store.run("lora", 1e-3, 0.3, metrics=NOTHING_LEARNED)

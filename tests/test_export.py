@@ -112,6 +112,7 @@ def test_an_onnx_file_answers_as_the_run_did(store, exported, tmp_path, name, in
     assert card.count(f"| {count} of {count} |") == 2
 
 
+@pytest.mark.slow
 def test_onnx_that_is_not_installed_is_asked_for(store, exported, tmp_path, monkeypatch):
     monkeypatch.setattr(onnx, "PACKAGES", ("onnx", "no_such_package"))
     status, _, said = exported(tmp_path / "out", store[1]["lora"], "format=onnx")

@@ -250,6 +250,7 @@ def test_intervals_are_drawn_beside_the_margin(six):
     assert margin.line.dash == "dash" and "margin of 1 point." in plot.about
 
 
+@pytest.mark.slow
 def test_a_front_has_three_points(two, six):
     def fronts(store):
         return {line.name for plot in plots(compared(store)) if plot.part is Part.COSTS for line in plot.figure.data}

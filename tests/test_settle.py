@@ -137,6 +137,7 @@ def test_what_was_typed_becomes_a_sweep(tmp_path):
     assert hydra_arguments(["nonsense"]) == [*added, "nonsense", "method=full,lora"]  # which Hydra's reader refuses
 
 
+@pytest.mark.slow
 def test_a_rate_that_is_clearly_behind_is_cut_short(configure, server, tmp_path):
     """After its first epoch; the last epoch's run is whole whatever it has scored."""
     cut = configure(*TINY, "method=full", "sweep.cut_below=99", f"tracking.folder={tmp_path}")

@@ -108,6 +108,7 @@ def expected(store, method, seeds, tests):
     return compare_scores(*values, second.clusters, tests, 1.0)[1]
 
 
+@pytest.mark.slow
 def test_an_interval_holds_at_every_look_on_the_seeds_that_both_have(store):
     settled(store)
     found = compare(store.tracking)
@@ -299,6 +300,7 @@ def test_its_parameters_tell_arms_apart(store):
     assert compare(store.tracking, by=["model.name"]).arms[0].name == "minilm full"
 
 
+@pytest.mark.slow
 def test_a_plan_that_cannot_be_read_is_no_reason_to_forget_its_looks(store):
     parent = settled(store)
     for text in ("{", '{"arms": 1}', "[]", PLANNED.as_json().replace("[3, 5]", "[]"), '{"arms": [], "budget": []}'):

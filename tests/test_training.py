@@ -96,7 +96,7 @@ def weights(model):
     return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.slow)])
 def test_the_same_seed_gives_the_same_run_to_the_bit(batches, lora, precision):
     config = replace(TRAIN, epochs=2, hidden_dropout=0.1, attention_dropout=0.1)
     (one, steps, *_, runtime), (two, again, *_) = (train(batches, config, lora, precision) for _ in range(2))

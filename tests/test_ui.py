@@ -39,6 +39,7 @@ def test_a_run_is_called_by_what_its_sweep_varies(configure):
     assert run_name(named) == "mine new_wiki lora lr=0.001 epochs=3 seed=0"
 
 
+@pytest.mark.slow
 def test_a_sweep_tells_its_runs_what_it_varies(server, tmp_path, monkeypatch):
     store = f"tracking.folder={tmp_path}"
     with initialize_config_dir(config_dir=str(ROOT / "conf"), version_base="1.3"):

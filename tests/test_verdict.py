@@ -373,6 +373,7 @@ def test_a_clean_comparison_has_none_of_them(store):
     assert codes(compared(store)) == []
 
 
+@pytest.mark.slow
 def test_early_stopping_chooses_an_epoch_too_unless_there_is_a_test_set(store):
     params = {"train.early_stopping_patience": 2}
     pair(store, -0.2, 4, params=params)
